@@ -1,0 +1,232 @@
+"""The agent as the host meets it: a script under an install root, one JSON request in, JSON lines out."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from toolkit.agent import AGENT_PATH
+
+LOCK = "0123456789abcdef"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    (folder / "agent").mkdir(parents=True)
+    shutil.copy(AGENT_PATH, folder / "agent" / "agent.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def agent() -> ModuleType:
+    """The script as a module, for its pure parsers."""
+    spec = importlib.util.spec_from_file_location("edgephi_agent", AGENT_PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ask(root: Path, op: str, **params: Any) -> dict[str, Any]:
+    """The last message of one request: {'result': …} or {'error': …}."""
+    request = json.dumps({"protocol": 1, "op": op, **params})
+    done = subprocess.run(
+        [sys.executable, "-u", str(root / "agent" / "agent.py")], input=request + "\n", capture_output=True, text=True
+    )
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert messages and all(message["protocol"] == 1 for message in messages), done.stderr
+    assert (done.returncode == 0) == ("result" in messages[-1])
+    return messages[-1]
+
+
+def deliver(root: Path, files: dict[str, bytes]) -> tuple[str, str]:
+    """Put files where a push puts them; returns the manifest's text and its hash."""
+    incoming = root / "incoming"
+    incoming.mkdir(exist_ok=True)
+    artifacts = []
+    for path, content in files.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        (incoming / f"{sha256}.part").write_bytes(content)
+        artifacts.append({"path": path, "size_bytes": len(content), "sha256": sha256})
+    text = json.dumps({"name": "test", "artifacts": artifacts})
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def install(root: Path, files: dict[str, bytes]) -> str:
+    text, release = deliver(root, files)
+    assert ask(root, "install", release=release, manifest=text)["result"]["installed"]
+    return release
+
+
+def fake_runtime(root: Path) -> None:
+    """The pointer only asks whether a runtime is marked ready; executing one is tests/device's business."""
+    folder = root / "runtimes" / LOCK
+    folder.mkdir(parents=True)
+    (folder / "ready.json").write_text("{}")
+
+
+def test_it_needs_nothing_but_the_standard_library_of_python_3_9() -> None:
+    tree = ast.parse(AGENT_PATH.read_text(), feature_version=(3, 9))
+    top_level = {
+        name.split(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert top_level <= sys.stdlib_module_names
+
+
+def test_probe_tells_this_machine(root: Path) -> None:
+    facts = ask(root, "probe")["result"]
+    assert facts["arch"] == os.uname().machine
+    assert facts["cores"] == len(os.sched_getaffinity(0))
+    assert facts["ram_bytes"] > 2**28
+    assert facts["python"] == sys.version.split()[0].rstrip("+")
+    assert facts["install_root"] == str(root)
+
+
+@pytest.mark.parametrize("line", ["", "not json", '{"protocol": 2, "op": "probe"}', '{"protocol": 1, "op": "shell"}', "[]"])
+def test_what_is_not_a_request_is_refused(root: Path, line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-u", str(root / "agent" / "agent.py")], input=line + "\n", capture_output=True, text=True
+    )
+    message = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1
+    assert message["error"]["code"] == "bad_request"
+
+
+def test_install_verifies_links_and_keeps_blobs_read_only(root: Path) -> None:
+    release = install(root, {"model.onnx": b"weights", "sub/tokenizer.json": b"{}"})
+    folder = root / "releases" / release
+    assert (folder / "model.onnx").read_bytes() == b"weights"
+    assert (folder / "sub" / "tokenizer.json").read_bytes() == b"{}"
+    blob = root / "blobs" / "sha256" / hashlib.sha256(b"weights").hexdigest()
+    assert blob.stat().st_ino == (folder / "model.onnx").stat().st_ino
+    assert blob.stat().st_mode & 0o777 == 0o444
+    assert not list((root / "incoming").iterdir())
+
+
+def test_missing_names_only_what_is_not_here_and_how_much_has_arrived(root: Path) -> None:
+    install(root, {"a": b"first"})
+    half = hashlib.sha256(b"second").hexdigest()
+    (root / "incoming" / f"{half}.part").write_bytes(b"sec")
+    artifacts = [
+        {"sha256": hashlib.sha256(b"first").hexdigest(), "size_bytes": 5},
+        {"sha256": half, "size_bytes": 6},
+    ]
+    answer = ask(root, "missing", artifacts=artifacts)["result"]
+    assert answer["missing"] == [
+        {"sha256": half, "partial_bytes": 3, "partial_sha256": hashlib.sha256(b"sec").hexdigest()}
+    ]
+    assert answer["free_bytes"] > 0
+
+
+def test_a_flipped_bit_is_found_and_the_file_is_sent_afresh_next_time(root: Path) -> None:
+    text, release = deliver(root, {"model.onnx": b"weights"})
+    part = next((root / "incoming").iterdir())
+    part.write_bytes(b"weighty")
+    error = ask(root, "install", release=release, manifest=text)["error"]
+    assert error["code"] == "corrupt"
+    assert error["message"] == "model.onnx doesn't have its SHA-256 on the device"
+    assert not part.exists()
+    assert not (root / "releases" / release).exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["../escape", "/etc/passwd", "a/../../b", "a//b", "C:/windows", "a\\b", "manifest.json", "", "a/./b"]
+)
+def test_a_hostile_path_in_a_manifest_is_refused(root: Path, path: str) -> None:
+    text, release = deliver(root, {path: b"x"})
+    error = ask(root, "install", release=release, manifest=text)["error"]
+    assert error["code"] == "corrupt"
+    assert "unsafe file" in error["message"]
+
+
+def test_a_manifest_of_another_hash_is_refused(root: Path) -> None:
+    text, _ = deliver(root, {"a": b"x"})
+    assert ask(root, "install", release="0" * 64, manifest=text)["error"]["code"] == "corrupt"
+
+
+def test_activate_and_rollback_move_one_pointer(root: Path) -> None:
+    fake_runtime(root)
+    first, second = install(root, {"a": b"1"}), install(root, {"a": b"2"})
+    assert ask(root, "activate", release=first, runtime=LOCK)["result"]["activated"]
+    assert ask(root, "activate", release=second, runtime=LOCK)["result"]["activated"]
+    assert not ask(root, "activate", release=second, runtime=LOCK)["result"]["activated"]
+    assert ask(root, "rollback")["result"] == {"release": first, "from": second}
+    assert ask(root, "rollback")["error"]["message"] == "there is no release to go back to"
+    listed = ask(root, "releases")["result"]
+    assert {entry["release"]: entry["active"] for entry in listed["releases"]} == {first: True, second: False}
+
+
+def test_activating_what_is_not_installed_changes_nothing(root: Path) -> None:
+    fake_runtime(root)
+    release = install(root, {"a": b"1"})
+    ask(root, "activate", release=release, runtime=LOCK)
+    before = (root / "current.json").read_bytes()
+    assert ask(root, "activate", release="f" * 64, runtime=LOCK)["error"]["code"] == "no_release"
+    assert ask(root, "activate", release=release, runtime="f" * 16)["error"]["code"] == "no_runtime"
+    assert (root / "current.json").read_bytes() == before
+
+
+def test_a_half_made_release_is_made_again(root: Path) -> None:
+    text, release = deliver(root, {"a": b"1"})
+    leftover = root / "releases" / f".new-{release[:16]}"
+    leftover.mkdir(parents=True)
+    (leftover / "a").write_bytes(b"torn")
+    assert ask(root, "install", release=release, manifest=text)["result"]["installed"]
+    assert (root / "releases" / release / "a").read_bytes() == b"1"
+    assert not leftover.exists()
+
+
+def test_a_damaged_pointer_is_named(root: Path) -> None:
+    (root / "current.json").write_text("{")
+    assert "isn't JSON" in ask(root, "releases")["error"]["message"]
+
+
+def test_wheel_names_cannot_leave_their_folder(root: Path) -> None:
+    wheels = [{"name": "../../evil.whl", "sha256": "0" * 64}]
+    error = ask(root, "provision", lock=LOCK, packages=[], wheels=wheels)["error"]
+    assert error["message"] == "not a wheel: '../../evil.whl'"
+
+
+def test_parse_meminfo(agent: ModuleType) -> None:
+    text = "MemTotal:        8062844 kB\nMemAvailable:    7421536 kB\nHugePages_Total:       0\n"
+    assert agent.parse_meminfo(text) == {
+        "MemTotal": 8062844 * 1024,
+        "MemAvailable": 7421536 * 1024,
+        "HugePages_Total": 0,
+    }
+
+
+def test_parse_cpuinfo_of_arm_and_x86(agent: ModuleType) -> None:
+    arm = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm aes asimddp\nCPU part\t: 0xd0b\n"
+    assert agent.parse_cpuinfo(arm) == {"name": None, "features": ["asimd", "asimddp"]}
+    x86 = "model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni\n"
+    assert agent.parse_cpuinfo(x86) == {"name": "AMD EPYC", "features": ["avx2", "avx512_vnni"]}
+
+
+def test_parse_throttled(agent: ModuleType) -> None:
+    flags = agent.parse_throttled("throttled=0x50005\n")
+    assert flags["under_voltage_now"] and flags["throttled_now"] and flags["throttled_since_boot"]
+    assert not flags["frequency_capped_now"]
+    assert not any(agent.parse_throttled("throttled=0x0").values())
+    assert agent.parse_throttled("VCHI initialization failed") is None
+
+
+def test_parse_os_release_and_status(agent: ModuleType) -> None:
+    assert agent.parse_os_release('NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n').startswith("Debian")
+    assert agent.parse_status_kib("VmPeak:\t 10 kB\nVmHWM:\t  2048 kB\n", "VmHWM") == 2 * 2**20
+    assert agent.parse_status_kib("", "VmHWM") is None

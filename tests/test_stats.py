@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from toolkit.stats import percentile, perplexity, summarize
+
+
+def test_percentile_agrees_with_known_values() -> None:
+    values = [15.0, 20.0, 35.0, 40.0, 50.0]
+    assert percentile(values, 0) == 15
+    assert percentile(values, 50) == 35
+    assert percentile(values, 40) == pytest.approx(29.0)
+    assert percentile(values, 100) == 50
+
+
+def test_percentile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 50)
+
+
+def test_summary_of_equal_values_has_no_spread() -> None:
+    summary = summarize([3.0] * 9)
+    assert (summary.median, summary.low, summary.high, summary.n, summary.spread) == (3, 3, 3, 9, 0)
+
+
+def test_summary_covers_the_median_and_is_repeatable() -> None:
+    values = [10.0, 11.0, 9.5, 10.2, 10.4, 30.0]
+    summary = summarize(values)
+    assert summary.low <= summary.median <= summary.high
+    assert summary == summarize(values)
+
+
+def test_two_values_give_their_range_and_no_invented_precision() -> None:
+    summary = summarize([1.0, 2.0])
+    assert (summary.low, summary.high) == (1, 2)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_vocabulary_size() -> None:
+    value, error = perplexity([100 * math.log(3072)] * 4, [100] * 4)
+    assert value == pytest.approx(3072)
+    assert error == pytest.approx(0, abs=1e-6)
+
+
+def test_perplexity_error_shrinks_with_the_root_of_the_windows() -> None:
+    few = perplexity([10.0, 12.0], [5, 5])
+    many = perplexity([10.0, 12.0] * 50, [5, 5] * 50)
+    assert few[0] == pytest.approx(many[0])
+    assert many[1] == pytest.approx(few[1] * math.sqrt(1 / 99), rel=0.01)
+
+
+def test_perplexity_of_one_window_has_no_error() -> None:
+    assert math.isnan(perplexity([10.0], [5])[1])

@@ -1,0 +1,959 @@
+#!/usr/bin/env python3
+"""edgephi's agent: everything that happens on a target. One file, standard library only, Python 3.9 syntax.
+
+It is installed as <install_root>/agent/agent-<hash>.py and works on the install root it lies in:
+
+    blobs/sha256/<hash>     verified files, read-only        incoming/<hash>.part   files on their way
+    releases/<bundle-id>/   hard links into blobs            runtimes/<lock>/       virtual environments
+    current.json            the pointer                      lock                   held while something changes
+
+Protocol: constant argv (`python -u agent.py`), one JSON request as the first line of stdin, JSON lines on stdout, each
+with `protocol: 1` and one of `event`, `result`, `error`. Logs go to stderr. Operations that need the runtime run in a
+fresh process of the runtime's own Python. Times are raw nanoseconds; statistics are the host's work.
+
+By hand, on the device, without any host:
+
+    echo '{"protocol": 1, "op": "releases"}' | python3 ~/.edgephi/agent/agent-*.py
+    echo '{"protocol": 1, "op": "rollback"}' | python3 ~/.edgephi/agent/agent-*.py
+"""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+PROTOCOL = 1
+ROOT = Path(__file__).resolve().parent.parent
+POINTER = ROOT / "current.json"
+BLOBS = ROOT / "blobs" / "sha256"
+INCOMING = ROOT / "incoming"
+RELEASES = ROOT / "releases"
+RUNTIMES = ROOT / "runtimes"
+HEX64 = re.compile(r"[0-9a-f]{64}\Z")
+WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
+LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
+CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST"
+HISTORY_LENGTH = 10
+CHUNK = 1 << 20
+ISA_FEATURES = {
+    "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "fphp",
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+}  # fmt: skip
+
+
+class AgentFailure(Exception):
+    """A failure the host can word: a code from a short list, what happened, what to do."""
+
+    def __init__(self, code, message, hint=None):
+        super().__init__(message)
+        self.code, self.message, self.hint = code, message, hint
+
+
+def emit(kind, payload):
+    sys.stdout.write(json.dumps({"protocol": PROTOCOL, kind: payload}) + "\n")
+    sys.stdout.flush()
+
+
+def progress(label, done, total, unit="steps"):
+    emit("event", {"type": "progress", "label": label, "done": done, "total": total, "unit": unit})
+
+
+# --- facts about the device: pure parsers, then the readers that feed them ---------------------------------------------
+
+
+def parse_meminfo(text):
+    """/proc/meminfo to {name: bytes}."""
+    fields = {}
+    for line in text.splitlines():
+        match = re.match(r"(\S+):\s+(\d+)( kB)?", line)
+        if match:
+            fields[match.group(1)] = int(match.group(2)) * (1024 if match.group(3) else 1)
+    return fields
+
+
+def parse_cpuinfo(text):
+    """/proc/cpuinfo to the CPU's name and those of its instruction set features that matter here."""
+    name, features = None, set()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        key, value = key.strip().lower(), value.strip()
+        if key in ("flags", "features"):
+            features.update(value.split())
+        elif key == "model name" and value:
+            name = name or value
+    return {"name": name, "features": sorted(features & ISA_FEATURES)}
+
+
+def parse_os_release(text):
+    """/etc/os-release to its PRETTY_NAME."""
+    match = re.search(r'^PRETTY_NAME="?([^"\n]*)"?', text, re.MULTILINE)
+    return match.group(1) if match else None
+
+
+def parse_throttled(text):
+    """`vcgencmd get_throttled` to its bits, e.g. {'under_voltage_now': False, ...}; None when it isn't one.
+
+    Bits 0-3 are now, 16-19 since boot: under-voltage, frequency cap, throttled, soft temperature limit.
+    """
+    match = re.match(r"throttled=(0x[0-9a-fA-F]+)", text.strip())
+    if not match:
+        return None
+    bits = int(match.group(1), 16)
+    names = ("under_voltage", "frequency_capped", "throttled", "soft_temp_limit")
+    flags = {}
+    for index, name in enumerate(names):
+        flags[name + "_now"] = bool(bits >> index & 1)
+        flags[name + "_since_boot"] = bool(bits >> (16 + index) & 1)
+    return flags
+
+
+def parse_status_kib(text, key):
+    """A `kB` field of /proc/<pid>/status or smaps_rollup, in bytes; None when it isn't there."""
+    match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
+
+
+def read_text(path):
+    """A file's text; '' when it can't be read. Device-tree strings end in NUL."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\0\n")
+    except OSError:
+        return ""
+
+
+def run_tool(*argv):
+    """Output of a small system tool, '' when it is missing or fails."""
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+
+
+def temperature_c():
+    """The hottest thermal zone in degrees Celsius, None where there is none."""
+    readings = [read_text(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
+    values = [int(text) / 1000 for text in readings if re.match(r"-?\d+\Z", text)]
+    return max(values) if values else None
+
+
+def throttle_flags():
+    return parse_throttled(run_tool("vcgencmd", "get_throttled"))
+
+
+def memory_available_bytes():
+    return parse_meminfo(read_text("/proc/meminfo")).get("MemAvailable")
+
+
+def board_model():
+    return (
+        read_text("/sys/firmware/devicetree/base/model")
+        or read_text("/sys/devices/virtual/dmi/id/product_name")
+        or platform.node()
+    )
+
+
+def accelerators():
+    """Names of accelerators whose drivers show themselves."""
+    found = []
+    jetson = read_text("/etc/nv_tegra_release")
+    if jetson:
+        found.append("jetson: " + jetson.splitlines()[0].lstrip("# "))
+    found += ["cuda: " + name for name in run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").split("\n") if name]
+    found += ["npu: " + path for path in sorted(glob.glob("/dev/accel/accel*"))]
+    return found
+
+
+def total_memory_bytes():
+    total = parse_meminfo(read_text("/proc/meminfo")).get("MemTotal")
+    if total is None and hasattr(os, "sysconf"):
+        with contextlib.suppress(ValueError, OSError):
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total
+
+
+def op_probe(request):
+    """Facts about the device. Cheap: no runtime is imported."""
+    cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
+    libc, libc_version = platform.libc_ver()
+    return {
+        "board": board_model(),
+        "arch": platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
+        "os": platform.system().lower(),
+        "os_name": parse_os_release(read_text("/etc/os-release")) or platform.platform(),
+        "kernel": platform.release(),
+        "libc": f"{libc} {libc_version}".strip(),
+        "cpu": cpu["name"] or platform.processor() or None,
+        "isa": cpu["features"],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "ram_bytes": total_memory_bytes(),
+        "mem_available_bytes": memory_available_bytes(),
+        "free_disk_bytes": shutil.disk_usage(ROOT).free,
+        "python": platform.python_version(),
+        "has_ensurepip": importlib.util.find_spec("ensurepip") is not None,
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "power_mode": run_tool("nvpmodel", "-q").strip() or None,
+        "accelerators": accelerators(),
+        "temp_c": temperature_c(),
+        "throttled": throttle_flags(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "clock_unix_s": time.time(),
+        "install_root": str(ROOT),
+    }
+
+
+# --- the store: blobs, releases, the pointer ----------------------------------------------------------------------------
+
+
+def fsync_path(path):
+    """Flush a file or a folder to the disk. Windows can't open folders: its rename is journaled."""
+    if os.name == "nt" and Path(path).is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path, text):
+    """Write beside, flush, rename, flush the folder: after a power cut the old or the new text is there, whole."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    fsync_path(path.parent)
+
+
+@contextlib.contextmanager
+def store_lock():
+    """Only one agent changes the store at a time; a second one waits."""
+    ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(ROOT / "lock", "a+b") as file:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sha256_file(path, heard=None):
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while True:
+            chunk = file.read(CHUNK)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+            if heard:
+                heard(len(chunk))
+
+
+def read_manifest(text, release):
+    """Parse and distrust a manifest: its hash is the release's name, and every path stays inside the release."""
+    if not HEX64.match(release):
+        raise AgentFailure("bad_request", f"not a bundle id: {release!r}")
+    if hashlib.sha256(text.encode("utf-8")).hexdigest() != release:
+        raise AgentFailure("corrupt", f"the manifest doesn't have the hash {release[:12]}")
+    artifacts = json.loads(text)["artifacts"]
+    for artifact in artifacts:
+        path, size = artifact["path"], artifact["size_bytes"]
+        parts = path.split("/")
+        if (
+            not HEX64.match(artifact["sha256"])
+            or not isinstance(size, int)
+            or not 0 <= size < 1 << 40
+            or any(part in ("", ".", "..") for part in parts)
+            or re.search(r"[\\:\0]", path)
+            or parts == ["manifest.json"]
+        ):
+            raise AgentFailure("corrupt", f"the manifest names an unsafe file: {path!r}")
+    return artifacts
+
+
+def op_missing(request):
+    """Which of `artifacts` have no blob here yet, how much of each has already arrived, and the free space."""
+    if (RELEASES / request.get("release", "-")).is_dir():
+        return {"installed": True, "missing": [], "free_bytes": shutil.disk_usage(ROOT).free}
+    missing = []
+    for artifact in request["artifacts"]:
+        sha256, size = artifact["sha256"], artifact["size_bytes"]
+        if not HEX64.match(sha256):
+            raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
+        blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
+        if blob.is_file() and blob.stat().st_size == size:
+            continue
+        entry = {"sha256": sha256, "partial_bytes": 0, "partial_sha256": None}
+        if part.is_file():
+            if part.stat().st_size <= size:
+                entry.update(partial_bytes=part.stat().st_size, partial_sha256=sha256_file(part))
+            else:
+                part.unlink()
+        missing.append(entry)
+    INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {"installed": False, "missing": missing, "free_bytes": shutil.disk_usage(ROOT).free}
+
+
+def op_install(request):
+    """Turn what arrived into a release: every artifact hashed, linked and flushed, the folder renamed last."""
+    release, text = request["release"], request["manifest"]
+    artifacts = read_manifest(text, release)
+    with store_lock():
+        if (RELEASES / release).is_dir():
+            return {"release": release, "installed": False}
+        BLOBS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        RELEASES.mkdir(mode=0o700, parents=True, exist_ok=True)
+        verify_blobs(artifacts)
+        beside = RELEASES / f".new-{release[:16]}"
+        shutil.rmtree(beside, ignore_errors=True)
+        link_release(artifacts, beside)
+        write_durably(beside / "manifest.json", text)
+        for folder in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
+            fsync_path(folder)
+        os.replace(beside, RELEASES / release)
+        fsync_path(RELEASES)
+    return {"release": release, "installed": True}
+
+
+def verify_blobs(artifacts):
+    unique = {artifact["sha256"]: artifact for artifact in artifacts}
+    total, done = sum(artifact["size_bytes"] for artifact in unique.values()), 0
+
+    def heard(count):
+        nonlocal done
+        done += count
+        progress("verify", done, total, "bytes")
+
+    for sha256, artifact in unique.items():
+        blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
+        source = blob if blob.is_file() else part
+        if not source.is_file():
+            raise AgentFailure("corrupt", f"{artifact['path']} never arrived", "deploy again: only what is missing is sent")
+        if sha256_file(source, heard) != sha256:
+            # What is wrong is moved out of the way, so that the next deploy sends it afresh.
+            source.unlink()
+            raise AgentFailure(
+                "corrupt", f"{artifact['path']} doesn't have its SHA-256 on the device", "deploy again: it is sent afresh"
+            )
+        if source is part:
+            # A hard link from a local push shares its inode with the bundle: it is read-only already.
+            with contextlib.suppress(PermissionError):
+                os.chmod(part, 0o444)
+            fsync_path(part)
+            os.replace(part, blob)
+    fsync_path(BLOBS)
+
+
+def link_release(artifacts, folder):
+    folder.mkdir(mode=0o700)
+    for artifact in artifacts:
+        path = folder / artifact["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blob = BLOBS / artifact["sha256"]
+        try:
+            os.link(blob, path)
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+                raise
+            shutil.copyfile(blob, path)  # exFAT cards have no hard links
+            fsync_path(path)
+
+
+def read_pointer():
+    """current.json, or an empty pointer when nothing was ever activated."""
+    try:
+        return json.loads(POINTER.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"pointer_version": 1, "release": None, "runtime": None, "previous": []}
+    except ValueError as exc:
+        raise AgentFailure("corrupt", f"{POINTER} isn't JSON: {exc}", "activate a release again") from exc
+
+
+def runtime_python(runtime):
+    if not LOCK_NAME.match(runtime or ""):
+        raise AgentFailure("bad_request", f"not a runtime: {runtime!r}")
+    folder = RUNTIMES / runtime
+    if not (folder / "ready.json").is_file():
+        raise AgentFailure("no_runtime", f"the runtime {runtime} isn't installed here", "deploy again: it gets installed")
+    return folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def release_folder(release):
+    folder = RELEASES / release if HEX64.match(release or "") else None
+    if folder is None or not (folder / "manifest.json").is_file():
+        raise AgentFailure("no_release", f"no release {str(release)[:12]} here", "`edgephi releases TARGET` lists them")
+    return folder
+
+
+def op_activate(request):
+    """Point `current` at a release and the runtime that executes it; the old pair becomes the way back."""
+    release, runtime = request["release"], request["runtime"]
+    release_folder(release)
+    runtime_python(runtime)
+    with store_lock():
+        pointer = read_pointer()
+        if (pointer["release"], pointer["runtime"]) == (release, runtime):
+            return {"release": release, "activated": False}
+        previous = pointer["previous"]
+        if pointer["release"]:
+            previous = [{"release": pointer["release"], "runtime": pointer["runtime"]}, *previous][:HISTORY_LENGTH]
+        set_pointer(release, runtime, previous)
+    return {"release": release, "activated": True}
+
+
+def set_pointer(release, runtime, previous):
+    pointer = {"pointer_version": 1, "release": release, "runtime": runtime, "previous": previous, "activated_unix_s": time.time()}
+    write_durably(POINTER, json.dumps(pointer, indent=1))
+
+
+def op_rollback(request):
+    """Point `current` at the release that was active before, as often as there is one."""
+    with store_lock():
+        pointer = read_pointer()
+        previous = [entry for entry in pointer["previous"] if (RELEASES / entry["release"]).is_dir()]
+        if not previous:
+            raise AgentFailure("no_release", "there is no release to go back to", "`edgephi releases TARGET` lists what is installed")
+        set_pointer(previous[0]["release"], previous[0]["runtime"], previous[1:])
+        return {"release": previous[0]["release"], "from": pointer["release"]}
+
+
+def op_releases(request):
+    """Everything installed, newest first, and the pointer."""
+    pointer = read_pointer()
+    releases = []
+    for folder in RELEASES.glob("*") if RELEASES.is_dir() else []:
+        if HEX64.match(folder.name):
+            manifest = folder / "manifest.json"
+            releases.append(
+                {
+                    "release": folder.name,
+                    "manifest": json.loads(manifest.read_text(encoding="utf-8")),
+                    "installed_unix_s": manifest.stat().st_mtime,
+                    "active": folder.name == pointer["release"],
+                }
+            )
+    releases.sort(key=lambda entry: -entry["installed_unix_s"])
+    return {"releases": releases, "pointer": pointer}
+
+
+# --- runtimes -------------------------------------------------------------------------------------------------------------
+
+
+def op_provision(request):
+    """Make the virtual environment that executes bundles; from the device's index, or from wheels pushed to incoming/.
+    With `query_only` nothing is made: `installed` is None when there is no such runtime.
+
+
+    It counts only once `ready.json` stands in it; a half-made one is made again.
+    """
+    lock = request["lock"]
+    if not LOCK_NAME.match(lock):
+        raise AgentFailure("bad_request", f"not a runtime: {lock!r}")
+    folder = RUNTIMES / lock
+    with store_lock():
+        ready = folder / "ready.json"
+        if ready.is_file():
+            return dict(json.loads(ready.read_text(encoding="utf-8")), installed=False)
+        if request.get("query_only"):
+            return {"installed": None}
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        wheels = [take_wheel(wheel, folder / "wheels") for wheel in request.get("wheels", [])]
+        python = make_venv(folder / "venv", wheels)
+        install_packages(python, request["packages"], wheels)
+        freeze = import_probe(python)
+        write_durably(ready, json.dumps({"lock": lock, "packages": freeze}))
+        shutil.rmtree(folder / "wheels", ignore_errors=True)
+        for wheel in request.get("wheels", []):
+            (INCOMING / f"{wheel['sha256']}.part").unlink()
+        return {"lock": lock, "packages": freeze, "installed": True}
+
+
+def take_wheel(wheel, folder):
+    """Verify a pushed wheel and give it back its name, which pip reads. It stays in incoming/ until all is installed."""
+    name, sha256 = wheel["name"], wheel["sha256"]
+    if not WHEEL_NAME.match(name) or not HEX64.match(sha256):
+        raise AgentFailure("bad_request", f"not a wheel: {name!r}")
+    part = INCOMING / f"{sha256}.part"
+    if not part.is_file() or sha256_file(part) != sha256:
+        part.unlink(missing_ok=True)
+        raise AgentFailure("corrupt", f"{name} doesn't have its SHA-256 on the device", "deploy again: it is sent afresh")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.link(part, folder / name)
+    return str(folder / name)
+
+
+def make_venv(folder, wheels):
+    pip_needed = not wheels
+    if pip_needed and importlib.util.find_spec("ensurepip") is None:
+        raise AgentFailure(
+            "no_pip",
+            "this Python can't make a virtual environment with pip (ensurepip is missing)",
+            "install python3-venv on the device, or deploy with --offline",
+        )
+    progress("runtime: virtual environment", 0, 3)
+    argv = [sys.executable, "-m", "venv", *([] if pip_needed else ["--without-pip"]), str(folder)]
+    run_or_fail(argv, "no_venv", "making the virtual environment failed", "install python3-venv on the device")
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def install_packages(python, packages, wheels):
+    progress("runtime: packages", 1, 3)
+    quiet = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--only-binary", ":all:"]
+    if wheels:
+        pip = next((wheel for wheel in wheels if Path(wheel).name.startswith("pip-")), None)
+        if pip is None:
+            raise AgentFailure("bad_request", "no pip wheel among the pushed wheels")
+        # A wheel is a zip that Python can run: pip installs from its own wheel, without being installed.
+        argv = [python, f"{pip}/pip", *quiet, "--no-index", "--no-deps", *(wheel for wheel in wheels if wheel != pip)]
+    else:
+        argv = [python, "-m", "pip", *quiet, *packages]
+    run_or_fail(argv, "pip", "installing the runtime failed", None if wheels else "no package index there? deploy with --offline")
+
+
+def import_probe(python):
+    """Import the runtime in a process of its own: a wheel for another CPU dies there, not in the first chat."""
+    progress("runtime: import", 2, 3)
+    code = (
+        "import json, onnxruntime_genai; from importlib import metadata;"
+        "print(json.dumps(sorted(d.name + '==' + d.version for d in metadata.distributions())))"
+    )
+    argv = [python, "-c", code]
+    output = run_or_fail(argv, "import", "the runtime is installed but doesn't import on this device", None)
+    return json.loads(output.splitlines()[-1])
+
+
+def run_or_fail(argv, code, message, hint):
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    if done.returncode == 0:
+        return done.stdout.decode("utf-8", "replace")
+    stderr = done.stderr.decode("utf-8", "replace")
+    sys.stderr.write(stderr)
+    if "No space left on device" in stderr:
+        raise AgentFailure("device_full", f"{message}: no space left on the device", "free some space there")
+    if done.returncode < 0:
+        raise AgentFailure(code, f"{message}: killed by {signal.Signals(-done.returncode).name}", death_hint(-done.returncode))
+    last = [line.strip() for line in stderr.splitlines() if line.strip()][-1:] or [f"exit code {done.returncode}"]
+    raise AgentFailure(code, f"{message}: {last[0]}", hint)
+
+
+def death_hint(number):
+    if number == signal.SIGKILL:
+        return "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
+    if number == getattr(signal, "SIGILL", -1):
+        return "this CPU lacks an instruction that the runtime's wheel uses"
+    return None
+
+
+# --- operations in the runtime: the outer half starts a fresh process, the inner half (child_*) runs in it -----------
+
+
+def start_child(request, **streams):
+    pointer = read_pointer()
+    release = request.get("release") or pointer["release"]
+    runtime = request.get("runtime") or pointer["runtime"]
+    if not release and "model_folder" not in request:
+        raise AgentFailure("no_release", "nothing is active here", "`edgephi deploy BUNDLE TARGET` first")
+    folder = request.get("model_folder") or release_folder(release)
+    inner = dict(request, model_folder=str(folder))
+    environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
+    environment[CHILD_REQUEST] = json.dumps(inner)
+    return subprocess.Popen([str(runtime_python(runtime)), "-u", __file__], env=environment, **streams)
+
+
+def wait_child(child):
+    """Pass on what a child says; return its result. A death without a word becomes a failure that names the signal."""
+    result = None
+    for line in child.stdout:
+        message = json.loads(line)
+        if "result" in message:
+            result = message["result"]
+        elif "error" in message:
+            child.wait()
+            raise AgentFailure(**message["error"])
+        else:
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+    status = child.wait()
+    if result is None:
+        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+        raise AgentFailure("child_died", f"the runtime's process ended with {name}", death_hint(-status))
+    return result
+
+
+def in_runtime(request):
+    """Run a request whole in a fresh process of the runtime, its stdin closed."""
+    child = start_child(request, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        return wait_child(child)
+    finally:
+        if child.poll() is None:
+            child.kill()
+
+
+class Sampler(threading.Thread):
+    """Watches the device while a run goes on: the least available memory and the highest temperature."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.done = threading.Event()
+        self.mem_available_start = self.mem_available_min = memory_available_bytes()
+        self.temp_c_start = self.temp_c_max = temperature_c()
+
+    def run(self):
+        while not self.done.wait(0.1):
+            available, temp = memory_available_bytes(), temperature_c()
+            if available is not None:
+                self.mem_available_min = min(self.mem_available_min, available)
+            if temp is not None:
+                self.temp_c_max = max(self.temp_c_max, temp)
+
+    def facts(self):
+        return {
+            "mem_available_start_bytes": self.mem_available_start,
+            "mem_available_min_bytes": self.mem_available_min,
+            "temp_c_start": self.temp_c_start,
+            "temp_c_max": self.temp_c_max,
+        }
+
+
+def op_bench(request):
+    """One run: a fresh process that loads, warms up and measures; the device is watched from outside meanwhile."""
+    release = release_folder(request.get("release") or read_pointer()["release"])
+    cold = bool(request.get("cold")) and drop_page_cache(release)
+    throttled_before = throttle_flags()
+    sampler = Sampler()
+    sampler.start()
+    try:
+        run = in_runtime(request)
+    finally:
+        sampler.done.set()
+    throttled = [flags for flags in (throttled_before, throttle_flags()) if flags]
+    run.update(sampler.facts(), cold=cold)
+    run["throttled"] = any(value for flags in throttled for key, value in flags.items() if key.endswith("_now")) if throttled else None
+    return run
+
+
+def drop_page_cache(folder):
+    """Ask the kernel to forget a release's pages, so that the load reads the disk. True when it could be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+    return True
+
+
+def op_chat(request):
+    """A conversation: after the request, every line of stdin is one JSON turn. Ends with stdin.
+
+    The child inherits both streams, so it is the child that says the result.
+    """
+    child = start_child(request, stdin=None, stdout=None)
+    status = child.wait()
+    if status < 0:
+        raise AgentFailure("child_died", f"the runtime's process ended with {signal.Signals(-status).name}", death_hint(-status))
+    if status > 0:
+        sys.exit(status)  # it has already said why
+
+
+def load_model(request):
+    """The runtime's module, model and tokenizer, with the time that loading took."""
+    import onnxruntime_genai as og
+
+    if hasattr(og, "disable_telemetry_events"):
+        og.disable_telemetry_events()
+    started = time.perf_counter_ns()
+    try:
+        config = og.Config(request["model_folder"])
+        if request.get("threads"):
+            options = {"intra_op_num_threads": request["threads"]}
+            config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        model = og.Model(config)
+        tokenizer = og.Tokenizer(model)
+    except Exception as exc:
+        raise AgentFailure("load_failed", f"the runtime can't load this bundle: {first_line(exc)}") from exc
+    return og, model, tokenizer, time.perf_counter_ns() - started
+
+
+def first_line(exc):
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
+
+
+def new_generator(og, model, **options):
+    params = og.GeneratorParams(model)
+    params.set_search_options(batch_size=1, do_sample=False, **options)
+    return og.Generator(model, params)
+
+
+def planned_context(request):
+    with open(Path(request["model_folder"]) / "genai_config.json", encoding="utf-8") as file:
+        return json.load(file)["search"]["max_length"]
+
+
+def memory_facts():
+    """Peak resident and current proportional memory of this process in bytes, None where the system can't tell."""
+    if os.name == "nt":
+        return {"rss_peak_bytes": windows_peak_working_set(), "pss_bytes": None}
+    peak = parse_status_kib(read_text("/proc/self/status"), "VmHWM")
+    if peak is None:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"rss_peak_bytes": peak, "pss_bytes": parse_status_kib(read_text("/proc/self/smaps_rollup"), "Pss")}
+
+
+def windows_peak_working_set():
+    import ctypes
+    from ctypes import wintypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = [("cb", wintypes.DWORD), ("faults", wintypes.DWORD), ("peak", ctypes.c_size_t), ("rest", ctypes.c_size_t * 7)]
+
+    counters = Counters(cb=ctypes.sizeof(Counters))
+    handle = ctypes.windll.kernel32.GetCurrentProcess()
+    ok = ctypes.windll.psapi.GetProcessMemoryInfo(handle, ctypes.byref(counters), counters.cb)
+    return counters.peak if ok else None
+
+
+def prompt_ids(tokenizer, text, length):
+    """Exactly `length` token ids of `text`, repeated as often as needed."""
+    ids = [int(token) for token in tokenizer.encode(text)]
+    if not ids:
+        raise AgentFailure("bad_request", "the workload's prompt has no tokens")
+    return (ids * (length // len(ids) + 1))[:length]
+
+
+def child_check(request):
+    """Load and generate a few tokens: the proof that a bundle works in this runtime on this device."""
+    og, model, tokenizer, load_ns = load_model(request)
+    ids = prompt_ids(tokenizer, request["prompt"], 8)
+    count = min(request["tokens"], planned_context(request) - len(ids))
+    generator = new_generator(og, model, max_length=len(ids) + count, min_length=len(ids) + count)
+    generator.append_tokens(ids)
+    if not all_finite(generator):
+        raise AgentFailure("bad_logits", "the model's logits aren't finite numbers", "the weights or the quantization are broken")
+    while not generator.is_done():
+        generator.generate_next_token()
+    generated = [int(token) for token in generator.get_sequence(0)][len(ids) :]
+    return {"load_ns": load_ns, "generated_tokens": len(generated), "text": tokenizer.decode(generated)}
+
+
+def all_finite(generator):
+    import numpy
+
+    return bool(numpy.isfinite(numpy.asarray(generator.get_logits())).all())
+
+
+def child_bench(request):
+    """Load, warm up, measure. Returns raw stamps: nothing is averaged here."""
+    og, model, tokenizer, load_ns = load_model(request)
+    workload = request["workload"]
+    load_peak = memory_facts()["rss_peak_bytes"]
+    ids = prompt_ids(tokenizer, request["prompt"], workload["prompt_tokens"])
+    rounds = workload["warmup"] + workload["repetitions"]
+    samples = []
+    for index in range(rounds):
+        sample = measure(og, model, ids, workload["generate_tokens"])
+        if index >= workload["warmup"]:
+            samples.append(sample)
+        progress("measure", index + 1, rounds)
+    # Memory first, quality after it: the logits of whole windows are not what the workload costs.
+    result = {"load_ns": load_ns, "load_peak_bytes": load_peak, "samples": samples, **memory_facts()}
+    if request.get("quality_text"):
+        result["nll"] = negative_log_likelihood(og, model, tokenizer, request["quality_text"], workload)
+    return result
+
+
+def measure(og, model, ids, generate_tokens):
+    """Stamps in nanoseconds of one generation: `submit`, then one for every token that came out."""
+    length = len(ids) + generate_tokens
+    generator = new_generator(og, model, max_length=length, min_length=length)
+    submit = time.perf_counter_ns()
+    generator.append_tokens(ids)
+    stamps = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        stamps.append(time.perf_counter_ns() - submit)
+    tokens = [int(token) for token in generator.get_sequence(0)][len(ids) :]
+    digest = hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+    return {"prompt_tokens": len(ids), "token_ns": stamps, "tokens_sha256": digest}
+
+
+def negative_log_likelihood(og, model, tokenizer, text, workload):
+    """Negative log-likelihood in nats of held-out text, one entry a window: {sum, count}.
+
+    Windows don't overlap, and every token but a window's first is predicted from those before it in the window.
+    """
+    import numpy
+
+    window = workload["quality_window_tokens"]
+    ids = [int(token) for token in tokenizer.encode(text)][: workload["quality_tokens"]]
+    windows = [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
+    results = []
+    for index, tokens in enumerate(windows):
+        generator = new_generator(og, model, max_length=window + 1)
+        generator.append_tokens(tokens)
+        logits = numpy.asarray(generator.get_output("logits"), dtype=numpy.float32)[0]
+        if logits.shape[0] != window:
+            raise AgentFailure("no_full_logits", "this bundle computes the last token's logits only: perplexity needs them all")
+        top = logits.max(axis=-1, keepdims=True)
+        log_sum = numpy.log(numpy.exp(logits - top).sum(axis=-1)) + top[:, 0]
+        chosen = logits[numpy.arange(window - 1), tokens[1:]]
+        results.append({"sum": float((log_sum[:-1] - chosen).sum()), "count": window - 1})
+        progress("perplexity", index + 1, len(windows))
+    return results
+
+
+def child_chat(request):
+    """Answer turns until stdin ends. The KV cache of the common prefix is kept between turns."""
+    og, model, tokenizer, load_ns = load_model(request)
+    context = planned_context(request)
+    emit("event", {"type": "ready", "load_ns": load_ns, "context_tokens": context})
+    messages, generator = [], None
+    for line in sys.stdin:
+        turn = json.loads(line)
+        if turn.get("system"):
+            messages.insert(0, {"role": "system", "content": turn["system"]})
+        messages.append({"role": "user", "content": turn["user"]})
+        ids = fit_conversation(tokenizer, messages, context, turn["max_new_tokens"])
+        submit = time.perf_counter_ns()
+        generator = continue_from(og, model, generator, ids, context, request)
+        text = answer(generator, tokenizer, len(ids), turn["max_new_tokens"], submit)
+        messages.append({"role": "assistant", "content": text})
+    return {}
+
+
+def encode_conversation(tokenizer, messages):
+    try:
+        text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+    except Exception as exc:
+        raise AgentFailure("no_chat_template", f"this model's chat template can't be used: {first_line(exc)}") from exc
+    return [int(token) for token in tokenizer.encode(text)]
+
+
+def fit_conversation(tokenizer, messages, context, max_new_tokens):
+    """Token ids of the conversation; the oldest turns are forgotten when the planned context is too short for it."""
+    room = context - min(max_new_tokens, context // 2)
+    ids = encode_conversation(tokenizer, messages)
+    forgotten = 0
+    while len(ids) > room:
+        first = 1 if messages[0]["role"] == "system" else 0
+        if len(messages) - first <= 1:
+            raise AgentFailure("too_long", f"the prompt has {len(ids)} tokens, the planned context leaves room for {room}")
+        del messages[first : first + 2]
+        forgotten += 1
+        ids = encode_conversation(tokenizer, messages)
+    if forgotten:
+        emit("event", {"type": "forgot", "turns": forgotten})
+    return ids
+
+
+def continue_from(og, model, generator, ids, context, request):
+    """A generator that has read `ids`, reusing what the last one has in common with them."""
+    emit("event", {"type": "prefill", "tokens": len(ids)})
+    if generator is not None:
+        known = [int(token) for token in generator.get_sequence(0)]
+        common = next((i for i, (a, b) in enumerate(zip(known, ids)) if a != b), min(len(known), len(ids)))
+        common = min(common, len(ids) - 1)
+        try:
+            generator.rewind_to(common)
+            generator.append_tokens(ids[common:])
+            return generator
+        except Exception as exc:  # not every cache can be rewound (a sliding window's can't): read it all again
+            sys.stderr.write(f"no rewind: {first_line(exc)}\n")
+    params = og.GeneratorParams(model)
+    sampling = request.get("sampling") or {"do_sample": False}
+    params.set_search_options(batch_size=1, max_length=context, **sampling)
+    generator = og.Generator(model, params)
+    generator.append_tokens(ids)
+    return generator
+
+
+def answer(generator, tokenizer, prompt_tokens, max_new_tokens, submit):
+    """Generate one turn, a token event each piece; returns its text. Stamps count from `submit`."""
+    stream = tokenizer.create_stream()
+    pieces, stamps = [], []
+    while not generator.is_done() and len(stamps) < max_new_tokens:
+        generator.generate_next_token()
+        stamps.append(time.perf_counter_ns() - submit)
+        piece = stream.decode(int(generator.get_next_tokens()[0]))
+        if piece:
+            pieces.append(piece)
+            emit("event", {"type": "token", "text": piece})
+    emit("event", {"type": "turn_end", "prompt_tokens": prompt_tokens, "token_ns": stamps, "stopped": generator.is_done()})
+    return "".join(pieces)
+
+
+OPS = {
+    "probe": op_probe,
+    "missing": op_missing,
+    "install": op_install,
+    "activate": op_activate,
+    "rollback": op_rollback,
+    "releases": op_releases,
+    "provision": op_provision,
+    "check": in_runtime,
+    "bench": op_bench,
+    "chat": op_chat,
+}
+CHILD_OPS = {"check": child_check, "bench": child_bench, "chat": child_chat}
+
+
+def main():
+    inner = os.environ.pop(CHILD_REQUEST, None)
+    operations = OPS if inner is None else CHILD_OPS
+    try:
+        # Unbuffered, so that a conversation's later lines stay in the pipe for the child that reads them.
+        text = inner if inner is not None else os.fdopen(0, "rb", buffering=0, closefd=False).readline().decode("utf-8")
+        request = json.loads(text)
+        if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in operations:
+            raise AgentFailure("bad_request", f"unknown request: {text[:200]!r}")
+        result = operations[request["op"]](request)
+        if result is not None:
+            emit("result", result)
+    except AgentFailure as exc:
+        emit("error", {"code": exc.code, "message": exc.message, "hint": exc.hint})
+        sys.exit(1)
+    except OSError as exc:
+        if isinstance(exc, BrokenPipeError):
+            os._exit(1)  # the host has gone: nobody is left to tell
+        code = "device_full" if exc.errno == errno.ENOSPC else "os"
+        emit("error", {"code": code, "message": f"{exc.strerror}: {exc.filename or ROOT}", "hint": None})
+        sys.exit(1)
+    except MemoryError:
+        emit("error", {"code": "child_died", "message": "out of memory", "hint": death_hint(signal.SIGKILL)})
+        sys.exit(1)
+    except (KeyError, TypeError, ValueError) as exc:
+        traceback.print_exc()
+        emit("error", {"code": "bad_request", "message": f"{type(exc).__name__}: {exc}", "hint": None})
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

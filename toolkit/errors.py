@@ -1,0 +1,94 @@
+"""Every error that edgephi words for its users.
+
+An error says what, where and what to do next. `exit_code` is part of the command-line contract:
+config 3, missing extra 4, build 5, corrupt bundle 6, device 7, gate failed 10. Click keeps 2 for usage,
+a bug is 70, Ctrl-C is 130.
+"""
+
+from __future__ import annotations
+
+
+class ToolkitError(Exception):
+    """Base of all expected failures.
+
+    `message` says what is wrong and where; `hint`, if any, what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(ToolkitError):
+    """A file, a name or a value the user gave is wrong."""
+
+    exit_code = 3
+
+
+class MissingExtra(ToolkitError):
+    """An optional dependency set that this step needs isn't installed."""
+
+    exit_code = 4
+
+
+class BuildError(ToolkitError):
+    """Turning a model into a bundle failed."""
+
+    exit_code = 5
+
+
+class OutOfMemory(BuildError):
+    """The build was killed because memory ran out."""
+
+
+class HostDiskFull(BuildError):
+    """The disk of this machine has no room for what a step writes."""
+
+
+class CorruptBundle(ToolkitError):
+    """A bundle's files don't match its manifest."""
+
+    exit_code = 6
+
+
+class DeviceError(ToolkitError):
+    """Something failed on the way to a device or on it."""
+
+    exit_code = 7
+
+
+class HostUnreachable(DeviceError):
+    """No SSH server answered, or the link broke."""
+
+
+class AuthFailed(DeviceError):
+    """The server refused every key that was offered."""
+
+
+class HostKeyUnknown(DeviceError):
+    """The server's key is in no known_hosts file."""
+
+
+class HostKeyChanged(DeviceError):
+    """The server's key differs from the one in known_hosts."""
+
+
+class RemoteCommandFailed(DeviceError):
+    """A command on the device exited with an error."""
+
+
+class AgentError(DeviceError):
+    """The agent on the device reported a failure, or answered with something else than the protocol."""
+
+
+class DeviceFull(DeviceError):
+    """The device has too little free space."""
+
+
+class GateFailed(ToolkitError):
+    """A bundle doesn't hold a bound it was asked to hold."""
+
+    exit_code = 10

@@ -1,0 +1,48 @@
+"""What services say while they work. They yield these; only the cli draws them.
+
+A service is a generator: `result = yield from deploy(...)` inside services, `follow(deploy(...))` in the cli.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage began (`text`), or was found already done (`skipped`)."""
+
+    text: str
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of the stage named `label`; `total` is None while unknown."""
+
+    label: str
+    done: float
+    total: float | None
+    unit: Literal["bytes", "steps"] = "steps"
+
+
+@dataclass(frozen=True)
+class Warning_:
+    """Something the user should know although the work goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of generated text."""
+
+    text: str
+
+
+Event = Step | Progress | Warning_ | Token
+Service = Generator[Event, None, T]

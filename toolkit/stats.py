@@ -1,0 +1,66 @@
+"""Statistics on raw samples. Pure."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A median with its 95 % confidence interval [low, high] over n values, in the values' own unit."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def spread(self) -> float:
+        """Half the interval's width relative to the median; 0 when there is nothing to spread."""
+        return (self.high - self.low) / 2 / abs(self.median) if self.median else 0.0
+
+
+def percentile(values: Sequence[float], q: float) -> float:
+    """The q-th percentile (0-100), linear between closest ranks, as numpy's default.
+
+    Raises ValueError when there are no values.
+    """
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * q / 100
+    below, above = math.floor(position), math.ceil(position)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def summarize(values: Sequence[float], rounds: int = 2000) -> Summary:
+    """Median and the percentile-bootstrap 95 % interval of the median (Efron 1979), with a fixed seed.
+
+    With fewer than three values the interval is their range: resampling two numbers invents precision.
+    Raises ValueError when there are no values.
+    """
+    median = percentile(values, 50)
+    if len(values) < 3:
+        return Summary(median, min(values), max(values), len(values))
+    source = random.Random(0)
+    medians = [percentile(source.choices(values, k=len(values)), 50) for _ in range(rounds)]
+    return Summary(median, percentile(medians, 2.5), percentile(medians, 97.5), len(values))
+
+
+def perplexity(nll_sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """exp of the mean negative log-likelihood (nats a token), and its standard error.
+
+    Each entry is one window of text; windows count as independent, and the error of the mean is carried through exp by
+    the delta method. With one window the error is NaN.
+    """
+    total = sum(counts)
+    mean = sum(nll_sums) / total
+    value = math.exp(mean)
+    if len(counts) < 2:
+        return value, math.nan
+    means = [nll / count for nll, count in zip(nll_sums, counts, strict=True)]
+    variance = sum((window - mean) ** 2 for window in means) / (len(means) - 1)
+    return value, value * math.sqrt(variance / len(means))
