@@ -1,0 +1,198 @@
+"""targets list, show, add, remove, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli import options
+from toolkit.cli.reach import probe, trust
+
+if TYPE_CHECKING:
+    from toolkit.targets import BrokenTarget, Target
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def targets(ctx: click.Context) -> None:
+    """Manage the machines that bundles are pushed to."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+targets.add_command(probe)
+targets.add_command(trust)
+
+
+@targets.command("list")
+@options.as_json
+def list_(as_json: bool = False) -> None:
+    """List every target."""
+    from toolkit.cli import render
+    from toolkit.targets import BrokenTarget, list_targets
+
+    found = list_targets()
+    for target in found:
+        if isinstance(target, BrokenTarget):
+            render.warn(target.error.message)
+    if as_json:
+        render.print_json([_as_json(target) for target in found])
+        return
+    render.table(("target", "address", "profile", "install root", "tags", "source"), map(_row, found))
+
+
+@targets.command()
+@click.argument("name")
+@options.as_json
+def show(name: str, as_json: bool) -> None:
+    """Show one target."""
+    from toolkit.cli import render
+    from toolkit.targets import load_target
+
+    target = load_target(name)
+    if as_json:
+        render.print_json(_as_json(target))
+        return
+    fields = target.model_dump(mode="json", exclude_none=True)
+    rows = [(key, ", ".join(value) if isinstance(value, list) else str(value)) for key, value in fields.items()]
+    render.table(("key", "value"), [("file", str(target.path)), *rows], target.name)
+
+
+@targets.command()
+@click.argument("name")
+@click.argument("host")
+@click.option("--profile", required=True, help="Device class, from `edgephi profiles list`.")
+@click.option("--user", help="Login name; also as USER@HOST.")
+@click.option("--port", type=int, help="Port of its sshd.")
+@click.option("--install-root", help="Folder there that edgephi owns.  [default: ~/.edgephi]")
+@click.option("--python", help="Python there.  [default: python3]")
+@click.option("--identity-file", type=click.Path(path_type=Path), help="Private key file on this machine.")
+@click.option("--known-hosts", type=click.Path(path_type=Path), help="known_hosts file to use instead of yours.")
+@click.option("--tag", "tags", multiple=True, help="Group that it belongs to; may be repeated.")
+@click.option("--force", is_flag=True, help="Replace a target of this name.")
+@options.as_json
+def add(
+    name: str,
+    host: str,
+    user: str | None,
+    identity_file: Path | None,
+    known_hosts: Path | None,
+    force: bool,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """Write a target file for a machine that SSH reaches.
+
+    HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@. The file goes into
+    your configuration folder; a ./targets folder, where there is one, is read before it.
+    """
+    from toolkit.cli import render
+    from toolkit.config import config_dir
+    from toolkit.profiles import load_profile
+    from toolkit.targets import parse_target, save_target
+
+    login, at, address = host.rpartition("@")
+    if at and user is not None:
+        raise click.UsageError("give the user once: USER@HOST or --user")
+    files = {"identity_file": _anchored(identity_file), "known_hosts": _anchored(known_hosts)}
+    table = {"host": address, "user": login if at else user} | fields | files
+    given = {key: value for key, value in table.items() if value not in (None, ())}
+    target = parse_target(name, given, where=f"target '{name}'")
+    load_profile(target.profile)
+    folder = config_dir() / "targets"
+    if not force:
+        _refuse_taken(name)
+    path = save_target(target, folder, replace=force)
+    _warn_if_hidden(name, path)
+    if as_json:
+        render.print_json(_as_json(target.model_copy(update={"path": path})))
+    else:
+        click.echo(f"{name}: written to {path}")
+
+
+@targets.command()
+@click.argument("name")
+@options.as_json
+def remove(name: str, as_json: bool) -> None:
+    """Delete a target's file; the machine itself isn't touched."""
+    from toolkit.cli import render
+    from toolkit.targets import remove_target
+
+    path = remove_target(name)
+    if as_json:
+        render.print_json({"name": name, "path": str(path), "removed": True})
+    else:
+        click.echo(f"{name}: removed {path}")
+
+
+@targets.command()
+def schema() -> None:
+    """Print the JSON Schema of target files, for editors."""
+    from toolkit.cli import render
+    from toolkit.targets import target_json_schema
+
+    render.print_json(target_json_schema())
+
+
+def _anchored(path: Path | None) -> str | None:
+    """The file holds for every working folder; `~` stays, so that it also holds for other homes."""
+    if path is None:
+        return None
+    return str(path) if str(path).startswith("~") else str(path.absolute())
+
+
+def _refuse_taken(name: str) -> None:
+    from toolkit.config import find_toml, shown
+    from toolkit.errors import ConfigError
+
+    taken = find_toml("targets").get(name)
+    if taken is not None:
+        raise ConfigError(f"target '{name}' exists already: {shown(taken)}", "--force replaces it")
+
+
+def _warn_if_hidden(name: str, path: Path) -> None:
+    from toolkit.cli import render
+    from toolkit.config import find_toml, shown
+
+    strongest = find_toml("targets")[name]
+    if strongest != path:
+        render.warn(f"{shown(strongest)} is read instead of {shown(path)}; delete it to use the new one")
+
+
+def _row(target: Target | BrokenTarget) -> list[str]:
+    from toolkit.targets import BrokenTarget
+
+    if isinstance(target, BrokenTarget):
+        return [target.name, "broken", "–", "–", "", _source(target.path)]
+    return [
+        target.name,
+        _address(target),
+        target.profile,
+        target.install_root,
+        ", ".join(target.tags),
+        _source(target.path),
+    ]
+
+
+def _address(target: Target) -> str:
+    if target.host is None:
+        return "this machine"
+    host = f"[{target.host}]" if ":" in target.host and target.port else target.host
+    return (f"{target.user}@" if target.user else "") + host + (f":{target.port}" if target.port else "")
+
+
+def _as_json(target: Target | BrokenTarget) -> dict[str, Any]:
+    from toolkit.targets import BrokenTarget
+
+    known = {"name": target.name, "path": str(target.path), "source": _source(target.path)}
+    if isinstance(target, BrokenTarget):
+        return known | {"error": target.error.message}
+    return known | target.model_dump(mode="json")
+
+
+def _source(path: Path | None) -> str:
+    from toolkit.config import is_shipped
+
+    return "shipped" if path is not None and is_shipped(path, "targets") else "user"

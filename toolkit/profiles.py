@@ -1,0 +1,438 @@
+"""Profiles: what a class of device has, what runs on it, and which recipe suits it. One TOML file each."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from toolkit.config import (
+    file_schema,
+    find_toml,
+    parse_table,
+    read_toml,
+    search_dirs,
+    shown,
+    suggestion,
+    unknown_name,
+)
+from toolkit.errors import ConfigError
+from toolkit.units import bandwidth_text, bytes_text, parse_bandwidth, parse_bytes
+
+SCHEMA_VERSION = 1
+AUTO = "auto"
+
+_RAM_MIN, _RAM_MAX = 256 * 2**20, 4 * 2**40
+_ARCH = {"amd64": "x86_64", "arm64": "aarch64", "x86_64": "x86_64", "aarch64": "aarch64"}
+_TAG = {
+    "linux": re.compile(r"(?:linux|(?:many|musl)linux[0-9_]+)_(aarch64|x86_64)"),
+    "windows": re.compile(r"win_(amd64|arm64)"),
+    "darwin": re.compile(r"macosx_[0-9]+_[0-9]+_(arm64|x86_64|universal2)"),
+}
+_PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==[0-9][A-Za-z0-9.!+]*")
+_PYTHON_CLAUSE = re.compile(r"\s*(~=|==|!=|<=|>=|<|>)\s*[0-9]+(\.[0-9]+)*(\.\*)?\s*")
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError(f"a size is text with a unit like '8 GiB', not {value!r}")
+    return parse_bytes(value)
+
+
+def _ram(value: object) -> int:
+    if value == AUTO:
+        return _this_ram_bytes()
+    n_bytes = _size(value)
+    if not _RAM_MIN <= n_bytes <= _RAM_MAX:
+        raise ValueError(f"'{value}' is outside 256 MiB … 4 TiB")
+    return n_bytes
+
+
+def _rate(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f"a rate is text with a unit like '17 GB/s', not {value!r}")
+    bytes_per_s = parse_bandwidth(value)
+    if bytes_per_s <= 0:
+        raise ValueError("must be above 0")
+    return bytes_per_s
+
+
+def _pins(packages: tuple[str, ...]) -> tuple[str, ...]:
+    names: set[str] = set()
+    for package in packages:
+        match = _PIN.fullmatch(package)
+        if match is None:
+            raise ValueError(f"'{package}' is not exactly pinned; write it like 'onnxruntime==1.32.0'")
+        name = re.sub(r"[-_.]+", "-", match[1]).lower()
+        if name in names:
+            raise ValueError(f"'{name}' is listed twice")
+        names.add(name)
+    return packages
+
+
+def _platform_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    for tag in tags:
+        if not any(pattern.fullmatch(tag) for pattern in _TAG.values()):
+            raise ValueError(f"'{tag}' is not a wheel platform tag; one looks like 'manylinux_2_28_aarch64'")
+    return tags
+
+
+def _python_specifier(text: str) -> str:
+    for clause in text.split(","):
+        if _PYTHON_CLAUSE.fullmatch(clause) is None:
+            raise ValueError(f"'{text}' is not a version specifier; write it like '>=3.11,<3.15'")
+    return text
+
+
+def _or_auto(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": f"^(auto|{pattern})$", "examples": [example, AUTO]})
+
+
+_SIZE_PATTERN = r"[0-9]+(\.[0-9]+)?\s*([kKMGT]i?)?B"
+_SIZE_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE_PATTERN}$", "examples": ["768 MiB"]})
+_RATE_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE_PATTERN}/s$", "examples": ["17 GB/s"]})
+
+Size = Annotated[int, BeforeValidator(_size), _SIZE_SCHEMA]
+Ram = Annotated[int, BeforeValidator(_ram), _or_auto(_SIZE_PATTERN, "8 GiB")]
+Rate = Annotated[float, BeforeValidator(_rate), _RATE_SCHEMA]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Hardware(_Table):
+    """What the device has. `auto` means this machine and is read while parsing."""
+
+    arch: Annotated[
+        Literal["aarch64", "x86_64"],
+        BeforeValidator(lambda value: _this_arch() if value == AUTO else value),
+        WithJsonSchema({"enum": ["aarch64", "x86_64", AUTO]}),
+    ] = Field(description="instruction set")
+    os: Annotated[
+        Literal["linux", "windows", "darwin"],
+        BeforeValidator(lambda value: _this_os() if value == AUTO else value),
+        WithJsonSchema({"enum": ["linux", "windows", "darwin", AUTO]}),
+    ] = Field(description="operating system")
+    ram_bytes: Ram = Field(alias="ram", description="installed memory")
+    ram_reserved_bytes: Size = Field(alias="ram_reserved", description="what the system and other programs keep of it")
+    cores: Annotated[
+        Count,
+        BeforeValidator(lambda value: _this_cores() if value == AUTO else value),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}]}),
+    ] = Field(description="processor cores that inference may use")
+    memory_bandwidth_bytes_per_s: Rate | None = Field(
+        None, alias="memory_bandwidth", description="peak rate of the memory, from the data sheet"
+    )
+
+    @field_validator("ram_reserved_bytes")
+    @classmethod
+    def _leaves_room(cls, reserved: int, info: ValidationInfo) -> int:
+        ram = info.data.get("ram_bytes")
+        if ram is not None and reserved >= ram:
+            raise ValueError(f"{bytes_text(reserved)} leaves nothing of the {bytes_text(ram)} of ram")
+        return reserved
+
+
+class Runtime(_Table):
+    """What executes a bundle there."""
+
+    provider: Literal["cpu", "cuda", "openvino", "qnn", "vitisai"] = Field(
+        description="execution provider of ONNX Runtime"
+    )
+    packages: Annotated[tuple[str, ...], AfterValidator(_pins)] = Field(
+        min_length=1, description="Python packages, exactly pinned"
+    )
+    platform_tags: Annotated[
+        tuple[str, ...],
+        BeforeValidator(lambda value: _this_platform_tags() if value == AUTO else value),
+        AfterValidator(_platform_tags),
+        WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"const": AUTO}]}),
+    ] = Field(min_length=1, description="platforms of wheels that the device accepts, best first")
+    python: Annotated[str, AfterValidator(_python_specifier)] = Field(
+        description="versions of Python that the packages have wheels for"
+    )
+    threads: Count | None = Field(None, description="threads for inference; the runtime chooses when absent")
+    wheel_index_note: str | None = Field(None, description="where packages come from that the index lacks")
+
+
+class Defaults(_Table):
+    """What is built for the device when nobody says otherwise."""
+
+    recipe: str = Field(description="name of a recipe")
+    context_tokens: Annotated[int, Field(strict=True, ge=1, le=131072)] = Field(
+        alias="context", description="prompt and answer together, in tokens"
+    )
+
+
+class Limits(_Table):
+    """Gates: a bundle that doesn't hold them doesn't stay active."""
+
+    max_memory_bytes: Size | None = Field(None, alias="max_memory", description="peak memory of the process")
+    max_perplexity_increase_percent: Annotated[Bound, Field(ge=0, le=1000)] | None = Field(
+        None, description="against the unquantized model"
+    )
+    min_decode_tps: Annotated[Bound, Field(gt=0, le=100_000)] | None = Field(
+        None, description="tokens per second after the first"
+    )
+    min_token_match: Annotated[Bound, Field(ge=0, le=1)] | None = Field(
+        None, description="share of greedy tokens equal to the unquantized model's"
+    )
+
+
+class Profile(_Table):
+    """A class of device. `name` is the file's stem; sizes are bytes, whatever unit the file uses."""
+
+    name: str = Field(exclude=True)
+    path: Path = Field(exclude=True)
+    schema_version: Literal[1]
+    description: str
+    status: Literal["hardware", "emulated", "untested"] = Field(
+        "untested", description="what the profile was tried on; never inherited"
+    )
+    extends: str | None = Field(None, description="name of the profile that this one changes")
+    hardware: Hardware
+    runtime: Runtime
+    defaults: Defaults
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Profile:
+        hardware, runtime = self.hardware, self.runtime
+        if runtime.threads is not None and runtime.threads > hardware.cores:
+            raise ValueError(f"runtime.threads: {runtime.threads} is more than hardware.cores ({hardware.cores})")
+        for tag in runtime.platform_tags:
+            _check_tag(tag, hardware)
+        max_memory = self.limits.max_memory_bytes
+        if max_memory is not None and max_memory > hardware.ram_bytes:
+            raise ValueError(
+                f"limits.max_memory: {bytes_text(max_memory)} is more than "
+                f"hardware.ram ({bytes_text(hardware.ram_bytes)})"
+            )
+        return self
+
+
+def _check_tag(tag: str, hardware: Hardware) -> None:
+    match = _TAG[hardware.os].fullmatch(tag)
+    if match is None:
+        raise ValueError(f"runtime.platform_tags: '{tag}' contradicts hardware.os '{hardware.os}'")
+    if match[1] != "universal2" and _ARCH[match[1]] != hardware.arch:
+        raise ValueError(f"runtime.platform_tags: '{tag}' contradicts hardware.arch '{hardware.arch}'")
+
+
+@dataclass(frozen=True)
+class BrokenProfile:
+    """A profile file that can't be used, and why: one bad file must not hide the others."""
+
+    name: str
+    path: Path
+    error: ConfigError
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """A profile by name, or by path when it ends in `.toml` or holds a slash.
+
+    Raises ConfigError naming file, key path and reason.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
+        return _load(Path(name_or_path).expanduser())
+    found = find_toml("profiles")
+    if name_or_path not in found:
+        raise unknown_name("profile", name_or_path, found, "edgephi profiles list shows them")
+    return _load(found[name_or_path])
+
+
+def list_profiles() -> list[Profile | BrokenProfile]:
+    """Every profile that a name reaches, by name and by the figures in the names: 8gb before 16gb."""
+    found = sorted(find_toml("profiles").items(), key=lambda item: _natural(item[0]))
+    return [_load_or_report(name, path) for name, path in found]
+
+
+def profile_table(profile: Profile) -> dict[str, Any]:
+    """The profile as a TOML table with everything inherited and automatic filled in."""
+    table = profile.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"extends"})
+    for section, key in (("hardware", "ram"), ("hardware", "ram_reserved"), ("limits", "max_memory")):
+        if key in table[section]:
+            table[section][key] = bytes_text(table[section][key])
+    if "memory_bandwidth" in table["hardware"]:
+        table["hardware"]["memory_bandwidth"] = bandwidth_text(table["hardware"]["memory_bandwidth"])
+    return table
+
+
+def profile_json_schema() -> dict[str, Any]:
+    """JSON Schema of a profile file, for editors.
+
+    Only a file that extends nothing has to be complete.
+    """
+    schema = file_schema(Profile, "edgephi profile")
+    del schema["properties"]["limits"]["default"]
+    required = {name.lower(): table.pop("required", []) for name, table in schema["$defs"].items()}
+    complete = {
+        "required": ["description", "hardware", "runtime", "defaults"],
+        "properties": {name: {"required": keys} for name, keys in required.items() if keys},
+    }
+    return schema | {
+        "required": ["schema_version"],
+        "if": {"not": {"required": ["extends"]}},
+        "then": complete,
+    }
+
+
+def _natural(name: str) -> list[str]:
+    return [part.zfill(8) if part.isdigit() else part for part in re.split("([0-9]+)", name)]
+
+
+def _load_or_report(name: str, path: Path) -> Profile | BrokenProfile:
+    try:
+        return _load(path)
+    except ConfigError as exc:
+        return BrokenProfile(name, path, exc)
+
+
+def _load(path: Path) -> Profile:
+    chain = _read_chain(path)
+    if all(file.stem != "local" for file, _ in chain):
+        _refuse_auto(chain)
+    merged: dict[str, Any] = {}
+    for _, table in reversed(chain):
+        # What an ancestor was tried on says nothing about this one.
+        inherited = {key: value for key, value in merged.items() if key not in ("status", "extends")}
+        merged = _merge(inherited, table)
+    return parse_table(
+        Profile, merged, lambda key_path: _origin(chain, key_path), given={"name": path.stem, "path": path}
+    )
+
+
+def _read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and what it extends, nearest first."""
+    chain = [(path, _read(path))]
+    while "extends" in chain[-1][1]:
+        parent = _find_parent(chain)
+        names = [file.stem for file, _ in chain] + [parent.stem]
+        if any(parent.samefile(file) for file, _ in chain):
+            raise ConfigError(f"{shown(path)}: extends: goes in a circle: {' → '.join(names)}")
+        chain.append((parent, _read(parent)))
+    return chain
+
+
+def _read(path: Path) -> dict[str, Any]:
+    table = read_toml(path)
+    # Checked in every file before merging: what another version means by its keys isn't known here.
+    version = table.get("schema_version")
+    if version is None:
+        hint = f"add the line: schema_version = {SCHEMA_VERSION}"
+        raise ConfigError(f"{shown(path)}: schema_version: missing", hint)
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        hint = "a newer edgephi may read the file"
+        message = f"{shown(path)}: schema_version: this edgephi reads version {SCHEMA_VERSION}, not {version!r}"
+        raise ConfigError(message, hint)
+    return table
+
+
+def _find_parent(chain: Sequence[tuple[Path, dict[str, Any]]]) -> Path:
+    """The file that the last of the chain extends: its neighbour first, so that a folder's profiles agree.
+
+    A file that extends its own name means the one it hides.
+    """
+    path, table = chain[-1]
+    name = table["extends"]
+    if not isinstance(name, str):
+        raise ConfigError(f"{shown(path)}: extends: must be the name of a profile, not {name!r}")
+    seen = [file.resolve() for file, _ in chain]
+    for folder in [path.parent, *search_dirs("profiles")]:
+        candidate = folder / f"{name}.toml"
+        hides_itself = name == path.stem and candidate.resolve() in seen
+        if candidate.is_file() and not hides_itself:
+            return candidate
+    if name == path.stem:
+        return path
+    known = {*find_toml("profiles"), *(file.stem for file in path.parent.glob("*.toml"))}
+    message = f"{shown(path)}: extends: unknown profile '{name}'{suggestion(name, known)}"
+    raise ConfigError(message, "edgephi profiles list shows them")
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _origin(chain: Sequence[tuple[Path, dict[str, Any]]], key_path: Sequence[str]) -> Path:
+    """The nearest file that has the key; the first one for what none has."""
+    for path, table in chain:
+        value: Any = table
+        for key in key_path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if key_path and value is not None:
+            return path
+    return chain[0][0]
+
+
+def _refuse_auto(chain: Sequence[tuple[Path, dict[str, Any]]]) -> None:
+    for path, table in chain:
+        for section in ("hardware", "runtime"):
+            for key, value in _as_dict(table.get(section)).items():
+                if value == AUTO:
+                    message = f"{shown(path)}: {section}.{key}: 'auto' means this machine"
+                    raise ConfigError(message, "write the device's value, or extend the profile 'local'")
+
+
+def _as_dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _this_arch() -> str:
+    name = platform.machine().lower()
+    return _ARCH.get(name, name)
+
+
+def _this_os() -> str:
+    return platform.system().lower()
+
+
+def _this_ram_bytes() -> int:
+    if sys.platform == "win32":
+        import ctypes
+
+        kib = ctypes.c_ulonglong()
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kib))
+        return kib.value * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _this_cores() -> int:
+    # A container or taskset may leave us fewer than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _this_platform_tags() -> list[str]:
+    arch, system = _this_arch(), _this_os()
+    if system == "windows":
+        return ["win_arm64" if arch == "aarch64" else "win_amd64"]
+    if system == "darwin":
+        apple = "arm64" if arch == "aarch64" else arch
+        return [f"macosx_{major}_0_{kind}" for major in range(15, 10, -1) for kind in (apple, "universal2")]
+    return [f"{policy}_{arch}" for policy in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")]

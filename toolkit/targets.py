@@ -1,0 +1,271 @@
+"""Targets: the machines that bundles are pushed to. One TOML file each, without secrets."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from toolkit.config import (
+    file_schema,
+    find_toml,
+    is_shipped,
+    parse_table,
+    read_toml,
+    shown,
+    unknown_name,
+)
+from toolkit.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_IPV6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
+# What no shell, POSIX or Windows, reads as anything but itself; so paths on the device never need quotes.
+_REMOTE_PATH = re.compile(r"[A-Za-z0-9._/~:-]+")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SECRET = re.compile(
+    r"pass(word|wd|phrase|code)|^(pass|pwd)$|token|secret|credential|(private|api|access)[_-]?key",
+    re.IGNORECASE,
+)
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"'{text}' is not {what}")
+        return text
+
+    return check
+
+
+def _target_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"'{name}' is not a name: letters, digits and . _ - only, at most 64")
+    if name.endswith(".toml"):
+        raise ValueError(f"'{name}' is the name of a file; leave .toml out")
+    return name
+
+
+def _host(host: str) -> str:
+    # The text isn't repeated where it may hold what somebody thought of as a login with its password.
+    if "@" in host:
+        raise ValueError("the user goes into `user`, not before the host")
+    if host.startswith("["):
+        raise ValueError(f"'{host}': an IPv6 address is written without brackets, the port goes into `port`")
+    if ":" in host:
+        return _ipv6(host)
+    if not _HOST.fullmatch(host):
+        raise ValueError(f"'{host}' is not a host name, an address or an alias of ~/.ssh/config")
+    return host
+
+
+def _ipv6(host: str) -> str:
+    if host.count(":") == 1:
+        raise ValueError(f"'{host}': the port goes into `port`, not after the host")
+    try:
+        if not _IPV6_CHARACTERS.fullmatch(host):
+            raise ValueError
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise ValueError(f"'{host}' is not an IPv6 address") from None
+    return host
+
+
+def _remote_path(text: str) -> str:
+    if not _REMOTE_PATH.fullmatch(text):
+        raise ValueError(f"'{text}' may only have letters, digits and . _ / ~ : - in it")
+    if text.startswith("-"):
+        raise ValueError(f"'{text}' would be read as an option")
+    if ".." in text.split("/"):
+        raise ValueError(f"'{text}' may not go up with '..'")
+    if "~" in text and (not text.startswith("~/") or "~" in text[1:]):
+        raise ValueError(f"'{text}' may have ~ only as a leading '~/', the login folder")
+    return text
+
+
+def _install_root(text: str) -> str:
+    parts = [part for part in _remote_path(text).split("/") if part not in ("", ".", "~")]
+    if not parts or (len(parts) == 1 and parts[0].endswith(":")):
+        raise ValueError(f"'{text}' is no folder of edgephi's own; write one like '~/.edgephi'")
+    return text.rstrip("/")
+
+
+def _key_file(path: Path) -> Path:
+    if "PRIVATE KEY" in str(path):
+        raise ValueError("edgephi keeps no secrets in files; write the path of the key file")
+    return path
+
+
+def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise ValueError(f"'{tag}' is not a tag: letters, digits and . _ - only")
+    return tuple(dict.fromkeys(tags))
+
+
+RemotePath = Annotated[str, AfterValidator(_remote_path)]
+
+
+class Target(BaseModel):
+    """One machine. `name` is the file's stem; what is absent is left to OpenSSH's own configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, AfterValidator(_target_name)] = Field(exclude=True)
+    path: Path | None = Field(None, exclude=True)
+    schema_version: Literal[1] = 1
+    transport: Literal["ssh", "local"] = Field("ssh", description="how to reach the machine")
+    host: Annotated[str, AfterValidator(_host)] | None = Field(
+        None, description="host name, address or alias of ~/.ssh/config"
+    )
+    user: Annotated[str, AfterValidator(_matching(_USER, "a user name"))] | None = Field(None, description="login name")
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(None, description="port of sshd")
+    profile: str = Field(min_length=1, description="name of the device class: edgephi profiles list")
+    install_root: Annotated[str, AfterValidator(_install_root)] = Field(
+        "~/.edgephi", description="folder on the target that edgephi owns"
+    )
+    python: RemotePath = Field("python3", description="Python on the target, 3.9 or newer")
+    identity_file: Annotated[Path, AfterValidator(_key_file)] | None = Field(
+        None, description="private key file on this machine; keys in ssh-agent need no mention"
+    )
+    known_hosts: Path | None = Field(None, description="known_hosts file instead of ~/.ssh/known_hosts")
+    tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = Field((), description="groups that the target belongs to")
+
+    @model_validator(mode="after")
+    def _fits_its_transport(self) -> Target:
+        if self.transport == "ssh" and self.host is None:
+            raise ValueError("host: missing")
+        if self.transport == "local":
+            for key in ("host", "user", "port", "identity_file", "known_hosts"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: means nothing with transport 'local'")
+        return self
+
+
+@dataclass(frozen=True)
+class BrokenTarget:
+    """A target file that can't be used, and why: one bad file must not hide the others."""
+
+    name: str
+    path: Path
+    error: ConfigError
+
+
+def parse_target(name: str, table: Mapping[str, Any], where: Path | str) -> Target:
+    """A target from a TOML table.
+
+    Raises ConfigError naming `where`, key path and reason; a secret is refused without repeating it.
+    """
+    source = shown(where) if isinstance(where, Path) else where
+    secrets = [f"{source}: {key}: edgephi keeps no secrets in files" for key in _secret_keys(table)]
+    if secrets:
+        hint = "delete it there; put the key into ssh-agent, or name its file with identity_file"
+        raise ConfigError("\n".join(secrets), hint)
+    path = where if isinstance(where, Path) else None
+    return parse_table(Target, table, where, given={"name": name, "path": path})
+
+
+def load_target(name: str) -> Target:
+    """A target by name. Raises ConfigError naming file, key path and reason."""
+    found = find_toml("targets")
+    if name not in found:
+        known = "edgephi targets list shows them; edgephi targets add NAME HOST --profile PROFILE makes one"
+        raise unknown_name("target", name, found, known)
+    return _load(name, found[name])
+
+
+def list_targets() -> list[Target | BrokenTarget]:
+    """Every target that a name reaches, in the order of names."""
+    return [_load_or_report(name, path) for name, path in find_toml("targets").items()]
+
+
+def save_target(target: Target, folder: Path, *, replace: bool = False) -> Path:
+    """Write `<folder>/<name>.toml`, whole or not at all, and return its path.
+
+    Raises ConfigError when the file exists and `replace` is false, or when it can't be written.
+    """
+    path = folder / f"{target.name}.toml"
+    if path.exists() and not replace:
+        raise ConfigError(f"{shown(path)}: exists already", "--force replaces it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_beside(path, target_toml(target))
+    except OSError as exc:
+        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
+    return path
+
+
+def target_toml(target: Target) -> str:
+    """The target as the text of its file, defaults left out."""
+    import tomli_w
+
+    table = target.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return tomli_w.dumps({"schema_version": target.schema_version} | table)
+
+
+def remove_target(name: str) -> Path:
+    """Delete the file that `name` reaches and return its path. What came with edgephi stays.
+
+    Raises ConfigError when there is none, or when it can't be deleted.
+    """
+    found = find_toml("targets")
+    if name not in found:
+        raise unknown_name("target", name, found, "edgephi targets list shows them")
+    path = found[name]
+    if is_shipped(path, "targets"):
+        raise ConfigError(f"target '{name}' came with edgephi and stays: {shown(path)}")
+    try:
+        path.unlink()
+    except OSError as exc:
+        raise ConfigError(f"{shown(path)}: cannot be deleted: {exc.strerror}") from exc
+    return path
+
+
+def target_json_schema() -> dict[str, Any]:
+    """JSON Schema of a target file, for editors."""
+    schema = file_schema(Target, "edgephi target")
+    needs_host = {"if": {"not": {"properties": {"transport": {"const": "local"}}, "required": ["transport"]}}}
+    return schema | needs_host | {"then": {"required": ["host"]}}
+
+
+def _load(name: str, path: Path) -> Target:
+    return parse_target(name, read_toml(path), path)
+
+
+def _load_or_report(name: str, path: Path) -> Target | BrokenTarget:
+    try:
+        return _load(name, path)
+    except ConfigError as exc:
+        return BrokenTarget(name, path, exc)
+
+
+def _secret_keys(table: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in table.items():
+        if _SECRET.search(key):
+            yield above + key
+        elif isinstance(value, dict):
+            yield from _secret_keys(value, f"{above}{key}.")
+
+
+def _write_beside(path: Path, text: str) -> None:
+    # Not *.toml, so that a leftover never shows up as a target.
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    temporary.replace(path)

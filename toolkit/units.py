@@ -1,0 +1,84 @@
+"""Sizes and rates as people write them, and back. Bytes, never bits: memory is sold and planned in bytes."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+
+# The bound on the digits keeps a typing accident from becoming a number that no float holds.
+_QUANTITY = re.compile(r"(-?)([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(.*)")
+_BITS = re.compile(r"[kmgtKMGT]?i?(b|bit|bits)(ps|/s)?", re.ASCII)
+
+
+def parse_bytes(text: str) -> int:
+    """`8 GiB`, `512 MiB`, `2.5 GB` → bytes; KB/MB/GB/TB count in 1000s, KiB/MiB/GiB/TiB in 1024s.
+
+    Raises ValueError that shows a correct example and says when a rate or bits were given.
+    """
+    number, unit = _split(text, example="8 GiB")
+    if unit.endswith(("/s", "ps")):
+        raise ValueError(f"'{text}' is a rate; a size is written like '8 GiB'")
+    return round(number * _factor(text, unit, example="8 GiB"))
+
+
+def parse_bandwidth(text: str) -> float:
+    """`17 GB/s`, `1.5 GiB/s` → bytes per second.
+
+    Raises ValueError that shows a correct example and says when a size or bits were given.
+    """
+    number, unit = _split(text, example="17 GB/s")
+    if unit in BYTES:
+        raise ValueError(f"'{text}' is a size; a rate is written like '17 GB/s'")
+    if not unit.endswith("/s"):
+        _refuse_bits(text, unit, example="17 GB/s")
+        raise ValueError(f"'{text}' is not a rate; write it like '17 GB/s'")
+    return float(number * _factor(text, unit.removesuffix("/s"), example="17 GB/s"))
+
+
+def bytes_text(n_bytes: int) -> str:
+    """The shortest text that `parse_bytes` reads as exactly `n_bytes`."""
+    exact = [f"{n_bytes // factor} {unit}" for unit, factor in BYTES.items() if n_bytes % factor == 0]
+    return min(exact, key=lambda text: (len(text.split()[0]), len(text)))
+
+
+def bandwidth_text(bytes_per_s: float) -> str:
+    """A rate in GB/s that `parse_bandwidth` reads."""
+    return f"{bytes_per_s / 1e9:.12g} GB/s"
+
+
+def _split(text: str, example: str) -> tuple[Fraction, str]:
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"'{text}' is not a number with a unit; write it like '{example}'")
+    sign, number, unit = match.groups()
+    if sign:
+        raise ValueError(f"'{text}' is negative; write it like '{example}'")
+    if not unit:
+        raise ValueError(f"'{text}' has no unit; write it like '{example}'")
+    return Fraction(number), unit
+
+
+def _factor(text: str, unit: str, example: str) -> int:
+    if unit not in BYTES:
+        _refuse_bits(text, unit, example)
+        raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '{example}'")
+    return BYTES[unit]
+
+
+def _refuse_bits(text: str, unit: str, example: str) -> None:
+    # 'gb' in lower case may mean either; a factor of eight is too much to guess.
+    if _BITS.fullmatch(unit):
+        raise ValueError(f"'{text}' counts bits; bytes have a capital B, like '{example}'")
