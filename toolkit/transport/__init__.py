@@ -1,0 +1,80 @@
+"""Ways to reach a target: start a command there, put files there. What runs there is the agent's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from toolkit.targets import Target
+
+
+class Process(Protocol):
+    """A command running on the target, its standard streams in our hands."""
+
+    def send(self, data: bytes) -> None:
+        """Write to its stdin. Raises HostUnreachable when the link is gone."""
+
+    def close_stdin(self) -> None: ...
+
+    def lines(self) -> Iterator[bytes]:
+        """Its stdout by lines, without line ends, as they arrive, until end of file.
+
+        Raises HostUnreachable when the link breaks.
+        """
+
+    def wait(self) -> int:
+        """Its exit status, after its stdout has ended (128 + n when signal n killed it)."""
+
+    def stderr_tail(self) -> str:
+        """The last 8 KiB of its stderr."""
+
+    def kill(self) -> None: ...
+
+
+class Transport(Protocol):
+    """One open connection to a target.
+
+    Paths are POSIX paths on the target; a relative one counts from the login folder, `~/` is accepted too.
+    Every method raises DeviceError's children, never the library's own exceptions.
+    """
+
+    def start(self, argv: Sequence[str]) -> Process:
+        """Start a command in the login folder."""
+
+    def put(self, source: Path, destination: str, offset: int = 0) -> Iterator[int]:
+        """Write a local file from byte `offset` on to the same offset of `destination`, in constant memory.
+
+        Nothing is written until the iterator is read; it gives the number of bytes of every step, and the
+        file is whole when it ends. An abandoned one leaves a shorter file. Raises DeviceFull when the
+        target's disk has no room.
+        """
+
+    def make_dirs(self, path: str) -> None:
+        """Create a folder and its parents, private to the user (mode 0700); existing ones stay as they are."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file, None when there is none."""
+
+    def rename(self, source: str, destination: str) -> None:
+        """Atomically replace `destination`."""
+
+    def close(self) -> None: ...
+
+
+PromptSecret = Callable[[str], str]
+
+
+def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
+    """Connect to a target by its `transport` field.
+
+    `prompt_secret` asks the user for a passphrase or a password, at most once; without it nothing is asked for.
+    """
+    if target.transport == "local":
+        from toolkit.transport.local import LocalTransport
+
+        return LocalTransport()
+    from toolkit.transport.ssh import SshTransport
+
+    return SshTransport(target, prompt_secret)

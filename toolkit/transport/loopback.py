@@ -1,0 +1,32 @@
+"""A server on this machine that stands in for a device: OpenSSH where it works, else an embedded one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from toolkit.errors import DeviceError
+from toolkit.transport.embedded import EmbeddedServer
+from toolkit.transport.ssh import SshTransport
+from toolkit.transport.sshd import PrivateSshd
+
+
+@contextmanager
+def start_loopback(root: Path, *, embedded: bool = False) -> Iterator[PrivateSshd | EmbeddedServer]:
+    """A running server for the current user, ended with the block; `embedded` asks for that one in any case.
+
+    `kind` says which one it is. Installs are to go into `root`, by its absolute path.
+    """
+    server = EmbeddedServer(root) if embedded or not _openssh_works(root) else PrivateSshd(root)
+    with server:
+        yield server
+
+
+def _openssh_works(root: Path) -> bool:
+    """Whether sshd is here and lets this user in: it refuses locked accounts, and some have no shell."""
+    try:
+        with PrivateSshd(root) as server, closing(SshTransport(server)) as transport:
+            return transport.start(["true"]).wait() == 0
+    except DeviceError:
+        return False

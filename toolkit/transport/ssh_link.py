@@ -1,0 +1,202 @@
+"""From an address to an encrypted connection whose host key is verified; nobody has logged in yet."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import paramiko
+from paramiko.common import MSG_CHANNEL_REQUEST
+
+from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
+from toolkit.transport.known_hosts import KnownKey, fingerprint, host_names, read_known_hosts
+from toolkit.transport.ssh_config import SshOptions, SshTarget
+
+LINK_TIMEOUT_S = 20
+_KEEPALIVE_S = 10
+_HANDSHAKE_TIMEOUT_S = 10.0
+# The numbers that shells add to 128, by the names of RFC 4254.
+_SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11}
+_SIGNALS |= {"USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15}
+
+
+def _on_channel_request(channel: Any, message: Any) -> None:
+    if message.get_text() == "exit-signal":
+        message.get_boolean()
+        channel.exit_status = 128 + _SIGNALS.get(message.get_text(), 0)
+        channel.status_event.set()
+        return
+    message.rewind()
+    message.get_int()  # the channel's number, which the caller had read
+    paramiko.Channel._handle_request(channel, message)
+
+
+class _Transport(paramiko.Transport):  # type: ignore[misc]
+    """paramiko's, which ignores `exit-signal`: a command that was killed would look like a cut link."""
+
+    _channel_handler_table: ClassVar[dict[int, Any]] = {
+        **paramiko.Transport._channel_handler_table,
+        MSG_CHANNEL_REQUEST: _on_channel_request,
+    }
+
+
+@dataclass
+class Link:
+    """An encrypted connection. `where` begins every message about it: `pi5 (192.168.1.7:22)`."""
+
+    transport: Any
+    where: str
+    options: SshOptions
+    proxy: subprocess.Popen[bytes] | None
+
+    def close(self) -> None:
+        self.transport.close()
+        if self.proxy is not None:
+            self.proxy.terminate()
+            self.proxy.wait()
+
+
+@contextmanager
+def connected(target: SshTarget, options: SshOptions, key_types: Sequence[str] = ()) -> Iterator[Link]:
+    """Dial and negotiate; the link is closed when the block raises, and the caller's when it ends well.
+
+    `key_types` first among the host key types. The host key isn't verified: `verify_host_key` does that.
+    Raises HostUnreachable.
+    """
+    where = f"{target.name} ({options.hostname}:{options.port})"
+    # With no handler anywhere, logging prints paramiko's tracebacks on stderr.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    proxy, sock = None, None
+    try:
+        if options.proxy_command:
+            proxy, sock = _through_proxy(options.proxy_command, where)
+        else:
+            sock = _dial(options, where)
+        link = Link(_negotiated(sock, where, key_types), where, options, proxy)
+    except BaseException:
+        if sock is not None:
+            sock.close()
+        if proxy is not None:
+            proxy.kill()
+            proxy.wait()
+        raise
+    try:
+        yield link
+    except BaseException:
+        link.close()
+        raise
+
+
+def known_keys(options: SshOptions) -> tuple[list[KnownKey], list[KnownKey]]:
+    """The known_hosts lines about a host: under its full name, and under the bare name without port."""
+    every = read_known_hosts(options.known_hosts)
+    names = host_names(options.hostname, options.port, options.host_key_alias)
+    exact = [key for key in every if key.names(names[0])]
+    return exact, [key for key in every if len(names) > 1 and key.names(names[1])]
+
+
+def verify_host_key(link: Link, name: str) -> None:
+    """Compare the server's key with the known_hosts files.
+
+    Raises HostKeyUnknown, or HostKeyChanged when there is another key of that type or this one is revoked.
+    """
+    key = link.transport.get_remote_server_key()
+    blob, key_type = key.asbytes(), key.get_name()
+    exact, bare = known_keys(link.options)
+    for entry in (*exact, *bare):
+        if entry.marker == "@revoked" and entry.blob == blob:
+            raise HostKeyChanged(f"{link.where}: host key is @revoked in {entry.file}:{entry.line}")
+    if any(entry.blob == blob and not entry.marker for entry in (*exact, *bare)):
+        return
+    for entry in exact:
+        if entry.key_type == key_type and not entry.marker:
+            raise host_key_changed(link, name, entry, blob)
+    kind = key_type.removeprefix("ssh-").split("-")[0]
+    raise HostKeyUnknown(
+        f"{link.where}: unknown host key {key_type} {fingerprint(blob)}",
+        f"check it on the device with 'ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub', "
+        f"then: edgephi targets trust {name} {fingerprint(blob)}",
+    )
+
+
+def host_key_changed(link: Link, name: str, entry: KnownKey, offered: bytes) -> HostKeyChanged:
+    host = host_names(link.options.hostname, link.options.port, link.options.host_key_alias)[0]
+    return HostKeyChanged(
+        f"{link.where}: the host key has changed: {entry.file}:{entry.line} has {entry.key_type} "
+        f"{fingerprint(entry.blob)}, the server offers {fingerprint(offered)}",
+        f"if the device was reinstalled: ssh-keygen -R '{host}' -f {entry.file}, "
+        f"then: edgephi targets trust {name} {fingerprint(offered)}; if not, somebody may be in between",
+    )
+
+
+def _dial(options: SshOptions, where: str) -> socket.socket:
+    try:
+        sock = socket.create_connection((options.hostname, options.port), options.connect_timeout_s)
+    except socket.gaierror as exc:
+        raise HostUnreachable(
+            f"{where}: no address for the name '{options.hostname}'",
+            "check the name, or use the IP address; NAME.local needs mDNS on this machine",
+        ) from exc
+    except ConnectionRefusedError as exc:
+        raise HostUnreachable(
+            f"{where}: connection refused",
+            f"does sshd run there, on port {options.port}? On the device: sudo systemctl enable --now ssh",
+        ) from exc
+    except TimeoutError as exc:
+        raise HostUnreachable(
+            f"{where}: no answer within {options.connect_timeout_s:g} s",
+            "is the device on and in the same network, and does no firewall drop the port?",
+        ) from exc
+    except OSError as exc:
+        reason = exc.strerror or exc
+        raise HostUnreachable(f"{where}: {reason}", "is the device in the same network?") from exc
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        # Nothing else ends a connection whose other side fell silent: paramiko would wait for ever.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LINK_TIMEOUT_S * 1000)
+    return sock
+
+
+def _through_proxy(command: str, where: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Run a ProxyCommand on one end of a socket pair.
+
+    paramiko.ProxyCommand reads for ever after its command has ended, so it isn't used.
+    """
+    if sys.platform == "win32":
+        raise HostUnreachable(f"{where}: ProxyCommand and ProxyJump don't work from Windows", "use WSL")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = ["/bin/sh", "-c", f"exec {command}"]
+        return subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno()), ours
+
+
+def _negotiated(sock: socket.socket, where: str, key_types: Sequence[str]) -> Any:
+    transport = None
+    try:
+        transport = _Transport(sock)
+        security = transport.get_security_options()
+        # Sorting is stable. AES-GCM moves twice as much as paramiko's first choice.
+        security.ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
+        security.key_types = sorted(security.key_types, key=lambda name: _family(name) not in key_types)
+        transport.banner_timeout = transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
+        transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
+        transport.get_remote_server_key()  # start_client returns without an error when its time is over
+        transport.set_keepalive(_KEEPALIVE_S)
+    except (paramiko.SSHException, EOFError, OSError) as exc:
+        if transport is not None:
+            with suppress(OSError):
+                transport.close()
+        reason = str(exc) or "the server closed the connection"
+        hint = "is it an SSH server that listens there?"
+        raise HostUnreachable(f"{where}: no SSH handshake: {reason}", hint) from exc
+    return transport
+
+
+def _family(key_type: str) -> str:
+    return "ssh-rsa" if key_type.startswith("rsa-sha2-") else key_type

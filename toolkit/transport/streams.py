@@ -1,0 +1,80 @@
+"""The three standard streams of a running command, so that none of them can block another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Thread
+
+from toolkit.errors import HostUnreachable
+
+TAIL_BYTES = 8 * 1024
+_SLICE_BYTES = 256 * 1024
+
+
+class Feeder:
+    """Writes to a command's stdin from a thread.
+
+    A caller may so send any amount before it reads: a command that answers while it reads doesn't deadlock.
+    `write` raises HostUnreachable at most; the next `put` passes it on.
+    """
+
+    def __init__(self, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
+        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._write = write
+        self._close = close
+        self._error: HostUnreachable | None = None
+        Thread(target=self._run, name="edgephi-stdin", daemon=True).start()
+
+    def put(self, data: bytes) -> None:
+        """Queue bytes. Raises HostUnreachable when an earlier write found the link gone."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put(data)
+
+    def close(self) -> None:
+        """End of file, once everything queued is written."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        try:
+            while (data := self._queue.get()) is not None:
+                for start in range(0, len(data), _SLICE_BYTES):
+                    self._write(data[start : start + _SLICE_BYTES])
+            self._close()
+        except HostUnreachable as exc:
+            self._error = exc
+
+
+class Tail:
+    """Reads a stream to its end in a thread and keeps the last 8 KiB."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+        self._kept = b""
+        self._thread = Thread(target=self._run, name="edgephi-stderr", daemon=True)
+        self._thread.start()
+
+    def text(self) -> str:
+        return self._kept.decode(errors="replace")
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the end of the stream; a background child that holds it open is not waited for."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while chunk := self._read():
+            self._kept = (self._kept + chunk)[-TAIL_BYTES:]
+
+
+def split_lines(read: Callable[[], bytes]) -> Iterator[bytes]:
+    """Lines without `\\n` or `\\r\\n` from a `read` that returns what has arrived, b"" at the end."""
+    pieces: list[bytes] = []
+    while chunk := read():
+        head, *rest = chunk.split(b"\n")
+        pieces.append(head)
+        for piece in rest:
+            yield b"".join(pieces).removesuffix(b"\r")
+            pieces = [piece]
+    if last := b"".join(pieces):
+        yield last
