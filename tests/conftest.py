@@ -14,6 +14,42 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work.mkdir()
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"EDGEPHI_{name}_DIR", str(tmp_path / name.lower()))
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(work)
     monkeypatch.setenv("COLUMNS", "200")
     return work
+
+
+@pytest.fixture(scope="session")
+def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session."""
+    from tests.builds import follow
+    from toolkit.deploy import prepare
+    from toolkit.device import connect
+    from toolkit.targets import Target
+
+    root = tmp_path_factory.mktemp("runtime-root")
+    target = Target(name="setup", transport="local", profile="local", install_root=str(root))
+    with connect(target) as device:
+        follow(prepare(device))
+    return root / "runtimes"
+
+
+@pytest.fixture
+def root(tmp_path: Path, runtimes: Path) -> Path:
+    """An empty install root of the test's own, but for the runtime."""
+    folder = tmp_path / "device"
+    folder.mkdir()
+    (folder / "runtimes").symlink_to(runtimes)
+    return folder
+
+
+@pytest.fixture
+def local(root: Path, tmp_path: Path) -> Path:
+    """Make target `local` install into `root`; returns `root`."""
+    folder = tmp_path / "config" / "targets"
+    folder.mkdir(parents=True)
+    (folder / "local.toml").write_text(f'transport = "local"\nprofile = "local"\ninstall_root = "{root}"\n')
+    return root

@@ -53,8 +53,8 @@ def summarize(values: Sequence[float], rounds: int = 2000) -> Summary:
 def perplexity(nll_sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
     """exp of the mean negative log-likelihood (nats a token), and its standard error.
 
-    Each entry is one window of text; windows count as independent, and the error of the mean is carried through exp by
-    the delta method. With one window the error is NaN.
+    Each entry is one window of text; windows count as independent, and the error of the mean is carried
+    through exp by the delta method. With one window the error is NaN.
     """
     total = sum(counts)
     mean = sum(nll_sums) / total

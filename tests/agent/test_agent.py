@@ -43,7 +43,10 @@ def ask(root: Path, op: str, **params: Any) -> dict[str, Any]:
     """The last message of one request: {'result': …} or {'error': …}."""
     request = json.dumps({"protocol": 1, "op": op, **params})
     done = subprocess.run(
-        [sys.executable, "-u", str(root / "agent" / "agent.py")], input=request + "\n", capture_output=True, text=True
+        [sys.executable, "-u", str(root / "agent" / "agent.py")],
+        input=request + "\n",
+        capture_output=True,
+        text=True,
     )
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     assert messages and all(message["protocol"] == 1 for message in messages), done.stderr
@@ -97,10 +100,15 @@ def test_probe_tells_this_machine(root: Path) -> None:
     assert facts["install_root"] == str(root)
 
 
-@pytest.mark.parametrize("line", ["", "not json", '{"protocol": 2, "op": "probe"}', '{"protocol": 1, "op": "shell"}', "[]"])
+@pytest.mark.parametrize(
+    "line", ["", "not json", '{"protocol": 2, "op": "probe"}', '{"protocol": 1, "op": "shell"}', "[]"]
+)
 def test_what_is_not_a_request_is_refused(root: Path, line: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-u", str(root / "agent" / "agent.py")], input=line + "\n", capture_output=True, text=True
+        [sys.executable, "-u", str(root / "agent" / "agent.py")],
+        input=line + "\n",
+        capture_output=True,
+        text=True,
     )
     message = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 1
@@ -145,7 +153,8 @@ def test_a_flipped_bit_is_found_and_the_file_is_sent_afresh_next_time(root: Path
 
 
 @pytest.mark.parametrize(
-    "path", ["../escape", "/etc/passwd", "a/../../b", "a//b", "C:/windows", "a\\b", "manifest.json", "", "a/./b"]
+    "path",
+    ["../escape", "/etc/passwd", "a/../../b", "a//b", "C:/windows", "a\\b", "manifest.json", "", "a/./b"],
 )
 def test_a_hostile_path_in_a_manifest_is_refused(root: Path, path: str) -> None:
     text, release = deliver(root, {path: b"x"})

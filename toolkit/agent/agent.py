@@ -3,13 +3,14 @@
 
 It is installed as <install_root>/agent/agent-<hash>.py and works on the install root it lies in:
 
-    blobs/sha256/<hash>     verified files, read-only        incoming/<hash>.part   files on their way
-    releases/<bundle-id>/   hard links into blobs            runtimes/<lock>/       virtual environments
-    current.json            the pointer                      lock                   held while something changes
+    blobs/sha256/<hash>     verified files, read-only   incoming/<hash>.part   files on their way
+    releases/<bundle-id>/   hard links into blobs       runtimes/<lock>/       virtual environments
+    current.json            the pointer                 lock                   held while something changes
 
-Protocol: constant argv (`python -u agent.py`), one JSON request as the first line of stdin, JSON lines on stdout, each
-with `protocol: 1` and one of `event`, `result`, `error`. Logs go to stderr. Operations that need the runtime run in a
-fresh process of the runtime's own Python. Times are raw nanoseconds; statistics are the host's work.
+Protocol: constant argv (`python -u agent.py`), one JSON request as the first line of stdin, JSON lines on
+stdout, each with `protocol: 1` and one of `event`, `result`, `error`. Logs go to stderr. Operations that need
+the runtime run in a fresh process of the runtime's own Python. Times are raw nanoseconds; statistics are the
+host's work.
 
 By hand, on the device, without any host:
 
@@ -17,9 +18,10 @@ By hand, on the device, without any host:
     echo '{"protocol": 1, "op": "rollback"}' | python3 ~/.edgephi/agent/agent-*.py
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
-import glob
 import hashlib
 import importlib.util
 import json
@@ -33,7 +35,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 PROTOCOL = 1
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,34 +51,36 @@ WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
 CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST"
 HISTORY_LENGTH = 10
+SIGKILL = 9  # Windows' signal module hasn't got it
 CHUNK = 1 << 20
 ISA_FEATURES = {
     "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "fphp",
-    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16",
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
+    "amx_int8", "amx_bf16",
 }  # fmt: skip
 
 
 class AgentFailure(Exception):
     """A failure the host can word: a code from a short list, what happened, what to do."""
 
-    def __init__(self, code, message, hint=None):
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.hint = code, message, hint
 
 
-def emit(kind, payload):
+def emit(kind: str, payload: Any) -> None:
     sys.stdout.write(json.dumps({"protocol": PROTOCOL, kind: payload}) + "\n")
     sys.stdout.flush()
 
 
-def progress(label, done, total, unit="steps"):
+def progress(label: str, done: int, total: int, unit: str = "steps") -> None:
     emit("event", {"type": "progress", "label": label, "done": done, "total": total, "unit": unit})
 
 
-# --- facts about the device: pure parsers, then the readers that feed them ---------------------------------------------
+# --- facts about the device: pure parsers, then the readers that feed them ----------------------------------
 
 
-def parse_meminfo(text):
+def parse_meminfo(text: str) -> dict[str, int]:
     """/proc/meminfo to {name: bytes}."""
     fields = {}
     for line in text.splitlines():
@@ -84,9 +90,10 @@ def parse_meminfo(text):
     return fields
 
 
-def parse_cpuinfo(text):
+def parse_cpuinfo(text: str) -> dict[str, Any]:
     """/proc/cpuinfo to the CPU's name and those of its instruction set features that matter here."""
-    name, features = None, set()
+    name: str | None = None
+    features: set[str] = set()
     for line in text.splitlines():
         key, _, value = line.partition(":")
         key, value = key.strip().lower(), value.strip()
@@ -97,13 +104,13 @@ def parse_cpuinfo(text):
     return {"name": name, "features": sorted(features & ISA_FEATURES)}
 
 
-def parse_os_release(text):
+def parse_os_release(text: str) -> str | None:
     """/etc/os-release to its PRETTY_NAME."""
     match = re.search(r'^PRETTY_NAME="?([^"\n]*)"?', text, re.MULTILINE)
     return match.group(1) if match else None
 
 
-def parse_throttled(text):
+def parse_throttled(text: str) -> dict[str, bool] | None:
     """`vcgencmd get_throttled` to its bits, e.g. {'under_voltage_now': False, ...}; None when it isn't one.
 
     Bits 0-3 are now, 16-19 since boot: under-voltage, frequency cap, throttled, soft temperature limit.
@@ -120,22 +127,22 @@ def parse_throttled(text):
     return flags
 
 
-def parse_status_kib(text, key):
+def parse_status_kib(text: str, key: str) -> int | None:
     """A `kB` field of /proc/<pid>/status or smaps_rollup, in bytes; None when it isn't there."""
     match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
     return int(match.group(1)) * 1024 if match else None
 
 
-def read_text(path):
+def read_text(path: str | Path) -> str:
     """A file's text; '' when it can't be read. Device-tree strings end in NUL."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
             return file.read().rstrip("\0\n")
     except OSError:
         return ""
 
 
-def run_tool(*argv):
+def run_tool(*argv: str) -> str:
     """Output of a small system tool, '' when it is missing or fails."""
     try:
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=False)
@@ -144,22 +151,22 @@ def run_tool(*argv):
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
-def temperature_c():
+def temperature_c() -> float | None:
     """The hottest thermal zone in degrees Celsius, None where there is none."""
-    readings = [read_text(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
+    readings = [read_text(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
     values = [int(text) / 1000 for text in readings if re.match(r"-?\d+\Z", text)]
     return max(values) if values else None
 
 
-def throttle_flags():
+def throttle_flags() -> dict[str, bool] | None:
     return parse_throttled(run_tool("vcgencmd", "get_throttled"))
 
 
-def memory_available_bytes():
+def memory_available_bytes() -> int | None:
     return parse_meminfo(read_text("/proc/meminfo")).get("MemAvailable")
 
 
-def board_model():
+def board_model() -> str:
     return (
         read_text("/sys/firmware/devicetree/base/model")
         or read_text("/sys/devices/virtual/dmi/id/product_name")
@@ -167,18 +174,19 @@ def board_model():
     )
 
 
-def accelerators():
+def accelerators() -> list[str]:
     """Names of accelerators whose drivers show themselves."""
     found = []
     jetson = read_text("/etc/nv_tegra_release")
     if jetson:
         found.append("jetson: " + jetson.splitlines()[0].lstrip("# "))
-    found += ["cuda: " + name for name in run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").split("\n") if name]
-    found += ["npu: " + path for path in sorted(glob.glob("/dev/accel/accel*"))]
+    gpus = run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    found += ["cuda: " + name for name in gpus.split("\n") if name]
+    found += [f"npu: {path}" for path in sorted(Path("/dev/accel").glob("accel*"))]
     return found
 
 
-def total_memory_bytes():
+def total_memory_bytes() -> int | None:
     total = parse_meminfo(read_text("/proc/meminfo")).get("MemTotal")
     if total is None and hasattr(os, "sysconf"):
         with contextlib.suppress(ValueError, OSError):
@@ -186,7 +194,7 @@ def total_memory_bytes():
     return total
 
 
-def op_probe(request):
+def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
     """Facts about the device. Cheap: no runtime is imported."""
     cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
     libc, libc_version = platform.libc_ver()
@@ -216,37 +224,37 @@ def op_probe(request):
     }
 
 
-# --- the store: blobs, releases, the pointer ----------------------------------------------------------------------------
+# --- the store: blobs, releases, the pointer ----------------------------------------------------------------
 
 
-def fsync_path(path):
+def fsync_path(path: Path) -> None:
     """Flush a file or a folder to the disk. Windows can't open folders: its rename is journaled."""
-    if os.name == "nt" and Path(path).is_dir():
+    if sys.platform == "win32" and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_durably(path, text):
-    """Write beside, flush, rename, flush the folder: after a power cut the old or the new text is there, whole."""
+def write_durably(path: Path, text: str) -> None:
+    """Write beside, flush, rename, flush the folder: a power cut leaves the old or the new text, whole."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
+    with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    beside.replace(path)
     fsync_path(path.parent)
 
 
 @contextlib.contextmanager
-def store_lock():
+def store_lock() -> Iterator[None]:
     """Only one agent changes the store at a time; a second one waits."""
     ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(ROOT / "lock", "a+b") as file:
-        if os.name == "nt":
+    with (ROOT / "lock").open("a+b") as file:
+        if sys.platform == "win32":
             import msvcrt
 
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
@@ -257,9 +265,9 @@ def store_lock():
         yield
 
 
-def sha256_file(path, heard=None):
+def sha256_file(path: Path, heard: Callable[[int], None] | None = None) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file:
         while True:
             chunk = file.read(CHUNK)
             if not chunk:
@@ -269,13 +277,13 @@ def sha256_file(path, heard=None):
                 heard(len(chunk))
 
 
-def read_manifest(text, release):
-    """Parse and distrust a manifest: its hash is the release's name, and every path stays inside the release."""
+def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
+    """Parse and distrust a manifest: its hash is the release's name, and every path stays inside it."""
     if not HEX64.match(release):
         raise AgentFailure("bad_request", f"not a bundle id: {release!r}")
     if hashlib.sha256(text.encode("utf-8")).hexdigest() != release:
         raise AgentFailure("corrupt", f"the manifest doesn't have the hash {release[:12]}")
-    artifacts = json.loads(text)["artifacts"]
+    artifacts: list[dict[str, Any]] = json.loads(text)["artifacts"]
     for artifact in artifacts:
         path, size = artifact["path"], artifact["size_bytes"]
         parts = path.split("/")
@@ -291,8 +299,8 @@ def read_manifest(text, release):
     return artifacts
 
 
-def op_missing(request):
-    """Which of `artifacts` have no blob here yet, how much of each has already arrived, and the free space."""
+def op_missing(request: dict[str, Any]) -> dict[str, Any]:
+    """Which of `artifacts` have no blob here yet, how much of each has arrived, and the free space."""
     if (RELEASES / request.get("release", "-")).is_dir():
         return {"installed": True, "missing": [], "free_bytes": shutil.disk_usage(ROOT).free}
     missing = []
@@ -303,7 +311,7 @@ def op_missing(request):
         blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
         if blob.is_file() and blob.stat().st_size == size:
             continue
-        entry = {"sha256": sha256, "partial_bytes": 0, "partial_sha256": None}
+        entry: dict[str, Any] = {"sha256": sha256, "partial_bytes": 0, "partial_sha256": None}
         if part.is_file():
             if part.stat().st_size <= size:
                 entry.update(partial_bytes=part.stat().st_size, partial_sha256=sha256_file(part))
@@ -314,8 +322,8 @@ def op_missing(request):
     return {"installed": False, "missing": missing, "free_bytes": shutil.disk_usage(ROOT).free}
 
 
-def op_install(request):
-    """Turn what arrived into a release: every artifact hashed, linked and flushed, the folder renamed last."""
+def op_install(request: dict[str, Any]) -> dict[str, Any]:
+    """Turn what arrived into a release: all artifacts hashed, linked and flushed, the folder renamed last."""
     release, text = request["release"], request["manifest"]
     artifacts = read_manifest(text, release)
     with store_lock():
@@ -330,16 +338,16 @@ def op_install(request):
         write_durably(beside / "manifest.json", text)
         for folder in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
             fsync_path(folder)
-        os.replace(beside, RELEASES / release)
+        beside.replace(RELEASES / release)
         fsync_path(RELEASES)
     return {"release": release, "installed": True}
 
 
-def verify_blobs(artifacts):
+def verify_blobs(artifacts: list[dict[str, Any]]) -> None:
     unique = {artifact["sha256"]: artifact for artifact in artifacts}
     total, done = sum(artifact["size_bytes"] for artifact in unique.values()), 0
 
-    def heard(count):
+    def heard(count: int) -> None:
         nonlocal done
         done += count
         progress("verify", done, total, "bytes")
@@ -348,23 +356,27 @@ def verify_blobs(artifacts):
         blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
         source = blob if blob.is_file() else part
         if not source.is_file():
-            raise AgentFailure("corrupt", f"{artifact['path']} never arrived", "deploy again: only what is missing is sent")
+            raise AgentFailure(
+                "corrupt", f"{artifact['path']} never arrived", "deploy again: only what is missing is sent"
+            )
         if sha256_file(source, heard) != sha256:
             # What is wrong is moved out of the way, so that the next deploy sends it afresh.
             source.unlink()
             raise AgentFailure(
-                "corrupt", f"{artifact['path']} doesn't have its SHA-256 on the device", "deploy again: it is sent afresh"
+                "corrupt",
+                f"{artifact['path']} doesn't have its SHA-256 on the device",
+                "deploy again: it is sent afresh",
             )
         if source is part:
             # A hard link from a local push shares its inode with the bundle: it is read-only already.
             with contextlib.suppress(PermissionError):
-                os.chmod(part, 0o444)
+                part.chmod(0o444)
             fsync_path(part)
-            os.replace(part, blob)
+            part.replace(blob)
     fsync_path(BLOBS)
 
 
-def link_release(artifacts, folder):
+def link_release(artifacts: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(mode=0o700)
     for artifact in artifacts:
         path = folder / artifact["path"]
@@ -379,33 +391,36 @@ def link_release(artifacts, folder):
             fsync_path(path)
 
 
-def read_pointer():
+def read_pointer() -> dict[str, Any]:
     """current.json, or an empty pointer when nothing was ever activated."""
     try:
-        return json.loads(POINTER.read_text(encoding="utf-8"))
+        pointer: dict[str, Any] = json.loads(POINTER.read_text(encoding="utf-8"))
+        return pointer
     except FileNotFoundError:
         return {"pointer_version": 1, "release": None, "runtime": None, "previous": []}
     except ValueError as exc:
         raise AgentFailure("corrupt", f"{POINTER} isn't JSON: {exc}", "activate a release again") from exc
 
 
-def runtime_python(runtime):
-    if not LOCK_NAME.match(runtime or ""):
+def runtime_python(runtime: str | None) -> Path:
+    if not runtime or not LOCK_NAME.match(runtime):
         raise AgentFailure("bad_request", f"not a runtime: {runtime!r}")
     folder = RUNTIMES / runtime
     if not (folder / "ready.json").is_file():
-        raise AgentFailure("no_runtime", f"the runtime {runtime} isn't installed here", "deploy again: it gets installed")
-    return folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        raise AgentFailure(
+            "no_runtime", f"the runtime {runtime} isn't installed here", "deploy again: it gets installed"
+        )
+    return folder / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def release_folder(release):
-    folder = RELEASES / release if HEX64.match(release or "") else None
+def release_folder(release: str | None) -> Path:
+    folder = RELEASES / release if release and HEX64.match(release) else None
     if folder is None or not (folder / "manifest.json").is_file():
         raise AgentFailure("no_release", f"no release {str(release)[:12]} here", "`edgephi releases TARGET` lists them")
     return folder
 
 
-def op_activate(request):
+def op_activate(request: dict[str, Any]) -> dict[str, Any]:
     """Point `current` at a release and the runtime that executes it; the old pair becomes the way back."""
     release, runtime = request["release"], request["runtime"]
     release_folder(release)
@@ -416,28 +431,39 @@ def op_activate(request):
             return {"release": release, "activated": False}
         previous = pointer["previous"]
         if pointer["release"]:
-            previous = [{"release": pointer["release"], "runtime": pointer["runtime"]}, *previous][:HISTORY_LENGTH]
+            active = {"release": pointer["release"], "runtime": pointer["runtime"]}
+            previous = [active, *previous][:HISTORY_LENGTH]
         set_pointer(release, runtime, previous)
     return {"release": release, "activated": True}
 
 
-def set_pointer(release, runtime, previous):
-    pointer = {"pointer_version": 1, "release": release, "runtime": runtime, "previous": previous, "activated_unix_s": time.time()}
+def set_pointer(release: str, runtime: str, previous: list[dict[str, Any]]) -> None:
+    pointer = {
+        "pointer_version": 1,
+        "release": release,
+        "runtime": runtime,
+        "previous": previous,
+        "activated_unix_s": time.time(),
+    }
     write_durably(POINTER, json.dumps(pointer, indent=1))
 
 
-def op_rollback(request):
+def op_rollback(_request: dict[str, Any]) -> dict[str, Any]:
     """Point `current` at the release that was active before, as often as there is one."""
     with store_lock():
         pointer = read_pointer()
         previous = [entry for entry in pointer["previous"] if (RELEASES / entry["release"]).is_dir()]
         if not previous:
-            raise AgentFailure("no_release", "there is no release to go back to", "`edgephi releases TARGET` lists what is installed")
+            raise AgentFailure(
+                "no_release",
+                "there is no release to go back to",
+                "`edgephi releases TARGET` lists what is installed",
+            )
         set_pointer(previous[0]["release"], previous[0]["runtime"], previous[1:])
         return {"release": previous[0]["release"], "from": pointer["release"]}
 
 
-def op_releases(request):
+def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
     """Everything installed, newest first, and the pointer."""
     pointer = read_pointer()
     releases = []
@@ -456,13 +482,14 @@ def op_releases(request):
     return {"releases": releases, "pointer": pointer}
 
 
-# --- runtimes -------------------------------------------------------------------------------------------------------------
+# --- runtimes -----------------------------------------------------------------------------------------------
 
 
-def op_provision(request):
-    """Make the virtual environment that executes bundles; from the device's index, or from wheels pushed to incoming/.
-    With `query_only` nothing is made: `installed` is None when there is no such runtime.
+def op_provision(request: dict[str, Any]) -> dict[str, Any]:
+    """Make the virtual environment that executes bundles.
 
+    It comes from the device's index, or from wheels pushed to incoming/. With `query_only` nothing is made:
+    `installed` is None when there is no such runtime.
 
     It counts only once `ready.json` stands in it; a half-made one is made again.
     """
@@ -489,21 +516,26 @@ def op_provision(request):
         return {"lock": lock, "packages": freeze, "installed": True}
 
 
-def take_wheel(wheel, folder):
-    """Verify a pushed wheel and give it back its name, which pip reads. It stays in incoming/ until all is installed."""
+def take_wheel(wheel: dict[str, str], folder: Path) -> str:
+    """Verify a pushed wheel and give it back its name, which pip reads.
+
+    It stays in incoming/ until all is installed.
+    """
     name, sha256 = wheel["name"], wheel["sha256"]
     if not WHEEL_NAME.match(name) or not HEX64.match(sha256):
         raise AgentFailure("bad_request", f"not a wheel: {name!r}")
     part = INCOMING / f"{sha256}.part"
     if not part.is_file() or sha256_file(part) != sha256:
         part.unlink(missing_ok=True)
-        raise AgentFailure("corrupt", f"{name} doesn't have its SHA-256 on the device", "deploy again: it is sent afresh")
+        raise AgentFailure(
+            "corrupt", f"{name} doesn't have its SHA-256 on the device", "deploy again: it is sent afresh"
+        )
     folder.mkdir(mode=0o700, exist_ok=True)
     os.link(part, folder / name)
     return str(folder / name)
 
 
-def make_venv(folder, wheels):
+def make_venv(folder: Path, wheels: list[str]) -> str:
     pip_needed = not wheels
     if pip_needed and importlib.util.find_spec("ensurepip") is None:
         raise AgentFailure(
@@ -514,25 +546,28 @@ def make_venv(folder, wheels):
     progress("runtime: virtual environment", 0, 3)
     argv = [sys.executable, "-m", "venv", *([] if pip_needed else ["--without-pip"]), str(folder)]
     run_or_fail(argv, "no_venv", "making the virtual environment failed", "install python3-venv on the device")
-    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    return str(folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
 
 
-def install_packages(python, packages, wheels):
+def install_packages(python: str, packages: list[str], wheels: list[str]) -> None:
     progress("runtime: packages", 1, 3)
-    quiet = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--only-binary", ":all:"]
+    quiet = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
+    quiet += ["--only-binary", ":all:"]
     if wheels:
         pip = next((wheel for wheel in wheels if Path(wheel).name.startswith("pip-")), None)
         if pip is None:
             raise AgentFailure("bad_request", "no pip wheel among the pushed wheels")
         # A wheel is a zip that Python can run: pip installs from its own wheel, without being installed.
-        argv = [python, f"{pip}/pip", *quiet, "--no-index", "--no-deps", *(wheel for wheel in wheels if wheel != pip)]
+        others = [wheel for wheel in wheels if wheel != pip]
+        argv = [python, f"{pip}/pip", *quiet, "--no-index", "--no-deps", *others]
     else:
         argv = [python, "-m", "pip", *quiet, *packages]
-    run_or_fail(argv, "pip", "installing the runtime failed", None if wheels else "no package index there? deploy with --offline")
+    hint = None if wheels else "no package index there? deploy with --offline"
+    run_or_fail(argv, "pip", "installing the runtime failed", hint)
 
 
-def import_probe(python):
-    """Import the runtime in a process of its own: a wheel for another CPU dies there, not in the first chat."""
+def import_probe(python: str) -> list[str]:
+    """Import the runtime in a process of its own: a wheel for another CPU dies there, not in a first chat."""
     progress("runtime: import", 2, 3)
     code = (
         "import json, onnxruntime_genai; from importlib import metadata;"
@@ -540,11 +575,12 @@ def import_probe(python):
     )
     argv = [python, "-c", code]
     output = run_or_fail(argv, "import", "the runtime is installed but doesn't import on this device", None)
-    return json.loads(output.splitlines()[-1])
+    packages: list[str] = json.loads(output.splitlines()[-1])
+    return packages
 
 
-def run_or_fail(argv, code, message, hint):
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+def run_or_fail(argv: list[str], code: str, message: str, hint: str | None) -> str:
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "replace")
     stderr = done.stderr.decode("utf-8", "replace")
@@ -552,23 +588,25 @@ def run_or_fail(argv, code, message, hint):
     if "No space left on device" in stderr:
         raise AgentFailure("device_full", f"{message}: no space left on the device", "free some space there")
     if done.returncode < 0:
-        raise AgentFailure(code, f"{message}: killed by {signal.Signals(-done.returncode).name}", death_hint(-done.returncode))
-    last = [line.strip() for line in stderr.splitlines() if line.strip()][-1:] or [f"exit code {done.returncode}"]
-    raise AgentFailure(code, f"{message}: {last[0]}", hint)
+        name = signal.Signals(-done.returncode).name
+        raise AgentFailure(code, f"{message}: killed by {name}", death_hint(-done.returncode))
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"exit code {done.returncode}"
+    raise AgentFailure(code, f"{message}: {last}", hint)
 
 
-def death_hint(number):
-    if number == signal.SIGKILL:
+def death_hint(number: int) -> str | None:
+    if number == SIGKILL:
         return "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
     if number == getattr(signal, "SIGILL", -1):
         return "this CPU lacks an instruction that the runtime's wheel uses"
     return None
 
 
-# --- operations in the runtime: the outer half starts a fresh process, the inner half (child_*) runs in it -----------
+# --- operations in the runtime: the outer half starts a fresh process, the inner half (child_*) runs in it --
 
 
-def start_child(request, **streams):
+def start_child(request: dict[str, Any], *, stdin: int | None, stdout: int | None) -> subprocess.Popen[bytes]:
     pointer = read_pointer()
     release = request.get("release") or pointer["release"]
     runtime = request.get("runtime") or pointer["runtime"]
@@ -578,11 +616,16 @@ def start_child(request, **streams):
     inner = dict(request, model_folder=str(folder))
     environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
     environment[CHILD_REQUEST] = json.dumps(inner)
-    return subprocess.Popen([str(runtime_python(runtime)), "-u", __file__], env=environment, **streams)
+    argv = [str(runtime_python(runtime)), "-u", __file__]
+    return subprocess.Popen(argv, env=environment, stdin=stdin, stdout=stdout)
 
 
-def wait_child(child):
-    """Pass on what a child says; return its result. A death without a word becomes a failure that names the signal."""
+def wait_child(child: subprocess.Popen[bytes]) -> Any:
+    """Pass on what a child says; return its result.
+
+    A death without a word becomes a failure that names the signal.
+    """
+    assert child.stdout is not None, "start it with stdout=PIPE"
     result = None
     for line in child.stdout:
         message = json.loads(line)
@@ -601,7 +644,7 @@ def wait_child(child):
     return result
 
 
-def in_runtime(request):
+def in_runtime(request: dict[str, Any]) -> Any:
     """Run a request whole in a fresh process of the runtime, its stdin closed."""
     child = start_child(request, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
@@ -614,21 +657,21 @@ def in_runtime(request):
 class Sampler(threading.Thread):
     """Watches the device while a run goes on: the least available memory and the highest temperature."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(daemon=True)
         self.done = threading.Event()
         self.mem_available_start = self.mem_available_min = memory_available_bytes()
         self.temp_c_start = self.temp_c_max = temperature_c()
 
-    def run(self):
+    def run(self) -> None:
         while not self.done.wait(0.1):
             available, temp = memory_available_bytes(), temperature_c()
-            if available is not None:
+            if available is not None and self.mem_available_min is not None:
                 self.mem_available_min = min(self.mem_available_min, available)
-            if temp is not None:
+            if temp is not None and self.temp_c_max is not None:
                 self.temp_c_max = max(self.temp_c_max, temp)
 
-    def facts(self):
+    def facts(self) -> dict[str, float | None]:
         return {
             "mem_available_start_bytes": self.mem_available_start,
             "mem_available_min_bytes": self.mem_available_min,
@@ -637,8 +680,8 @@ class Sampler(threading.Thread):
         }
 
 
-def op_bench(request):
-    """One run: a fresh process that loads, warms up and measures; the device is watched from outside meanwhile."""
+def op_bench(request: dict[str, Any]) -> Any:
+    """One run: a fresh process loads, warms up and measures, while the device is watched from outside."""
     release = release_folder(request.get("release") or read_pointer()["release"])
     cold = bool(request.get("cold")) and drop_page_cache(release)
     throttled_before = throttle_flags()
@@ -650,12 +693,13 @@ def op_bench(request):
         sampler.done.set()
     throttled = [flags for flags in (throttled_before, throttle_flags()) if flags]
     run.update(sampler.facts(), cold=cold)
-    run["throttled"] = any(value for flags in throttled for key, value in flags.items() if key.endswith("_now")) if throttled else None
+    now = [value for flags in throttled for key, value in flags.items() if key.endswith("_now")]
+    run["throttled"] = any(now) if throttled else None
     return run
 
 
-def drop_page_cache(folder):
-    """Ask the kernel to forget a release's pages, so that the load reads the disk. True when it could be asked."""
+def drop_page_cache(folder: Path) -> bool:
+    """Ask the kernel to forget a release's pages so that loading reads the disk. True if it was asked."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for path in folder.rglob("*"):
@@ -669,7 +713,7 @@ def drop_page_cache(folder):
     return True
 
 
-def op_chat(request):
+def op_chat(request: dict[str, Any]) -> None:
     """A conversation: after the request, every line of stdin is one JSON turn. Ends with stdin.
 
     The child inherits both streams, so it is the child that says the result.
@@ -677,12 +721,13 @@ def op_chat(request):
     child = start_child(request, stdin=None, stdout=None)
     status = child.wait()
     if status < 0:
-        raise AgentFailure("child_died", f"the runtime's process ended with {signal.Signals(-status).name}", death_hint(-status))
+        name = signal.Signals(-status).name
+        raise AgentFailure("child_died", f"the runtime's process ended with {name}", death_hint(-status))
     if status > 0:
         sys.exit(status)  # it has already said why
 
 
-def load_model(request):
+def load_model(request: dict[str, Any]) -> tuple[Any, Any, Any, int]:
     """The runtime's module, model and tokenizer, with the time that loading took."""
     import onnxruntime_genai as og
 
@@ -701,47 +746,56 @@ def load_model(request):
     return og, model, tokenizer, time.perf_counter_ns() - started
 
 
-def first_line(exc):
+def first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
-def new_generator(og, model, **options):
+def new_generator(og: Any, model: Any, **options: Any) -> Any:
     params = og.GeneratorParams(model)
     params.set_search_options(batch_size=1, do_sample=False, **options)
     return og.Generator(model, params)
 
 
-def planned_context(request):
-    with open(Path(request["model_folder"]) / "genai_config.json", encoding="utf-8") as file:
-        return json.load(file)["search"]["max_length"]
+def planned_context(request: dict[str, Any]) -> int:
+    text = (Path(request["model_folder"]) / "genai_config.json").read_text(encoding="utf-8")
+    length: int = json.loads(text)["search"]["max_length"]
+    return length
 
 
-def memory_facts():
-    """Peak resident and current proportional memory of this process in bytes, None where the system can't tell."""
-    if os.name == "nt":
+def memory_facts() -> dict[str, int | None]:
+    """Peak resident and current proportional memory of this process in bytes, None where it isn't known."""
+    if sys.platform == "win32":
         return {"rss_peak_bytes": windows_peak_working_set(), "pss_bytes": None}
     peak = parse_status_kib(read_text("/proc/self/status"), "VmHWM")
     if peak is None:
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"rss_peak_bytes": peak, "pss_bytes": parse_status_kib(read_text("/proc/self/smaps_rollup"), "Pss")}
+    pss = parse_status_kib(read_text("/proc/self/smaps_rollup"), "Pss")
+    return {"rss_peak_bytes": peak, "pss_bytes": pss}
 
 
-def windows_peak_working_set():
+def windows_peak_working_set() -> int | None:
+    if sys.platform != "win32":
+        return None
     import ctypes
     from ctypes import wintypes
 
     class Counters(ctypes.Structure):
-        _fields_ = [("cb", wintypes.DWORD), ("faults", wintypes.DWORD), ("peak", ctypes.c_size_t), ("rest", ctypes.c_size_t * 7)]
+        _fields_ = [
+            ("cb", wintypes.DWORD),
+            ("faults", wintypes.DWORD),
+            ("peak", ctypes.c_size_t),
+            ("rest", ctypes.c_size_t * 7),
+        ]
 
     counters = Counters(cb=ctypes.sizeof(Counters))
     handle = ctypes.windll.kernel32.GetCurrentProcess()
     ok = ctypes.windll.psapi.GetProcessMemoryInfo(handle, ctypes.byref(counters), counters.cb)
-    return counters.peak if ok else None
+    return int(counters.peak) if ok else None
 
 
-def prompt_ids(tokenizer, text, length):
+def prompt_ids(tokenizer: Any, text: str, length: int) -> list[int]:
     """Exactly `length` token ids of `text`, repeated as often as needed."""
     ids = [int(token) for token in tokenizer.encode(text)]
     if not ids:
@@ -749,7 +803,7 @@ def prompt_ids(tokenizer, text, length):
     return (ids * (length // len(ids) + 1))[:length]
 
 
-def child_check(request):
+def child_check(request: dict[str, Any]) -> dict[str, Any]:
     """Load and generate a few tokens: the proof that a bundle works in this runtime on this device."""
     og, model, tokenizer, load_ns = load_model(request)
     ids = prompt_ids(tokenizer, request["prompt"], 8)
@@ -757,20 +811,21 @@ def child_check(request):
     generator = new_generator(og, model, max_length=len(ids) + count, min_length=len(ids) + count)
     generator.append_tokens(ids)
     if not all_finite(generator):
-        raise AgentFailure("bad_logits", "the model's logits aren't finite numbers", "the weights or the quantization are broken")
+        hint = "the weights or the quantization are broken"
+        raise AgentFailure("bad_logits", "the model's logits aren't finite numbers", hint)
     while not generator.is_done():
         generator.generate_next_token()
     generated = [int(token) for token in generator.get_sequence(0)][len(ids) :]
     return {"load_ns": load_ns, "generated_tokens": len(generated), "text": tokenizer.decode(generated)}
 
 
-def all_finite(generator):
+def all_finite(generator: Any) -> bool:
     import numpy
 
     return bool(numpy.isfinite(numpy.asarray(generator.get_logits())).all())
 
 
-def child_bench(request):
+def child_bench(request: dict[str, Any]) -> dict[str, Any]:
     """Load, warm up, measure. Returns raw stamps: nothing is averaged here."""
     og, model, tokenizer, load_ns = load_model(request)
     workload = request["workload"]
@@ -790,7 +845,7 @@ def child_bench(request):
     return result
 
 
-def measure(og, model, ids, generate_tokens):
+def measure(og: Any, model: Any, ids: list[int], generate_tokens: int) -> dict[str, Any]:
     """Stamps in nanoseconds of one generation: `submit`, then one for every token that came out."""
     length = len(ids) + generate_tokens
     generator = new_generator(og, model, max_length=length, min_length=length)
@@ -805,10 +860,12 @@ def measure(og, model, ids, generate_tokens):
     return {"prompt_tokens": len(ids), "token_ns": stamps, "tokens_sha256": digest}
 
 
-def negative_log_likelihood(og, model, tokenizer, text, workload):
+def negative_log_likelihood(
+    og: Any, model: Any, tokenizer: Any, text: str, workload: dict[str, Any]
+) -> list[dict[str, Any]]:
     """Negative log-likelihood in nats of held-out text, one entry a window: {sum, count}.
 
-    Windows don't overlap, and every token but a window's first is predicted from those before it in the window.
+    Windows don't overlap, and every token but a window's first is predicted from those before it there.
     """
     import numpy
 
@@ -821,7 +878,8 @@ def negative_log_likelihood(og, model, tokenizer, text, workload):
         generator.append_tokens(tokens)
         logits = numpy.asarray(generator.get_output("logits"), dtype=numpy.float32)[0]
         if logits.shape[0] != window:
-            raise AgentFailure("no_full_logits", "this bundle computes the last token's logits only: perplexity needs them all")
+            message = "this bundle computes the last token's logits only: perplexity needs them all"
+            raise AgentFailure("no_full_logits", message)
         top = logits.max(axis=-1, keepdims=True)
         log_sum = numpy.log(numpy.exp(logits - top).sum(axis=-1)) + top[:, 0]
         chosen = logits[numpy.arange(window - 1), tokens[1:]]
@@ -830,12 +888,13 @@ def negative_log_likelihood(og, model, tokenizer, text, workload):
     return results
 
 
-def child_chat(request):
+def child_chat(request: dict[str, Any]) -> dict[str, Any]:
     """Answer turns until stdin ends. The KV cache of the common prefix is kept between turns."""
     og, model, tokenizer, load_ns = load_model(request)
     context = planned_context(request)
     emit("event", {"type": "ready", "load_ns": load_ns, "context_tokens": context})
-    messages, generator = [], None
+    messages: list[dict[str, str]] = []
+    generator = None
     for line in sys.stdin:
         turn = json.loads(line)
         if turn.get("system"):
@@ -849,23 +908,25 @@ def child_chat(request):
     return {}
 
 
-def encode_conversation(tokenizer, messages):
+def encode_conversation(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     try:
         text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
     except Exception as exc:
-        raise AgentFailure("no_chat_template", f"this model's chat template can't be used: {first_line(exc)}") from exc
+        message = f"this model's chat template can't be used: {first_line(exc)}"
+        raise AgentFailure("no_chat_template", message) from exc
     return [int(token) for token in tokenizer.encode(text)]
 
 
-def fit_conversation(tokenizer, messages, context, max_new_tokens):
-    """Token ids of the conversation; the oldest turns are forgotten when the planned context is too short for it."""
+def fit_conversation(tokenizer: Any, messages: list[dict[str, str]], context: int, max_new_tokens: int) -> list[int]:
+    """Token ids of the conversation; its oldest turns are forgotten when the planned context is too short."""
     room = context - min(max_new_tokens, context // 2)
     ids = encode_conversation(tokenizer, messages)
     forgotten = 0
     while len(ids) > room:
         first = 1 if messages[0]["role"] == "system" else 0
         if len(messages) - first <= 1:
-            raise AgentFailure("too_long", f"the prompt has {len(ids)} tokens, the planned context leaves room for {room}")
+            message = f"the prompt has {len(ids)} tokens, the planned context leaves room for {room}"
+            raise AgentFailure("too_long", message)
         del messages[first : first + 2]
         forgotten += 1
         ids = encode_conversation(tokenizer, messages)
@@ -874,18 +935,20 @@ def fit_conversation(tokenizer, messages, context, max_new_tokens):
     return ids
 
 
-def continue_from(og, model, generator, ids, context, request):
+def continue_from(og: Any, model: Any, generator: Any, ids: list[int], context: int, request: dict[str, Any]) -> Any:
     """A generator that has read `ids`, reusing what the last one has in common with them."""
     emit("event", {"type": "prefill", "tokens": len(ids)})
     if generator is not None:
         known = [int(token) for token in generator.get_sequence(0)]
-        common = next((i for i, (a, b) in enumerate(zip(known, ids)) if a != b), min(len(known), len(ids)))
+        pairs = enumerate(zip(known, ids))  # noqa: B905  (Python 3.9 has no zip(strict=))
+        common = next((i for i, (a, b) in pairs if a != b), min(len(known), len(ids)))
         common = min(common, len(ids) - 1)
         try:
             generator.rewind_to(common)
             generator.append_tokens(ids[common:])
             return generator
-        except Exception as exc:  # not every cache can be rewound (a sliding window's can't): read it all again
+        except Exception as exc:
+            # Not every cache can be rewound (a sliding window's can't): read it all again.
             sys.stderr.write(f"no rewind: {first_line(exc)}\n")
     params = og.GeneratorParams(model)
     sampling = request.get("sampling") or {"do_sample": False}
@@ -895,10 +958,11 @@ def continue_from(og, model, generator, ids, context, request):
     return generator
 
 
-def answer(generator, tokenizer, prompt_tokens, max_new_tokens, submit):
+def answer(generator: Any, tokenizer: Any, prompt_tokens: int, max_new_tokens: int, submit: int) -> str:
     """Generate one turn, a token event each piece; returns its text. Stamps count from `submit`."""
     stream = tokenizer.create_stream()
-    pieces, stamps = [], []
+    pieces: list[str] = []
+    stamps: list[int] = []
     while not generator.is_done() and len(stamps) < max_new_tokens:
         generator.generate_next_token()
         stamps.append(time.perf_counter_ns() - submit)
@@ -906,11 +970,12 @@ def answer(generator, tokenizer, prompt_tokens, max_new_tokens, submit):
         if piece:
             pieces.append(piece)
             emit("event", {"type": "token", "text": piece})
-    emit("event", {"type": "turn_end", "prompt_tokens": prompt_tokens, "token_ns": stamps, "stopped": generator.is_done()})
+    end = {"prompt_tokens": prompt_tokens, "token_ns": stamps, "stopped": generator.is_done()}
+    emit("event", {"type": "turn_end", **end})
     return "".join(pieces)
 
 
-OPS = {
+OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "probe": op_probe,
     "missing": op_missing,
     "install": op_install,
@@ -922,15 +987,23 @@ OPS = {
     "bench": op_bench,
     "chat": op_chat,
 }
-CHILD_OPS = {"check": child_check, "bench": child_bench, "chat": child_chat}
+CHILD_OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "check": child_check,
+    "bench": child_bench,
+    "chat": child_chat,
+}
 
 
-def main():
+def main() -> None:
     inner = os.environ.pop(CHILD_REQUEST, None)
     operations = OPS if inner is None else CHILD_OPS
     try:
-        # Unbuffered, so that a conversation's later lines stay in the pipe for the child that reads them.
-        text = inner if inner is not None else os.fdopen(0, "rb", buffering=0, closefd=False).readline().decode("utf-8")
+        if inner is not None:
+            text = inner
+        else:
+            # Unbuffered, so that a conversation's later lines stay in the pipe for the child that reads them.
+            with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
+                text = stdin.readline().decode("utf-8")
         request = json.loads(text)
         if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in operations:
             raise AgentFailure("bad_request", f"unknown request: {text[:200]!r}")
@@ -947,7 +1020,7 @@ def main():
         emit("error", {"code": code, "message": f"{exc.strerror}: {exc.filename or ROOT}", "hint": None})
         sys.exit(1)
     except MemoryError:
-        emit("error", {"code": "child_died", "message": "out of memory", "hint": death_hint(signal.SIGKILL)})
+        emit("error", {"code": "child_died", "message": "out of memory", "hint": death_hint(SIGKILL)})
         sys.exit(1)
     except (KeyError, TypeError, ValueError) as exc:
         traceback.print_exc()

@@ -1,0 +1,94 @@
+"""Real bundles for tests, each built once a session by real Olive from the shipped reference model."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from toolkit.build import optimize
+from toolkit.bundle import Bundle
+from toolkit.events import Event, Service
+from toolkit.profiles import Profile, load_profile
+from toolkit.recipes import load_recipe
+
+T = TypeVar("T")
+
+MODEL = "phi3-nano"
+
+
+def follow(service: Service[T], events: list[Event] | None = None) -> T:
+    """Run a service to its end; what it yields goes into `events`."""
+    while True:
+        try:
+            event = next(service)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if events is not None:
+            events.append(event)
+
+
+@cache
+def session_cache() -> Path:
+    """The cache folder of all builds of this session."""
+    folder = Path(tempfile.mkdtemp(prefix="edgephi-builds-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+def profile() -> Profile:
+    """This machine."""
+    return load_profile("local")
+
+
+@cache
+def bundle(recipe: str) -> Bundle:
+    """The reference model built by `recipe` for this machine. Don't change its files."""
+    root = session_cache()
+    with _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
+        return follow(optimize(MODEL, load_recipe(recipe), profile()))
+
+
+def seed_cache(cache_dir: Path, recipe: str) -> Bundle:
+    """Let a test's own cache know the build of `recipe`, as if it had been made there; links, not copies."""
+    built = bundle(recipe)
+    shutil.copytree(session_cache(), cache_dir, copy_function=_link, dirs_exist_ok=True)
+    return built
+
+
+def _link(source: str, destination: str) -> None:
+    if not Path(destination).exists():
+        os.link(source, destination)
+
+
+def generate(folder: Path, tokens: int) -> list[int]:
+    """Load a bundle in onnxruntime-genai and continue a prompt greedily; returns the new token ids."""
+    import onnxruntime_genai as og
+
+    model = og.Model(str(folder))
+    tokenizer = og.Tokenizer(model)
+    params = og.GeneratorParams(model)
+    params.set_search_options(do_sample=False, max_length=64)
+    generator = og.Generator(model, params)
+    prompt = tokenizer.encode("In the beginning God created")
+    generator.append_tokens(prompt)
+    for _ in range(tokens):
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][len(prompt) :]

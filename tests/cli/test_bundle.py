@@ -1,0 +1,72 @@
+"""edgephi bundle list, show, verify."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import builds
+from toolkit.bundle import Bundle
+from toolkit.cli import main
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run `edgephi bundle …`; returns exit code, stdout and stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["bundle", *args])
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Bundle:
+    return builds.seed_cache(tmp_path / "cache", "int4-rtn-b32")
+
+
+def test_nothing_built_yet(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("list")[:2] == (0, "")
+    assert json.loads(run("list", "--json")[1]) == []
+
+
+def test_list(run, stored: Bundle) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("list")
+    assert code == 0
+    assert stored.manifest.name in out and stored.id[:12] in out
+    assert stored.id in {entry["id"] for entry in json.loads(run("list", "--json")[1])}
+
+
+def test_show_by_prefix_and_name(run, stored: Bundle) -> None:  # type: ignore[no-untyped-def]
+    _, by_prefix, _ = run("show", stored.id[:8], "--json")
+    _, by_name, _ = run("show", stored.manifest.name, "--json")
+    assert by_prefix == by_name
+    assert json.loads(by_name)["manifest"] == stored.manifest.model_dump(mode="json")
+    assert "model.onnx.data" in run("show", stored.id)[1]
+
+
+def test_verify(run, stored: Bundle) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("verify", stored.id[:6])
+    assert (code, out) == (0, "")
+    assert "files are whole" in err
+    assert json.loads(run("verify", stored.id, "--json")[1])["verified"] is True
+
+
+def test_verify_of_a_damaged_bundle_ends_with_6(run, stored: Bundle, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    damaged = Path(shutil.copytree(stored.path, tmp_path / "damaged"))
+    (damaged / "model.onnx").unlink()
+    code, _, err = run("verify", str(damaged))
+    assert code == 6
+    assert "model.onnx: missing" in err
+
+
+def test_unknown_bundle_ends_with_3(run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("show", "abcdef")
+    assert code == 3
+    assert "unknown bundle 'abcdef'" in err

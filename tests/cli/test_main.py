@@ -1,0 +1,114 @@
+"""The command line's frame: help, exit codes, what gets imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from toolkit import __version__
+from toolkit.cli import COMMANDS, _run, cli
+from toolkit.cli.reference import command_reference
+
+HEAVY = {
+    "paramiko",
+    "rich",
+    "pydantic",
+    "olive",
+    "torch",
+    "onnxruntime",
+    "onnxruntime_genai",
+    "transformers",
+    "numpy",
+}
+REPO = Path(__file__).parents[2]
+
+
+def run_edgephi(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "toolkit", *args], capture_output=True, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, json\n"
+        "from toolkit.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(json.dumps([n for n in sys.modules if '.' not in n]), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(json.loads(done.stderr.splitlines()[-1]))
+    assert "optimize" in done.stdout
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_the_line_in_help_is_the_commands_own(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert COMMANDS[name][1] == (command.help or "").split("\n")[0]
+
+
+def test_version() -> None:
+    assert run_edgephi("--version").stdout == f"edgephi, version {__version__}\n"
+
+
+def test_a_mistyped_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["optimise"]) == 2
+    assert "no such command 'optimise' (did you mean 'optimize'?)" in capsys.readouterr().err
+
+
+def test_an_expected_error_prints_message_and_hint_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _run(["releases", "pi55"]) == 3
+    err = capsys.readouterr().err
+    assert "error: unknown target 'pi55'" in err
+    assert "hint:" in err
+    assert "Traceback" not in err
+
+
+def test_a_bug_is_70_with_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(cli, "main", broken)
+    assert _run([]) == 70
+    err = capsys.readouterr().err
+    assert "this is a bug in edgephi" in err
+    log = Path(err.split("traceback is in ")[1].split(";")[0])
+    assert "ZeroDivisionError: boom" in log.read_text()
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert _run([]) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m toolkit profiles schema | head -c 1", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    assert "_EDGEPHI_COMPLETE" in run_edgephi("completion", shell).stdout
+
+
+def test_completion_completes_commands() -> None:
+    import os
+
+    env = os.environ | {"_EDGEPHI_COMPLETE": "bash_complete", "COMP_WORDS": "edgephi ro", "COMP_CWORD": "1"}
+    assert run_edgephi(env=env).stdout.strip() == "plain,rollback"
+
+
+def test_the_command_reference_is_up_to_date() -> None:
+    assert (REPO / "docs" / "cli.md").read_text() == command_reference(), "run `make docs`"

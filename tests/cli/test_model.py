@@ -1,0 +1,63 @@
+"""edgephi model list, show, synth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import main
+from toolkit.models import open_model
+from toolkit.presets import PRESETS
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run `edgephi model …`; returns exit code, stdout and stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["model", *args])
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+def test_list_has_every_preset(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("list")
+    assert code == 0
+    assert all(name in out for name in PRESETS)
+    assert [entry["name"] for entry in json.loads(run("list", "--json")[1])] == list(PRESETS)
+
+
+def test_show(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run("show", "phi3-nano")
+    assert code == 0
+    assert "4,589,824" in out
+    value = json.loads(run("show", "phi3-nano", "--json")[1])
+    assert (value["id"], value["layers"], value["parameters"]) == ("phi3-nano", 4, 4_589_824)
+
+
+def test_show_of_no_model_ends_with_3(run) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("show", ".")
+    assert code == 3
+    assert "not a model folder" in err
+
+
+def test_synth_writes_a_model_that_is_whole(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "tiny"
+    code, said, err = run("synth", "phi-3-tiny-gqa", "-o", str(out), "--layers", "1", "--seed", "7")
+    assert (code, said) == (0, ""), err
+    assert open_model(out).shape.layers == 1
+
+
+def test_synth_does_not_overwrite(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "mine.txt").write_text("keep")
+    assert run("synth", "phi-3-tiny-gqa", "-o", str(tmp_path))[0] == 3
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def test_unknown_preset_ends_with_3(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("synth", "phi-4", "-o", "x")[0] == 3

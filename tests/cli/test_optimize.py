@@ -1,0 +1,102 @@
+"""edgephi optimize: arguments, dry runs, results and errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import builds
+from toolkit.cli import main
+
+RTN = "int4-rtn-b32"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run `edgephi optimize …`; returns exit code, stdout and stderr."""
+
+    def run(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["optimize", *args])
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    builds.seed_cache(tmp_path / "cache", RTN)
+    return tmp_path / "cache"
+
+
+@pytest.mark.usefixtures("cache")
+def test_json_is_all_that_stdout_gets(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("phi3-nano", "-p", "local", "-r", RTN, "--no-check", "--json")
+    assert code == 0, err
+    built = builds.bundle(RTN)
+    value = json.loads(out)
+    assert value["id"] == built.id
+    assert value["manifest"] == built.manifest.model_dump(mode="json")
+    assert "already done" in err
+
+
+@pytest.mark.usefixtures("cache")
+def test_table_names_the_bundle(run, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("phi3-nano", "-p", "local", "-r", RTN, "--no-check", "-o", str(tmp_path / "out"))
+    assert code == 0, err
+    assert "phi3-nano-int4-rtn-b32" in out and builds.bundle(RTN).id[:12] in out
+    assert (tmp_path / "out" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("recipe", ["fp32", RTN, "int4-gptq-b32"])
+def test_dry_run_prints_the_workflow_and_the_plan(run, tmp_path: Path, recipe: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("phi3-nano", "-p", "raspberry-pi-5-8gb", "-r", recipe, "--dry-run")
+    assert code == 0, err
+    assert "export" in json.loads(out)["passes"]
+    assert f"{recipe} on raspberry-pi-5-8gb fits" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_dry_run_of_a_hub_id_needs_no_network(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("microsoft/Phi-3-mini-4k-instruct", "-p", "raspberry-pi-5-8gb", "--dry-run")
+    assert code == 0, err
+    assert json.loads(out)["input_model"]["model_path"] == "microsoft/Phi-3-mini-4k-instruct"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["phi3-nano", "-p", "locl"], "unknown profile 'locl' (did you mean 'local'?)"),
+        (["phi3-nano", "-p", "local", "-r", "int4"], "unknown recipe 'int4'"),
+        (["phi3-nan", "-p", "local"], "no model 'phi3-nan' (did you mean 'phi3-nano'?)"),
+        (["phi3-nano", "-p", "local", "-c", "2000"], "2000 tokens is more than the model's 1024"),
+        (["phi3-nano", "-p", "local", "-r", "fp32", "--calibration", "x.jsonl"], "takes no calibration text"),
+        (
+            ["phi3-nano", "-p", "local", "-r", "int4-gptq-b32", "--calibration", "x"],
+            "no such calibration file",
+        ),
+        ([".", "-p", "local"], "not a model folder: no config.json"),
+    ],
+)
+def test_wrong_input_ends_with_3_and_builds_nothing(run, args: list[str], message: str) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(*args, "--no-check")
+    assert code == 3
+    assert message in err
+    assert out == ""
+
+
+def test_profile_is_needed(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("phi3-nano")[0] == 2
+
+
+def test_missing_extra_ends_with_4(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    code, _, err = run("phi3-nano", "-p", "local")
+    assert code == 4
+    assert "torch isn't installed" in err and "edgephi[optimize]" in err

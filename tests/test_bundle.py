@@ -1,0 +1,264 @@
+"""toolkit.bundle: what a manifest promises, and every way a bundle can break the promise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import builds
+from tests.builds import follow
+from toolkit.bundle import (
+    MANIFEST_NAME,
+    Artifact,
+    Bundle,
+    Manifest,
+    ModelRecord,
+    canonical_json,
+    describe_file,
+    find_bundle,
+    link_files,
+    list_bundles,
+    open_bundle,
+    store_dir,
+    verify_bundle,
+    write_bundle,
+)
+from toolkit.errors import ConfigError, CorruptBundle
+
+FILES = {"model.onnx": b"graph", "model.onnx.data": b"\0" * 5000, "sub/tokenizer.json": b"{}"}
+
+
+def manifest(artifacts: tuple[Artifact, ...], name: str = "nano-int4", context_tokens: int = 512) -> Manifest:
+    model = ModelRecord(
+        id="org/nano",
+        revision="abc",
+        architecture="Phi3ForCausalLM",
+        weights_sha256="0" * 64,
+        parameters=4_589_824,
+    )
+    return Manifest(
+        name=name,
+        artifacts=artifacts,
+        model=model,
+        recipe={"name": "int4-rtn-b32"},
+        provider="cpu",
+        context_tokens=context_tokens,
+        tools={"olive-ai": "0.13.0"},
+        workflow_sha256="1" * 64,
+    )
+
+
+def make(folder: Path, **fields: Any) -> Bundle:
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return write_bundle(folder, manifest(tuple(describe_file(folder / n, n) for n in FILES), **fields))
+
+
+def put_in_store(**fields: Any) -> Bundle:
+    beside = store_dir() / ".beside"
+    made = make(beside, **fields)
+    beside.rename(store_dir() / made.id)
+    return open_bundle(store_dir() / made.id)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make(tmp_path / "bundle")
+
+
+def complaint(bundle: Bundle) -> str:
+    with pytest.raises(CorruptBundle) as caught:
+        follow(verify_bundle(bundle))
+    return caught.value.message
+
+
+def rewrite(bundle: Bundle, **keys: object) -> None:
+    path = bundle.path / MANIFEST_NAME
+    value = json.loads(path.read_text()) | keys
+    path.chmod(0o644)
+    path.write_text(json.dumps(value))
+
+
+def test_id_is_the_hash_of_the_manifest_file(bundle: Bundle) -> None:
+    raw = (bundle.path / MANIFEST_NAME).read_bytes()
+    assert bundle.id == hashlib.sha256(raw).hexdigest()
+    assert bundle.manifest_text.encode() == raw
+    assert open_bundle(bundle.path) == bundle
+
+
+def test_same_content_gives_the_same_id_anywhere(bundle: Bundle, tmp_path: Path) -> None:
+    assert make(tmp_path / "elsewhere").id == bundle.id
+
+
+def test_files_are_read_only(bundle: Bundle) -> None:
+    for path in bundle.path.rglob("*"):
+        if path.is_file():
+            assert path.stat().st_mode & 0o777 == 0o444
+
+
+def test_whole_bundle_verifies_with_progress(bundle: Bundle) -> None:
+    events: list[Any] = []
+    follow(verify_bundle(bundle), events)
+    assert events[-1].done == events[-1].total == sum(map(len, FILES.values()))
+
+
+def test_every_fault_is_listed(bundle: Bundle) -> None:
+    (bundle.path / "model.onnx").unlink()
+    data = bundle.path / "model.onnx.data"
+    data.chmod(0o644)
+    data.write_bytes(b"\0" * 4999 + b"\1")
+    (bundle.path / "sub/tokenizer.json").chmod(0o644)
+    (bundle.path / "sub/tokenizer.json").write_bytes(b"{}\n")
+    (bundle.path / "stowaway.py").write_text("print()")
+    said = complaint(bundle)
+    assert "model.onnx: missing" in said
+    assert "model.onnx.data: content changed" in said
+    assert "sub/tokenizer.json: 3 bytes instead of 2" in said
+    assert "stowaway.py: not in the manifest" in said
+
+
+def test_link_instead_of_a_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    target = tmp_path / "graph"
+    (bundle.path / "model.onnx").rename(target)
+    (bundle.path / "model.onnx").symlink_to(target)
+    assert "model.onnx: a symbolic link" in complaint(bundle)
+
+
+def test_linked_folder_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / "sub").rename(tmp_path / "sub")
+    (bundle.path / "sub").symlink_to(tmp_path / "sub")
+    assert "sub/tokenizer.json: a symbolic link" in complaint(bundle)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../up",
+        "a/../../up",
+        "a\\b",
+        "C:/x",
+        "c:x",
+        "a//b",
+        "./a",
+        "a/",
+        "",
+        ".",
+        "a\0b",
+        "a\nb",
+        MANIFEST_NAME,
+    ],
+)
+def test_hostile_path_is_refused(bundle: Bundle, path: str) -> None:
+    rewrite(bundle, artifacts=[{"path": path, "size_bytes": 1, "sha256": "0" * 64}])
+    with pytest.raises(CorruptBundle, match="unsafe path"):
+        open_bundle(bundle.path)
+
+
+def test_path_listed_twice_is_refused(bundle: Bundle) -> None:
+    entries = [{"path": name, "size_bytes": 1, "sha256": "0" * 64} for name in ("a", "A")]
+    rewrite(bundle, artifacts=entries)
+    with pytest.raises(CorruptBundle, match="listed twice"):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"manifest_version": 2}, "newer than this edgephi reads"),
+        ({"manifest_version": "one"}, "manifest_version"),
+        ({"context_tokens": 0}, "context_tokens"),
+        ({"surprise": 1}, "surprise"),
+        ({"artifacts": [{"path": "a", "size_bytes": -1, "sha256": "0" * 64}]}, "size_bytes"),
+        ({"artifacts": [{"path": "a", "size_bytes": 1, "sha256": "XYZ"}]}, "sha256"),
+    ],
+)
+def test_malformed_manifest_is_explained(bundle: Bundle, keys: dict[str, object], message: str) -> None:
+    rewrite(bundle, **keys)
+    with pytest.raises(CorruptBundle, match=message):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff\xfe"])
+def test_manifest_that_is_no_json_object(bundle: Bundle, text: str) -> None:
+    path = bundle.path / MANIFEST_NAME
+    path.chmod(0o644)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CorruptBundle):
+        open_bundle(bundle.path)
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a folder"):
+        open_bundle(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="not a bundle"):
+        open_bundle(tmp_path)
+
+
+def test_found_by_name_id_and_folder() -> None:
+    made = put_in_store()
+    assert find_bundle("nano-int4") == find_bundle(made.id[:6]) == find_bundle(made.id) == made
+    assert find_bundle(str(made.path)) == made
+
+
+def test_short_prefix_and_unknown_name() -> None:
+    made = put_in_store()
+    with pytest.raises(ConfigError, match="unknown bundle"):
+        find_bundle(made.id[:5])
+    with pytest.raises(ConfigError, match=r"unknown bundle 'nano-int8' \(did you mean 'nano-int4'\?\)"):
+        find_bundle("nano-int8")
+
+
+def test_name_of_two_bundles_asks_for_an_id() -> None:
+    first, second = put_in_store(), put_in_store(context_tokens=1024)
+    with pytest.raises(ConfigError) as caught:
+        find_bundle("nano-int4")
+    assert first.id[:12] in caught.value.message and second.id[:12] in caught.value.message
+
+
+def test_list_leaves_out_what_is_unfinished_or_broken() -> None:
+    made = put_in_store()
+    make(store_dir() / ".half-made")
+    (store_dir() / ("f" * 64)).mkdir()
+    make(store_dir() / ("e" * 64))
+    assert list_bundles() == [made]
+
+
+def test_canonical_json_has_one_form() -> None:
+    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'
+    with pytest.raises(ValueError):
+        canonical_json(float("nan"))
+
+
+def test_links_share_bytes(bundle: Bundle, tmp_path: Path) -> None:
+    link_files(bundle.path, list(FILES), tmp_path / "copy")
+    for name in FILES:
+        assert (tmp_path / "copy" / name).samefile(bundle.path / name)
+
+
+def test_files_are_copied_where_links_cannot_be(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_files(bundle.path, list(FILES), tmp_path / "copy")
+    assert (tmp_path / "copy/model.onnx").read_bytes() == b"graph"
+
+
+def test_real_bundle_verifies_and_tells_nothing_of_this_machine() -> None:
+    real = builds.bundle("int4-rtn-b32")
+    follow(verify_bundle(real))
+    for artifact in real.manifest.artifacts:
+        if artifact.path.endswith(".json"):
+            text = (real.path / artifact.path).read_text(encoding="utf-8")
+            assert str(builds.session_cache()) not in text
+            assert str(Path.home()) not in text
+    assert str(builds.session_cache()) not in real.manifest_text

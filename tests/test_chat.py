@@ -1,0 +1,109 @@
+"""Conversations with the reference model in the real runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builds import bundle as build
+from tests.builds import follow
+from tests.servers import needs_sshd
+from tests.test_deploy import target_at, target_over
+from toolkit.chat import Conversation, converse
+from toolkit.deploy import deploy
+from toolkit.device import Device, connect
+from toolkit.errors import AgentError
+from toolkit.events import Event, Token, Warning_
+from toolkit.transport.sshd import PrivateSshd
+
+QUESTION = "And it came to pass in those days, that there went out a decree."
+
+
+@pytest.fixture
+def device(root: Path) -> Iterator[Device]:
+    with connect(target_at(root)) as device:
+        follow(deploy(build("fp32"), device))
+        yield device
+
+
+def answers(conversation: Conversation, *questions: str, max_new_tokens: int = 12) -> list[str]:
+    follow(conversation.wait_until_loaded())
+    return [follow(conversation.say(text, max_new_tokens=max_new_tokens)).text for text in questions]
+
+
+def test_tokens_arrive_one_by_one_and_make_the_answer(device: Device) -> None:
+    with converse(device) as conversation:
+        assert follow(conversation.wait_until_loaded()) > 0
+        events: list[Event] = []
+        turn = follow(conversation.say(QUESTION, max_new_tokens=12), events)
+    pieces = [event.text for event in events if isinstance(event, Token)]
+    assert len(pieces) > 3
+    assert "".join(pieces) == turn.text
+    assert turn.ttft_ms is not None and turn.ttft_ms > 0
+    assert turn.generated_tokens <= 12
+
+
+def test_the_kept_cache_changes_no_answer(device: Device) -> None:
+    """A second turn that reuses the first one's KV cache says what one that reads everything afresh says."""
+    with converse(device) as conversation:
+        first, second = answers(conversation, QUESTION, "And Moses said,")
+    with converse(device) as conversation:
+        assert answers(conversation, QUESTION) == [first]
+    with converse(device) as conversation:
+        assert answers(conversation, QUESTION, "And Moses said,") == [first, second]
+    with converse(device) as conversation:
+        assert answers(conversation, "And Moses said,") != [second]
+
+
+def test_sampling_with_a_seed_is_repeatable_and_not_greedy(device: Device) -> None:
+    sampling: dict[str, float | bool] = {"do_sample": True, "temperature": 1.5, "random_seed": 7}
+    texts = []
+    for chosen in (sampling, sampling, None):
+        with converse(device, chosen) as conversation:
+            texts += answers(conversation, QUESTION, max_new_tokens=24)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_conversation_longer_than_the_context_forgets_its_oldest_turns(device: Device) -> None:
+    long_question = " ".join([QUESTION] * 20)
+    events: list[Event] = []
+    with converse(device) as conversation:
+        follow(conversation.wait_until_loaded())
+        for _ in range(4):
+            follow(conversation.say(long_question, max_new_tokens=4), events)
+    assert any(isinstance(event, Warning_) and "forgotten" in event.text for event in events)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(device: Device) -> None:
+    with (
+        converse(device) as conversation,
+        pytest.raises(AgentError, match="the planned context leaves room for"),
+    ):
+        answers(conversation, " ".join([QUESTION] * 200))
+
+
+def test_nothing_active_is_an_error(root: Path) -> None:
+    with (
+        connect(target_at(root)) as device,
+        converse(device) as conversation,
+        pytest.raises(AgentError) as error,
+    ):
+        answers(conversation, "hello")
+    assert error.value.message == "here: nothing is active here"
+
+
+@needs_sshd
+def test_leaving_ends_the_process_on_the_device(root: Path, tmp_path: Path) -> None:
+    import subprocess
+    import time
+
+    with PrivateSshd(tmp_path) as server, connect(target_over(server, root)) as device:
+        follow(deploy(build("fp32"), device))
+        with converse(device) as conversation:
+            answers(conversation, QUESTION)
+        deadline = time.monotonic() + 10
+        while subprocess.run(["pgrep", "-f", f"{root}/agent"], capture_output=True).returncode == 0:
+            assert time.monotonic() < deadline, "the agent is still running"
+            time.sleep(0.1)

@@ -1,0 +1,230 @@
+"""Deploying real bundles: to this machine, and over SSH to a loopback device."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.builds import bundle as build
+from tests.builds import follow
+from tests.servers import needs_root, needs_sshd, small_disk
+from toolkit.bundle import Bundle, open_bundle
+from toolkit.deploy import activate, deploy, install
+from toolkit.device import Device, connect
+from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
+from toolkit.events import Event, Progress, Step
+from toolkit.targets import Target
+from toolkit.transport.embedded import EmbeddedServer
+from toolkit.transport.sshd import PrivateSshd
+
+
+def target_at(root: Path) -> Target:
+    return Target(name="here", transport="local", profile="local", install_root=str(root))
+
+
+def target_over(server: PrivateSshd | EmbeddedServer, root: Path) -> Target:
+    return Target(
+        name="pi5",
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        profile="local",
+        install_root=str(root),
+        identity_file=server.identity_file,
+        known_hosts=server.known_hosts,
+    )
+
+
+@contextmanager
+def device_at(root: Path) -> Iterator[Device]:
+    with connect(target_at(root)) as device:
+        yield device
+
+
+@pytest.fixture
+def fp32() -> Bundle:
+    return build("fp32")
+
+
+@pytest.fixture
+def int4() -> Bundle:
+    return build("int4-rtn-b32")
+
+
+@pytest.fixture
+def copy(int4: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle of the test's own, which it may damage."""
+    folder = tmp_path / "copy"
+    shutil.copytree(int4.path, folder)
+    for path in folder.rglob("*"):
+        path.chmod(0o644)
+    return open_bundle(folder)
+
+
+def pointer(root: Path) -> dict[str, object]:
+    value: dict[str, object] = json.loads((root / "current.json").read_text())
+    return value
+
+
+def steps(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Step) and not event.skipped]
+
+
+def test_deploy_installs_proves_and_activates(root: Path, int4: Bundle) -> None:
+    events: list[Event] = []
+    with device_at(root) as device:
+        release = follow(deploy(int4, device), events)
+    assert pointer(root)["release"] == int4.id == release.bundle_id
+    for artifact in int4.manifest.artifacts:
+        assert (root / "releases" / int4.id / artifact.path).stat().st_size == artifact.size_bytes
+    assert "here: load it and generate 4 tokens" in steps(events)
+    pushed = [event for event in events if isinstance(event, Progress) and event.label == "push"]
+    assert pushed[-1].done == pushed[-1].total
+
+
+def test_deploying_again_does_nothing(root: Path, int4: Bundle) -> None:
+    with device_at(root) as device:
+        follow(deploy(int4, device))
+    events: list[Event] = []
+    with device_at(root) as device:
+        follow(deploy(int4, device), events)
+    assert steps(events) == ["here: probe"]
+
+
+def test_a_local_push_copies_no_bytes(root: Path, copy: Bundle) -> None:
+    with device_at(root) as device:
+        follow(install(copy, device))
+    artifact = max(copy.manifest.artifacts, key=lambda artifact: artifact.size_bytes)
+    released = root / "releases" / copy.id / artifact.path
+    assert released.stat().st_ino == (copy.path / artifact.path).stat().st_ino
+
+
+def test_files_that_a_second_bundle_shares_are_not_sent_again(root: Path, fp32: Bundle, int4: Bundle) -> None:
+    with device_at(root) as device:
+        follow(install(fp32, device))
+        events: list[Event] = []
+        follow(install(int4, device), events)
+    known = {artifact.sha256 for artifact in fp32.manifest.artifacts}
+    new = [artifact for artifact in int4.manifest.artifacts if artifact.sha256 not in known]
+    assert 0 < len(new) < len(int4.manifest.artifacts)
+    assert any(f"push {len(new)} of {len(int4.manifest.artifacts)} files" in step for step in steps(events))
+
+
+def test_a_broken_push_goes_on_where_it_stopped(root: Path, int4: Bundle) -> None:
+    largest = max(int4.manifest.artifacts, key=lambda artifact: artifact.size_bytes)
+    content = (int4.path / largest.path).read_bytes()
+    part = root / "incoming" / f"{largest.sha256}.part"
+    part.parent.mkdir()
+    part.write_bytes(content[:1_000_000])
+    events: list[Event] = []
+    with device_at(root) as device:
+        follow(install(int4, device), events)
+    total = next(event.total for event in events if isinstance(event, Progress) and event.label == "push")
+    assert total == int4.manifest.size_bytes - 1_000_000
+
+
+def test_a_partial_file_of_other_content_is_overwritten(root: Path, int4: Bundle) -> None:
+    largest = max(int4.manifest.artifacts, key=lambda artifact: artifact.size_bytes)
+    part = root / "incoming" / f"{largest.sha256}.part"
+    part.parent.mkdir()
+    part.write_bytes(b"something else entirely")
+    with device_at(root) as device:
+        follow(deploy(int4, device))
+    assert pointer(root)["release"] == int4.id
+
+
+def test_a_corrupted_bundle_never_leaves_this_machine(root: Path, copy: Bundle) -> None:
+    path = copy.path / max(copy.manifest.artifacts, key=lambda artifact: artifact.size_bytes).path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with device_at(root) as device, pytest.raises(CorruptBundle) as error:
+        follow(deploy(copy, device))
+    assert error.value.exit_code == 6
+    assert path.name in error.value.message
+    assert not (root / "current.json").exists()
+    assert not (root / "incoming").exists() or not list((root / "incoming").iterdir())
+
+
+def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundle, copy: Bundle) -> None:
+    from toolkit.bundle import describe_file, write_bundle
+
+    config = copy.path / "genai_config.json"
+    config.write_text("{}")
+    others = [artifact for artifact in copy.manifest.artifacts if artifact.path != config.name]
+    artifacts = (*others, describe_file(config, config.name))
+    broken = write_bundle(copy.path, copy.manifest.model_copy(update={"artifacts": artifacts}))
+    with device_at(root) as device:
+        follow(deploy(fp32, device))
+        with pytest.raises(AgentError, match="the runtime can't load this bundle"):
+            follow(deploy(broken, device))
+    assert pointer(root)["release"] == fp32.id
+
+
+def test_activate_by_name_by_prefix_and_rollback(root: Path, fp32: Bundle, int4: Bundle) -> None:
+    with device_at(root) as device:
+        follow(deploy(fp32, device))
+        follow(deploy(int4, device))
+        assert follow(activate(device, fp32.manifest.name)) == fp32.id
+        assert follow(activate(device, int4.id[:10])) == int4.id
+        assert device.ask("rollback")["release"] == fp32.id
+        with pytest.raises(ConfigError) as error:
+            follow(activate(device, "nothing"))
+    assert error.value.message == "here: no release called 'nothing'"
+    assert pointer(root)["release"] == fp32.id
+
+
+@needs_root
+def test_a_full_device_is_told_before_the_first_byte(tmp_path: Path, runtimes: Path, int4: Bundle) -> None:
+    with small_disk(tmp_path / "small", "40m") as disk:
+        (disk / "runtimes").symlink_to(runtimes)
+        with device_at(disk) as device, pytest.raises(DeviceFull) as error:
+            follow(deploy(int4, device))
+        assert not list((disk / "incoming").iterdir())
+    assert "to send" in error.value.message and "free under" in error.value.message
+    assert error.value.exit_code == 7
+
+
+@pytest.mark.parametrize("kind", [pytest.param("sshd", marks=needs_sshd), "embedded"])
+def test_deploy_over_ssh(kind: str, root: Path, int4: Bundle, tmp_path: Path) -> None:
+    server = PrivateSshd(tmp_path) if kind == "sshd" else EmbeddedServer(tmp_path)
+    with server, connect(target_over(server, root)) as device:
+        follow(deploy(int4, device))
+        listed = device.ask("releases")
+    assert listed["pointer"]["release"] == int4.id
+    assert pointer(root)["release"] == int4.id
+
+
+@needs_sshd
+def test_a_link_that_breaks_in_mid_push_leaves_the_old_release_and_a_rerun_completes(
+    root: Path, fp32: Bundle, int4: Bundle, tmp_path: Path
+) -> None:
+    with PrivateSshd(tmp_path) as server, connect(target_over(server, root)) as device:
+        follow(deploy(int4, device))
+        service = deploy(fp32, device)
+        with pytest.raises(HostUnreachable):
+            for event in service:
+                if isinstance(event, Progress) and event.label == "push" and event.done > 2_000_000:
+                    server.kill()
+    assert pointer(root)["release"] == int4.id
+    with PrivateSshd(tmp_path) as server, connect(target_over(server, root)) as device:
+        follow(deploy(fp32, device))
+    assert pointer(root)["release"] == fp32.id
+
+
+def test_ctrl_c_in_mid_push_leaves_nothing_that_is_trusted(root: Path, fp32: Bundle, tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
+        service = deploy(fp32, device)
+        for event in service:
+            if isinstance(event, Progress) and event.label == "push":
+                break
+        service.close()
+        assert not (root / "releases" / fp32.id).exists()
+        assert not (root / "current.json").exists()
+        follow(deploy(fp32, device))
+    assert pointer(root)["release"] == fp32.id

@@ -1,0 +1,99 @@
+"""The host's side of the agent protocol, against the real agent on this machine and against things that
+aren't it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.agent import agent_sha256
+from toolkit.device import Device, check_profile, connect
+from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
+from toolkit.profiles import load_profile
+from toolkit.targets import Target
+from toolkit.transport import open_transport
+
+
+def make_target(root: Path, **changes: str) -> Target:
+    facts = {"name": "here", "transport": "local", "profile": "local", "install_root": str(root)}
+    return Target.model_validate(facts | changes)
+
+
+def impostor(tmp_path: Path, script: str) -> Device:
+    """A device whose `python` is a shell script instead."""
+    python = tmp_path / "python-impostor"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    target = make_target(tmp_path / "root", python=str(python))
+    return Device(target, load_profile("local"), open_transport(target))
+
+
+def test_connecting_puts_the_agent_there_once(tmp_path: Path) -> None:
+    target = make_target(tmp_path / "root")
+    with connect(target) as device:
+        assert device.ask("probe")["install_root"] == str(tmp_path / "root")
+    agent = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.py"
+    stamp = agent.stat().st_mtime_ns
+    with connect(target) as device:
+        device.ask("probe")
+    assert agent.stat().st_mtime_ns == stamp
+    assert not list(agent.parent.glob("*.tmp"))
+
+
+def test_a_tilde_means_the_login_folder(tmp_path: Path) -> None:
+    with connect(make_target(Path("~/.edgephi"))) as device:
+        assert device.ask("probe")["install_root"] == str(tmp_path / "home" / ".edgephi")
+
+
+def test_an_agents_failure_names_the_target(tmp_path: Path) -> None:
+    with connect(make_target(tmp_path / "root")) as device, pytest.raises(AgentError) as error:
+        device.ask("rollback")
+    assert error.value.message == "here: there is no release to go back to"
+    assert error.value.exit_code == 7
+
+
+def test_a_full_device_has_its_own_error(tmp_path: Path) -> None:
+    message = json.dumps({"protocol": 1, "error": {"code": "device_full", "message": "full", "hint": None}})
+    with pytest.raises(DeviceFull):
+        impostor(tmp_path, f"echo '{message}'").ask("probe")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Welcome to Ubuntu!",
+        '{"protocol": 2, "result": {}}',
+        '{"protocol": 1}',
+        '{"protocol": 1, "result": 3}',
+        "[]",
+    ],
+)
+def test_what_is_not_the_protocol_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(AgentError, match=r"something that isn't its protocol"):
+        impostor(tmp_path, f"echo '{line}'").ask("probe")
+
+
+def test_a_silent_death_is_told_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(RemoteCommandFailed) as error:
+        impostor(tmp_path, "echo 'cannot execute binary file' >&2; exit 126").ask("probe")
+    assert error.value.message == "here: the agent ended with exit code 126: cannot execute binary file"
+
+
+def test_a_device_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
+        probe = device.ask("probe") | {"arch": "x86_64"}
+        with pytest.raises(ConfigError) as error:
+            check_profile(device, probe)
+    assert error.value.message == ("here (profile raspberry-pi-5-8gb): the device is x86_64, the profile says aarch64")
+
+
+def test_a_board_with_half_the_memory_of_its_profile_is_refused(tmp_path: Path) -> None:
+    with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
+        probe = device.ask("probe") | {"arch": "aarch64", "ram_bytes": 4 * 2**30}
+        with pytest.raises(ConfigError, match=r"has 4\.0 GiB of memory, the profile says 8.0 GiB"):
+            check_profile(device, probe)
+        # What firmware and GPU keep doesn't count as missing.
+        check_profile(device, probe | {"ram_bytes": int(7.6 * 2**30)})

@@ -1,0 +1,47 @@
+"""The whole loop, for several targets and recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.builds import follow, seed_cache
+from tests.test_deploy import target_at
+from toolkit.errors import HostUnreachable
+from toolkit.events import Event, Step
+from toolkit.pipeline import Options, run
+from toolkit.targets import Target
+from toolkit.workloads import load_workload
+
+RECIPES = ("fp32", "int4-rtn-b32")
+
+
+@pytest.fixture
+def options(tmp_path: Path, local: Path) -> Options:
+    for recipe in RECIPES:
+        seed_cache(tmp_path / "cache", recipe)
+    return Options(load_workload("quick"))
+
+
+def test_one_row_for_each_recipe_and_a_rerun_measures_nothing_again(root: Path, options: Options) -> None:
+    rows = follow(run("phi3-nano", [target_at(root)], RECIPES, options))
+    assert [(row.target, row.recipe, row.error) for row in rows] == [("here", recipe, None) for recipe in RECIPES]
+    assert [row.report.bundle_bytes > 0 for row in rows if row.report] == [True, True]
+    events: list[Event] = []
+    again = follow(run("phi3-nano", [target_at(root)], RECIPES, options), events)
+    assert [row.report for row in again] == [row.report for row in rows]
+    texts = [event.text for event in events if isinstance(event, Step) and not event.skipped]
+    assert not [text for text in texts if "run 1 of" in text or "quantize" in text or "install" in text]
+
+
+def test_without_recipes_the_profile_decides(root: Path, options: Options) -> None:
+    (row,) = follow(run("phi3-nano", [target_at(root)], (), options))
+    assert row.recipe == "int4-rtn-b32"
+
+
+def test_a_target_that_is_off_does_not_take_the_others_along(root: Path, options: Options) -> None:
+    off = Target(name="off", host="127.0.0.1", port=9, profile="local", known_hosts=root / "none")
+    rows = follow(run("phi3-nano", [off, target_at(root)], ("int4-rtn-b32",), options))
+    assert isinstance(rows[0].error, HostUnreachable)
+    assert rows[1].report is not None

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import ConfigError
+from toolkit.report import (
+    Report,
+    Run,
+    Sample,
+    decode_tps,
+    find_report,
+    inter_token_ms,
+    metrics,
+    prefill_tps,
+    read_report,
+    remarks,
+    save_report,
+    to_json,
+    ttft_ms,
+)
+from toolkit.workloads import Workload
+
+FIXTURES = Path(__file__).parent / "data" / "reports"
+# 100 prompt tokens read in 200 ms, then a token every 50 ms.
+SAMPLE = Sample(prompt_tokens=100, token_ns=[200_000_000 + i * 50_000_000 for i in range(5)], tokens_sha256="a")
+
+
+def make_run(**changes: object) -> Run:
+    facts: dict[str, object] = {
+        "load_ns": 1_500_000_000,
+        "load_peak_bytes": 900,
+        "rss_peak_bytes": 1000,
+        "pss_bytes": 800,
+        "mem_available_start_bytes": 5000,
+        "mem_available_min_bytes": 3800,
+        "temp_c_start": 50.0,
+        "temp_c_max": 61.0,
+        "throttled": False,
+        "cold": False,
+        "samples": [SAMPLE, SAMPLE, SAMPLE],
+    }
+    return Run.model_validate(facts | changes)
+
+
+def make_report(runs: list[Run], created: str = "2026-01-02T03:04:05Z", target: str = "pi5") -> Report:
+    return Report(
+        created_utc=created,
+        edgephi_version="0.1.0",
+        agent_sha256="0" * 64,
+        target=target,
+        target_key="k",
+        profile="raspberry-pi-5-8gb",
+        bundle_id="b" * 64,
+        bundle_name="phi3-nano-int4",
+        model="phi3-nano",
+        recipe="int4-rtn-b32",
+        bundle_bytes=9_000_000,
+        context_tokens=1024,
+        workload=Workload(name="w", description="d", prompt_tokens=100, generate_tokens=5),
+        threads=None,
+        runtime=["onnxruntime-genai==0.18.0"],
+        environment={"board": "x"},
+        runs=runs,
+    )
+
+
+def test_metrics_of_one_sample_follow_their_definitions() -> None:
+    assert ttft_ms(SAMPLE) == 200
+    assert prefill_tps(SAMPLE) == 500
+    assert decode_tps(SAMPLE) == pytest.approx(20)
+    assert inter_token_ms(SAMPLE) == [50, 50, 50, 50]
+
+
+def test_metrics_of_a_report() -> None:
+    found = metrics(make_report([make_run(cold=True, load_ns=4_000_000_000), make_run(), make_run()]))
+    assert found["load_cold_s"].median == 4
+    assert found["load_warm_s"].median == 1.5
+    assert found["rss_peak_bytes"].median == 1000
+    assert found["mem_available_delta_bytes"].median == 1200
+    assert found["temp_c_max"].median == 61
+    assert found["itl_p99_ms"].median == 50
+    assert found["decode_tps"].n == 9
+    assert "ppl" not in found
+
+
+def test_perplexity_comes_from_the_run_that_measured_it() -> None:
+    nll = [{"sum": 511 * math.log(20), "count": 511}] * 3
+    assert metrics(make_report([make_run(nll=nll), make_run()]))["ppl"].median == pytest.approx(20)
+
+
+def test_what_a_device_cannot_tell_is_left_out_and_not_zero() -> None:
+    found = metrics(make_report([make_run(pss_bytes=None, temp_c_max=None, mem_available_start_bytes=None)]))
+    assert not {"pss_bytes", "temp_c_max", "mem_available_delta_bytes"} & set(found)
+
+
+def test_remarks_mark_throttled_unstable_and_changing_outputs() -> None:
+    slow = SAMPLE.model_copy(update={"token_ns": [n * 3 for n in SAMPLE.token_ns], "tokens_sha256": "b"})
+    report = make_report([make_run(throttled=True, samples=[SAMPLE, slow, SAMPLE, slow])])
+    assert remarks(report) == ["throttled", "unstable", "tokens differ between repetitions"]
+    assert remarks(make_report([make_run()])) == []
+
+
+def test_a_saved_report_is_found_again_by_what_it_measured() -> None:
+    old, new = (
+        make_report([make_run()]),
+        make_report([make_run(), make_run()], created="2026-01-03T00:00:00Z"),
+    )
+    save_report(old)
+    path = save_report(new)
+    assert path.name == "20260103T000000Z-pi5-bbbbbbbb.json"
+    assert find_report(target="pi5", bundle_id="b" * 64) == new
+    assert find_report(target="pi4") is None
+
+
+def test_an_unreadable_report_does_not_hide_the_others() -> None:
+    path = save_report(make_report([make_run()]))
+    (path.parent / "99999999-broken.json").write_text("{")
+    assert find_report(target="pi5") is not None
+    with pytest.raises(ConfigError, match="not a report"):
+        read_report(path.parent / "99999999-broken.json")
+
+
+def test_json_carries_raw_samples_and_derived_metrics() -> None:
+    value = json.loads(json.dumps(to_json(make_report([make_run()]))))
+    assert value["runs"][0]["samples"][0]["token_ns"] == SAMPLE.token_ns
+    assert value["metrics"]["ttft_ms"]["median"] == 200
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("*.json")), ids=lambda path: path.stem)
+def test_reports_of_every_version_stay_readable(path: Path) -> None:
+    assert metrics(read_report(path))["decode_tps"].median > 0
+
+
+def test_there_is_a_fixture_of_this_version() -> None:
+    assert [path.stem for path in FIXTURES.glob("v1*.json")]

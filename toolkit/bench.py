@@ -1,0 +1,124 @@
+"""Measure a release on a target: fresh processes there, raw samples back, a report kept here."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from toolkit import __version__
+from toolkit.agent import agent_sha256
+from toolkit.bundle import Manifest
+from toolkit.deploy import prepare
+from toolkit.device import Device
+from toolkit.errors import ConfigError
+from toolkit.events import Service, Step
+from toolkit.report import Report, Run, find_report, save_report
+from toolkit.workloads import Workload
+
+HELD_OUT_TEXT = Path(__file__).parent / "data" / "heldout.txt"
+# Where prompts are cut from. They only have to be ordinary text; the held-out one is the text we have.
+PROMPT_CHARACTERS = 8000
+
+
+@cache
+def held_out_text() -> str:
+    """Prose that no shipped model was trained on; its source stands in toolkit/data/README.md."""
+    return HELD_OUT_TEXT.read_text(encoding="utf-8")
+
+
+def bench(device: Device, bundle_id: str | None, workload: Workload, *, reuse: bool = False) -> Service[Report]:
+    """Run a workload on an installed release, the active one by default.
+
+    With `reuse`, a kept report of the same release, target, workload and versions is returned instead of new
+    runs. Raises ConfigError when the workload needs more context than the bundle was planned for; AgentError
+    when the runtime fails on the device.
+    """
+    probe, runtime = yield from prepare(device)
+    manifest, bundle_id = _installed(device, bundle_id)
+    _check_context(manifest, workload)
+    threads = device.profile.runtime.threads
+    identity: dict[str, Any] = {
+        "agent_sha256": agent_sha256(),
+        "target": device.target.name,
+        "target_key": target_key(device, probe),
+        "bundle_id": bundle_id,
+        "workload": workload,
+        "threads": threads,
+        "runtime": list(runtime.installed),
+    }
+    if reuse and (kept := find_report(**identity)):
+        yield Step(f"{device.target.name}: measured on {kept.created_utc}", skipped=True)
+        return kept
+    runs = []
+    for index in range(workload.runs):
+        yield Step(f"{device.target.name}: {manifest.name}, run {index + 1} of {workload.runs}")
+        runs.append((yield from _run(device, bundle_id, runtime.lock, workload, threads, index)))
+    report = Report(
+        **identity,
+        created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        edgephi_version=__version__,
+        profile=device.profile.name,
+        bundle_name=manifest.name,
+        model=manifest.model.id,
+        recipe=manifest.recipe["name"],
+        bundle_bytes=sum(artifact.size_bytes for artifact in manifest.artifacts),
+        context_tokens=manifest.context_tokens,
+        environment=probe,
+        runs=runs,
+    )
+    save_report(report)
+    return report
+
+
+def target_key(device: Device, probe: dict[str, Any]) -> str:
+    """What makes figures of two benchmarks figures of the same machine: board, memory, cores, kernel, install
+    root.
+    """
+    facts = [probe[name] for name in ("board", "arch", "cpu", "cores", "ram_bytes", "kernel", "python")]
+    return hashlib.sha256(repr([facts, device.target.host, probe["install_root"]]).encode()).hexdigest()[:16]
+
+
+def _installed(device: Device, bundle_id: str | None) -> tuple[Manifest, str]:
+    releases = device.ask("releases")["releases"]
+    for entry in releases:
+        if entry["release"] == bundle_id or (bundle_id is None and entry["active"]):
+            return Manifest.model_validate(entry["manifest"]), entry["release"]
+    if bundle_id is None:
+        raise ConfigError(
+            f"{device.target.name}: nothing is active there", f"edgephi deploy BUNDLE {device.target.name}"
+        )
+    raise ConfigError(
+        f"{device.target.name}: {bundle_id[:12]} isn't installed there",
+        f"edgephi releases {device.target.name}",
+    )
+
+
+def _check_context(manifest: Manifest, workload: Workload) -> None:
+    if workload.tokens > manifest.context_tokens:
+        raise ConfigError(
+            f"workload '{workload.name}' needs {workload.tokens} tokens of context, "
+            f"{manifest.name} was planned for {manifest.context_tokens}",
+            f"choose a shorter workload, or optimize again with --context {workload.tokens}",
+        )
+
+
+def _run(
+    device: Device, bundle_id: str, lock: str, workload: Workload, threads: int | None, index: int
+) -> Service[Run]:
+    quality = index == 0 and workload.quality_tokens > 0
+    raw = yield from device.call(
+        "bench",
+        release=bundle_id,
+        runtime=lock,
+        workload=workload.model_dump(),
+        threads=threads,
+        # The first load reads the disk, the others the page cache: both are asked for by name in the report.
+        cold=index == 0,
+        prompt=held_out_text()[:PROMPT_CHARACTERS],
+        # Eight characters a token is more than English prose has with any tokenizer of the family.
+        quality_text=held_out_text()[: workload.quality_tokens * 8] if quality else None,
+    )
+    return Run.model_validate(raw)

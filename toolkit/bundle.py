@@ -1,0 +1,260 @@
+"""Bundles: built folders that never change, known by the SHA-256 of their manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from toolkit.config import cache_dir, shown, suggestion
+from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.events import Progress, Service
+
+MANIFEST_NAME = "manifest.json"
+MIN_PREFIX = 6
+READ_ONLY = 0o444
+_CHUNK = 4 << 20
+_REBUILD = "build it again, or copy it again from where it is whole"
+
+
+def _safe_path(text: str) -> str:
+    """A relative POSIX path that stays inside the bundle on every system."""
+    parts = PurePosixPath(text).parts
+    unsafe = (
+        not parts
+        or text != "/".join(parts)
+        or text.startswith("/")
+        or ".." in parts
+        or "\\" in text
+        or ":" in text
+        or any(not character.isprintable() for character in text)
+        or parts == (MANIFEST_NAME,)
+    )
+    if unsafe:
+        raise ValueError(f"unsafe path {text!r}")
+    return text
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(_Record):
+    """One file: its path inside the bundle (POSIX, relative), size and hash."""
+
+    path: Annotated[str, AfterValidator(_safe_path)]
+    size_bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class ModelRecord(_Record):
+    """What was quantized. `weights_sha256` covers configuration, tokenizer and weights."""
+
+    id: str
+    revision: str | None
+    architecture: str
+    weights_sha256: Sha256
+    parameters: int
+
+
+class Manifest(_Record):
+    """What a bundle holds and what it was made from. Nothing in it tells when or where it was built."""
+
+    manifest_version: Literal[1] = 1
+    name: str
+    artifacts: tuple[Artifact, ...]
+    model: ModelRecord
+    recipe: dict[str, Any]
+    provider: str
+    context_tokens: int = Field(ge=1)
+    tools: dict[str, str]
+    workflow_sha256: Sha256
+    quality: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_path_twice(self) -> Manifest:
+        # Case folded: two files that differ by case are one on Windows and macOS.
+        paths = [artifact.path.casefold() for artifact in self.artifacts]
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        if twice:
+            raise ValueError(f"listed twice: {', '.join(twice)}")
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(artifact.size_bytes for artifact in self.artifacts)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on this machine: its folder, its manifest, and the hash that names it."""
+
+    path: Path
+    manifest: Manifest
+    id: str
+
+    @property
+    def manifest_text(self) -> str:
+        """The manifest file as it stands: its SHA-256 is `id`."""
+        return (self.path / MANIFEST_NAME).read_text(encoding="utf-8")
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of a value: sorted keys, no blanks, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def describe_file(path: Path, name: str) -> Artifact:
+    """The manifest entry of a file that is to stand in a bundle as `name`."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Artifact(path=name, size_bytes=path.stat().st_size, sha256=digest)
+
+
+def write_bundle(folder: Path, manifest: Manifest) -> Bundle:
+    """Put the manifest beside its artifacts in `folder` and make every file read-only.
+
+    The artifacts must already stand there. Returns the bundle; its id follows from the manifest alone.
+    """
+    text = canonical_json(manifest.model_dump(mode="json")) + "\n"
+    path = folder / MANIFEST_NAME
+    path.write_text(text, encoding="utf-8", newline="\n")
+    for file in (path, *(folder / artifact.path for artifact in manifest.artifacts)):
+        file.chmod(READ_ONLY)
+    return Bundle(folder, manifest, hashlib.sha256(text.encode()).hexdigest())
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read a bundle's manifest; the artifacts are looked at by `verify_bundle` only.
+
+    Raises ConfigError when there is no bundle, CorruptBundle when its manifest can't be trusted.
+    """
+    file = path / MANIFEST_NAME
+    if not path.is_dir():
+        raise ConfigError(f"{shown(path)}: not a folder", "edgephi bundle list shows what is built")
+    if not file.is_file():
+        raise ConfigError(f"{shown(path)}: not a bundle: no {MANIFEST_NAME}", "edgephi bundle list shows what is built")
+    raw = file.read_bytes()
+    return Bundle(path, _parse_manifest(raw, shown(file)), hashlib.sha256(raw).hexdigest())
+
+
+def _parse_manifest(raw: bytes, where: str) -> Manifest:
+    try:
+        value = json.loads(raw)
+    except ValueError as exc:
+        raise CorruptBundle(f"{where}: not JSON: {exc}", _REBUILD) from exc
+    version = value.get("manifest_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > 1:
+        raise CorruptBundle(f"{where}: version {version} is newer than this edgephi reads", "update edgephi")
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise CorruptBundle(f"{where}: {key + ': ' if key else ''}{message}", _REBUILD) from exc
+
+
+def verify_bundle(bundle: Bundle) -> Service[None]:
+    """Hold every file against the manifest.
+
+    Raises CorruptBundle that lists all that is wrong: missing, changed, added or linked files.
+    """
+    wrong = list(_extra_files(bundle))
+    total, done = bundle.manifest.size_bytes, 0
+    for artifact in bundle.manifest.artifacts:
+        problem = _shallow_problem(bundle.path, artifact)
+        if problem is None:
+            digest = hashlib.sha256()
+            with (bundle.path / artifact.path).open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                    done += len(chunk)
+                    yield Progress("verify", done, total, "bytes")
+            if digest.hexdigest() != artifact.sha256:
+                problem = f"{artifact.path}: content changed (another SHA-256)"
+        if problem:
+            wrong.append(problem)
+    if wrong:
+        raise CorruptBundle(f"{shown(bundle.path)}: corrupt bundle\n  " + "\n  ".join(wrong), _REBUILD)
+
+
+def _shallow_problem(folder: Path, artifact: Artifact) -> str | None:
+    path = folder / artifact.path
+    if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder):
+        return f"{artifact.path}: a symbolic link, not a file"
+    if not path.is_file():
+        return f"{artifact.path}: missing"
+    size = path.stat().st_size
+    if size != artifact.size_bytes:
+        return f"{artifact.path}: {size} bytes instead of {artifact.size_bytes}"
+    return None
+
+
+def _extra_files(bundle: Bundle) -> Iterator[str]:
+    known = {MANIFEST_NAME, *(artifact.path for artifact in bundle.manifest.artifacts)}
+    for path in sorted(bundle.path.rglob("*")):
+        name = path.relative_to(bundle.path).as_posix()
+        if name not in known and (path.is_symlink() or not path.is_dir()):
+            yield f"{name}: not in the manifest"
+
+
+def store_dir() -> Path:
+    """Where built bundles lie, each in a folder named by its id."""
+    return cache_dir() / "bundles"
+
+
+def list_bundles() -> list[Bundle]:
+    """The bundles in the store by name. One with a broken manifest is left out; `verify` names it by path."""
+    found = []
+    for folder in store_dir().glob("*"):
+        try:
+            bundle = open_bundle(folder)
+        except (ConfigError, CorruptBundle):
+            continue
+        if bundle.id == folder.name:
+            found.append(bundle)
+    return sorted(found, key=lambda bundle: (bundle.manifest.name, bundle.id))
+
+
+def find_bundle(ref: str) -> Bundle:
+    """A bundle by folder, by the first characters of its id (6 or more), or by its name in the store.
+
+    Raises ConfigError when nothing or more than one bundle is meant.
+    """
+    if os.sep in ref or "/" in ref or Path(ref).is_dir():
+        return open_bundle(Path(ref).expanduser())
+    stored = list_bundles()
+    matches = [bundle for bundle in stored if bundle.manifest.name == ref]
+    if not matches and re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", ref):
+        matches = [bundle for bundle in stored if bundle.id.startswith(ref)]
+    if not matches:
+        known = suggestion(ref, {bundle.manifest.name for bundle in stored})
+        raise ConfigError(f"unknown bundle '{ref}'{known}", "edgephi bundle list shows what is built")
+    if len(matches) > 1:
+        ids = ", ".join(f"{bundle.id[:12]} (context {bundle.manifest.context_tokens})" for bundle in matches)
+        raise ConfigError(f"'{ref}' means {len(matches)} bundles: {ids}", "name one by its id")
+    return matches[0]
+
+
+def link_files(source: Path, names: Iterable[str], folder: Path) -> None:
+    """Put files of `source` into `folder` without a second copy of their bytes where the disk allows it."""
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / name, target)
+        except OSError:
+            # Another file system, or one without hard links.
+            shutil.copyfile(source / name, target)

@@ -1,0 +1,90 @@
+"""Talk to the active release of a target, the model staying loaded between turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from toolkit.device import Device
+from toolkit.errors import AgentError
+from toolkit.events import Progress, Service, Step, Token, Warning_
+from toolkit.transport import Process
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer: its text, the time to its first token in ms, tokens a second after that (None for one
+    token).
+    """
+
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    ttft_ms: float | None
+    decode_tps: float | None
+    stopped: bool
+
+
+class Conversation:
+    """An agent on the device that keeps the model loaded and its KV cache warm. Use `converse`, which ends
+    it.
+    """
+
+    def __init__(self, device: Device, process: Process) -> None:
+        self._device = device
+        self._process = process
+        self._messages = device.messages(process)
+
+    def wait_until_loaded(self) -> Service[float]:
+        """The load time in seconds."""
+        yield Step(f"{self._device.target.name}: load the model")
+        for kind, payload in self._messages:
+            if kind == "event" and payload["type"] == "ready":
+                seconds: float = payload["load_ns"] / 1e9
+                return seconds
+        raise AgentError(f"{self._device.target.name}: the conversation ended before the model was loaded")
+
+    def say(self, text: str, *, max_new_tokens: int, system: str | None = None) -> Service[Turn]:
+        """Send one user turn; yields the answer's tokens as they come."""
+        turn = {"user": text, "system": system, "max_new_tokens": max_new_tokens}
+        self._process.send(json.dumps(turn).encode() + b"\n")
+        pieces: list[str] = []
+        for kind, payload in self._messages:
+            if kind != "event":
+                break
+            match payload["type"]:
+                case "token":
+                    pieces.append(payload["text"])
+                    yield Token(payload["text"])
+                case "progress":
+                    yield Progress(payload["label"], payload["done"], payload["total"], payload["unit"])
+                case "forgot":
+                    yield Warning_(f"the planned context is full: the oldest {payload['turns']} turns are forgotten")
+                case "turn_end":
+                    return _turn("".join(pieces), payload)
+        raise AgentError(f"{self._device.target.name}: the conversation ended in the middle of an answer")
+
+
+def _turn(text: str, payload: dict[str, list[int]]) -> Turn:
+    stamps = payload["token_ns"]
+    seconds = (stamps[-1] - stamps[0]) / 1e9 if len(stamps) > 1 else None
+    return Turn(
+        text=text,
+        prompt_tokens=int(payload["prompt_tokens"]),  # type: ignore[call-overload]
+        generated_tokens=len(stamps),
+        ttft_ms=stamps[0] / 1e6 if stamps else None,
+        decode_tps=(len(stamps) - 1) / seconds if seconds else None,
+        stopped=bool(payload["stopped"]),
+    )
+
+
+@contextmanager
+def converse(device: Device, sampling: dict[str, float | bool] | None = None) -> Iterator[Conversation]:
+    """Start a conversation with the active release; greedy unless `sampling` gives genai search options."""
+    process = device.start("chat", sampling=sampling, threads=device.profile.runtime.threads)
+    try:
+        yield Conversation(device, process)
+    finally:
+        process.kill()

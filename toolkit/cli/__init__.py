@@ -1,0 +1,123 @@
+"""The command line: commands translate, services work. The one error boundary stands here."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from toolkit import __version__
+from toolkit.errors import ToolkitError
+
+BUG, INTERRUPTED = 70, 130
+
+# name -> (module:attribute, the one line that `--help` shows). The line stands here so that help imports
+# nothing; a test holds it equal to the command's own.
+COMMANDS = {
+    "run": ("toolkit.cli.run:run", "Plan, optimize, deploy and bench a model on one or more targets."),
+    "optimize": ("toolkit.cli.optimize:optimize", "Quantize a model with Olive into a bundle."),
+    "deploy": ("toolkit.cli.deploy:deploy", "Push a bundle to a target, verify it there and activate it."),
+    "bench": ("toolkit.cli.bench:bench", "Measure latency, throughput and memory on a target."),
+    "chat": ("toolkit.cli.chat:chat", "Talk to the active release of a target."),
+    "releases": ("toolkit.cli.deploy:releases", "List what is installed on a target."),
+    "activate": ("toolkit.cli.deploy:activate", "Make an installed release the active one."),
+    "rollback": ("toolkit.cli.deploy:rollback", "Go back to the release that was active before."),
+    "bundle": ("toolkit.cli.bundle:bundle", "List, show and verify built bundles."),
+    "model": ("toolkit.cli.model:model", "Look at models, or synthesize one of any Phi-3 shape."),
+    "profiles": ("toolkit.cli.profiles:profiles", "List, show and validate device profiles."),
+    "targets": ("toolkit.cli.targets:targets", "Manage the machines that bundles are pushed to."),
+    "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
+    "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported only when one of them is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from toolkit.config import suggestion
+
+            ctx.fail(f"no such command '{args[0]}'{suggestion(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgephi")
+def cli() -> None:
+    """Which Phi-3, quantized how, runs how fast and how well on this device?
+
+    \b
+    edgephi run phi3-nano local              the whole loop on this machine, on the shipped model
+    edgephi run microsoft/Phi-3-mini-4k-instruct pi5    the same on your board
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with the code that `toolkit.errors` documents."""
+    raise SystemExit(_run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ToolkitError as exc:
+        _complain(exc.message, exc.hint)
+        return exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        return exc.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted", None)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who reads our stdout has left (`| head`): nothing is wrong, and the exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        _complain(
+            "this is a bug in edgephi",
+            f"the traceback is in {_write_bug_log()}; please report it with that file",
+        )
+        return BUG
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if hint:
+        click.secho(" hint: ", fg="cyan", nl=False, err=True)
+        click.echo(hint, err=True)
+
+
+def _write_bug_log() -> Path:
+    import traceback
+
+    from toolkit.config import data_dir
+
+    path = data_dir() / "logs" / f"bug-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"edgephi {__version__}, Python {sys.version}\n\n{traceback.format_exc()}", encoding="utf-8")
+    return path

@@ -1,0 +1,46 @@
+"""bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from toolkit.cli import options
+
+
+@click.command()
+@click.argument("subject", metavar="TARGET|BUNDLE")
+@options.workload
+@options.as_json
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to a file (.json or .md) instead.",
+)
+def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Path | None) -> None:
+    """Measure latency, throughput and memory on a target.
+
+    With a target, its active release is measured there. With a bundle (a folder, an id or a name), that
+    bundle is measured on this machine, without SSH. Every report is kept with its raw samples.
+    """
+    from toolkit.bench import bench as bench_service
+    from toolkit.bundle import find_bundle
+    from toolkit.cli import render
+    from toolkit.cli.tables import write_reports
+    from toolkit.deploy import install
+    from toolkit.device import connect
+    from toolkit.report import to_json
+    from toolkit.targets import list_targets
+    from toolkit.workloads import load_workload
+
+    chosen = load_workload(workload)
+    is_target = subject in {target.name for target in list_targets()}
+    bundle = None if is_target else find_bundle(subject)
+    with connect(subject if is_target else "local", render.prompt_secret()) as device:
+        if bundle is not None:
+            render.follow(install(bundle, device))
+        report = render.follow(bench_service(device, bundle.id if bundle else None, chosen))
+    write_reports([report], to_json(report), as_json=as_json, markdown=markdown, output=output)

@@ -1,0 +1,113 @@
+"""`edgephi bundle`: what is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.bundle import Bundle
+
+
+@click.group()
+def bundle() -> None:
+    """List, show and verify built bundles."""
+
+
+@bundle.command("list")
+@options.as_json
+def list_(as_json: bool) -> None:
+    """List the bundles built on this machine."""
+    from toolkit.bundle import list_bundles
+    from toolkit.cli import render
+
+    bundles = list_bundles()
+    if as_json:
+        render.print_json([_summary(entry) for entry in bundles])
+        return
+    if not bundles:
+        render.note("nothing is built yet; edgephi optimize builds a bundle")
+        return
+    columns = ["bundle", "id", "model", "provider", "context", "size"]
+    rows = [
+        [
+            entry.manifest.name,
+            entry.id[:12],
+            entry.manifest.model.id,
+            entry.manifest.provider,
+            str(entry.manifest.context_tokens),
+            render.size(entry.manifest.size_bytes),
+        ]
+        for entry in bundles
+    ]
+    render.table(columns, rows)
+
+
+@bundle.command()
+@click.argument("ref", metavar="BUNDLE")
+@options.as_json
+def show(ref: str, as_json: bool) -> None:
+    """Show a bundle's manifest.
+
+    BUNDLE is a folder, a name, or 6 or more characters of an id.
+    """
+    from toolkit.bundle import find_bundle
+    from toolkit.cli import render
+
+    found = find_bundle(ref)
+    manifest = found.manifest
+    if as_json:
+        render.print_json(_summary(found) | {"manifest": manifest.model_dump(mode="json")})
+        return
+    model = manifest.model
+    facts = [
+        ["bundle", manifest.name],
+        ["id", found.id],
+        ["folder", str(found.path)],
+        ["model", model.id + (f" @ {model.revision}" if model.revision else "")],
+        ["parameters", f"{model.parameters:,}"],
+        ["recipe", ", ".join(f"{key} {value}" for key, value in manifest.recipe.items())],
+        ["provider", manifest.provider],
+        ["context", f"{manifest.context_tokens} tokens"],
+        ["size", render.size(manifest.size_bytes)],
+        ["built with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())],
+    ]
+    render.table(["", ""], facts)
+    files = [[artifact.path, render.size(artifact.size_bytes), artifact.sha256[:16]] for artifact in manifest.artifacts]
+    render.table(["file", "size", "sha256"], files)
+
+
+@bundle.command()
+@click.argument("ref", metavar="BUNDLE")
+@options.as_json
+def verify(ref: str, as_json: bool) -> None:
+    """Hold every file of a bundle against its manifest.
+
+    BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong.
+    """
+    from toolkit.bundle import find_bundle, verify_bundle
+    from toolkit.cli import render
+
+    found = find_bundle(ref)
+    render.follow(verify_bundle(found))
+    if as_json:
+        render.print_json(_summary(found) | {"verified": True})
+    else:
+        render.note(f"{found.manifest.name} {found.id[:12]}: all {len(found.manifest.artifacts)} files are whole")
+
+
+def _summary(entry: Bundle) -> dict[str, Any]:
+    manifest = entry.manifest
+    return {
+        "id": entry.id,
+        "name": manifest.name,
+        "path": str(entry.path),
+        "model": manifest.model.id,
+        "recipe": manifest.recipe["name"],
+        "provider": manifest.provider,
+        "context_tokens": manifest.context_tokens,
+        "size_bytes": manifest.size_bytes,
+    }

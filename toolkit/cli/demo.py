@@ -1,0 +1,30 @@
+"""demo."""
+
+from __future__ import annotations
+
+import click
+
+from toolkit.cli import options
+
+
+@click.command()
+@click.option("--embedded", is_flag=True, help="Use the embedded SSH server although an sshd is installed.")
+@click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
+@options.as_json
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool) -> None:
+    """Run the whole loop on the reference model and a loopback device.
+
+    Plans, quantizes with Olive, pushes over SSH, verifies, activates, measures; ends in a table. The device
+    is a real OpenSSH server on loopback where `sshd` is installed, else an SSH server embedded in edgephi.
+    """
+    from toolkit.cli import render
+    from toolkit.cli.tables import as_payload, write_reports
+    from toolkit.demo import demo as demo_service
+
+    rows = render.follow(demo_service(embedded=embedded, fresh=fresh))
+    reports = [row.report for row in rows if row.report]
+    write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=None)
+    for row in rows:
+        if row.error:
+            raise row.error

@@ -1,0 +1,113 @@
+"""`edgephi optimize`: quantize a model into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.bundle import Bundle
+    from toolkit.models import SourceModel
+    from toolkit.profiles import Profile
+    from toolkit.recipes import Recipe
+
+
+@click.command()
+@click.argument("model")
+@click.option("-p", "--profile", "profile_name", required=True, help="Class of device the bundle is for.")
+@click.option("-r", "--recipe", "recipe_name", help="How to quantize; the profile's recipe when absent.")
+@click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens of prompt and answer together.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="JSON lines with a 'text' each, for recipes that calibrate.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the Olive workflow; build and download nothing.")
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Load the bundle and generate before storing it.",
+)
+@click.option("--force", is_flag=True, help="Build even what isn't expected to fit the device.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Also put the bundle there.")
+@options.as_json
+def optimize(
+    model: str,
+    profile_name: str,
+    recipe_name: str | None,
+    context: int | None,
+    calibration: Path | None,
+    dry_run: bool,
+    check: bool,
+    force: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Quantize a model with Olive into a bundle.
+
+    MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
+    """
+    from toolkit import build
+    from toolkit.cli import render
+    from toolkit.deploy import check_here
+    from toolkit.profiles import load_profile
+    from toolkit.recipes import load_recipe
+
+    profile = load_profile(profile_name)
+    recipe = load_recipe(recipe_name or profile.defaults.recipe)
+    if dry_run:
+        _show_plan(model, recipe, profile, context)
+        render.print_json(build.workflow_for(model, recipe, profile, calibration))
+        return
+    bundle = render.follow(
+        build.optimize(
+            model,
+            recipe,
+            profile,
+            context=context,
+            calibration=calibration,
+            out=out,
+            force=force,
+            check=check_here if check else None,
+        )
+    )
+    _show(bundle, as_json=as_json)
+
+
+def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None) -> None:
+    from toolkit.cli import render
+    from toolkit.optimizer.hub import local_model
+    from toolkit.plan import plan
+
+    model: SourceModel | None = local_model(ref)
+    if model is None:
+        render.note("no plan: the model's shape is known once it is downloaded")
+        return
+    fit = plan(model.shape, recipe, profile, context)
+    verdict = "fits" if fit.fits else "does NOT fit"
+    render.note(
+        f"{recipe.name} on {profile.name} {verdict}: {render.size(fit.bundle_bytes)} on disk, "
+        f"{render.size(fit.needed_bytes)} of {render.size(fit.available_bytes)} memory "
+        f"with a context of {fit.context_tokens} tokens"
+    )
+
+
+def _show(bundle: Bundle, *, as_json: bool) -> None:
+    from toolkit.cli import render
+
+    if as_json:
+        render.print_json(
+            {"id": bundle.id, "path": str(bundle.path), "manifest": bundle.manifest.model_dump(mode="json")}
+        )
+        return
+    manifest = bundle.manifest
+    rows = [
+        [manifest.name, bundle.id[:12], render.size(manifest.size_bytes), str(manifest.context_tokens)],
+    ]
+    render.table(["bundle", "id", "size", "context"], rows)
+    render.note(f"in {bundle.path}")

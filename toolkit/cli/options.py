@@ -1,0 +1,37 @@
+"""Options that several commands share, and how they are said back to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def as_json(command: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def offline(command: F) -> F:
+    """How a runtime comes to a target."""
+    command = click.option(
+        "--offline", is_flag=True, help="The device has no package index: resolve wheels here and push them."
+    )(command)
+    return click.option(
+        "--wheels",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Folder of wheels to prefer over the index; implies --offline.",
+    )(command)
+
+
+def workload(command: F) -> F:
+    return click.option(
+        "--workload",
+        "-w",
+        default="default",
+        show_default=True,
+        help="Workload name, or the path of a TOML file.",
+    )(command)

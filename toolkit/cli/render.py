@@ -1,0 +1,200 @@
+"""Everything that edgephi draws. Results go to stdout, talk goes to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from toolkit.events import Progress, Service, Step, Token, Warning_
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from toolkit.events import Event
+
+T = TypeVar("T")
+
+
+@cache
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """Say something that isn't the result."""
+    _stderr().print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    _stderr().print(f"[yellow]warning:[/] {_escape(text)}", soft_wrap=True)
+
+
+def prompt_secret() -> Callable[[str], str] | None:
+    """A question for a passphrase or a password, None where nobody can be asked. The answer is kept nowhere."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    import click
+
+    return lambda text: str(click.prompt(text, hide_input=True, err=True))
+
+
+def print_json(value: object) -> None:
+    """The result as JSON, on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """The result as a table, on stdout; the columns of figures stand to the right and never fold.
+
+    Where stdout isn't a terminal the table is as wide as its text, so that `> file` and `| less -S` lose
+    nothing.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    grid.padding = (0, 1, 0, 0)
+    body = [list(row) for row in rows]
+    for index, column in enumerate(columns):
+        numeric = bool(body) and all(_is_figure(row[index]) for row in body)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for row in body:
+        grid.add_row(*(_escape(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        widest = Console(width=10_000).measure(grid).maximum
+        console = Console(highlight=False, width=max(widest, len(title or "")))
+    console.print(grid)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same as GitHub-flavoured Markdown."""
+    lines = [
+        "| " + " | ".join(column.replace("\n", " ") for column in columns) + " |",
+        "|" + "|".join("---" for _ in columns) + "|",
+    ]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def size(n_bytes: float | None) -> str:
+    """Bytes for people, decimal units as in data sheets and `scp`: 2.72 GB."""
+    if n_bytes is None:
+        return "–"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes:.0f} B"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A measured number with `digits` significant digits and no exponent."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    whole = len(str(int(abs(value))))
+    return f"{value:.{max(0, digits - whole)}f}"
+
+
+def follow(service: Service[T]) -> T:
+    """Run a service, draw what it yields on stderr, return what it returns."""
+    with _Drawer() as drawer:
+        while True:
+            try:
+                event = next(service)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            drawer.draw(event)
+
+
+class _Drawer:
+    """Steps as lines, progress as one live bar on a terminal and as nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._label: str | None = None
+
+    def __enter__(self) -> _Drawer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_bar()
+
+    def draw(self, event: Event) -> None:
+        match event:
+            case Step(text, skipped):
+                self._stop_bar()
+                mark = "[dim]=[/]" if skipped else "[green]>[/]"
+                tail = " [dim](already done)[/]" if skipped else ""
+                _stderr().print(f"{mark} {_escape(text)}{tail}", soft_wrap=True)
+            case Warning_(text):
+                warn(text)
+            case Progress(label, done, total, unit):
+                if _stderr().is_terminal:
+                    self._draw_bar(label, done, total, unit)
+            case Token(text):
+                self._stop_bar()
+                sys.stdout.write(text)
+                sys.stdout.flush()
+
+    def _draw_bar(self, label: str, done: float, total: float | None, unit: str) -> None:
+        if self._bar is None or self._label != label:
+            self._stop_bar()
+            self._bar = _new_bar(unit)
+            self._bar.start()
+            self._task = self._bar.add_task(label, total=total)
+            self._label = label
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total)
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = self._label = None
+
+
+def _new_bar(unit: str) -> Bar:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import (
+        Progress as Bar,
+    )
+
+    text: list[ProgressColumn] = [TextColumn("  {task.description}"), BarColumn(bar_width=30)]
+    if unit == "bytes":
+        counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    else:
+        counts = [MofNCompleteColumn(), TimeElapsedColumn()]
+    return Bar(*text, *counts, console=_stderr(), transient=True)
+
+
+def _is_figure(cell: str) -> bool:
+    return cell[:1].isdigit() or cell in ("–", "") or cell[:2] in ("±0",)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,83 @@
+"""run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from toolkit.cli import options
+
+
+@click.command()
+@click.argument("model")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option(
+    "--recipe",
+    "-r",
+    "recipes",
+    multiple=True,
+    help="Recipe; repeat it for a row each. Default: the profile's.",
+)
+@click.option("--context", type=click.IntRange(1), help="Context in tokens to plan for. Default: the profile's.")
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Calibration text (.jsonl or .txt) for recipes that need one.",
+)
+@options.workload
+@options.offline
+@click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")
+@click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
+@options.as_json
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to a file (.json or .md) instead.",
+)
+def run(
+    model: str,
+    targets: tuple[str, ...],
+    recipes: tuple[str, ...],
+    context: int | None,
+    calibration: Path | None,
+    workload: str,
+    offline: bool,
+    wheels: Path | None,
+    force: bool,
+    fresh: bool,
+    as_json: bool,
+    markdown: bool,
+    output: Path | None,
+) -> None:
+    """Plan, optimize, deploy and bench a model on one or more targets.
+
+    MODEL is a Hugging Face id, a local folder in Hugging Face layout, or `phi3-nano`, which ships with
+    edgephi. What is already done (built, installed, measured) is skipped, so an interrupted run goes on where
+    it stopped.
+    """
+    from toolkit.cli import render
+    from toolkit.cli.tables import as_payload, write_reports
+    from toolkit.pipeline import Options
+    from toolkit.pipeline import run as run_service
+    from toolkit.recipes import load_recipe
+    from toolkit.targets import load_target
+    from toolkit.workloads import load_workload
+
+    for recipe in recipes:
+        load_recipe(recipe)
+    chosen = Options(
+        load_workload(workload), context, offline, wheels, calibration, force, fresh, render.prompt_secret()
+    )
+    rows = render.follow(run_service(model, [load_target(name) for name in targets], recipes, chosen))
+    reports = [row.report for row in rows if row.report]
+    if reports:
+        write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=output)
+    failed = [row for row in rows if row.error]
+    for row in failed:
+        if len(rows) > 1:
+            render.warn(f"{row.target}, {row.recipe}: no figures")
+    if failed and failed[0].error:
+        raise failed[0].error

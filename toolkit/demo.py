@@ -1,0 +1,43 @@
+"""The main job on what edgephi ships: reference model, loopback device, real SSH, real Olive, real runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit.config import cache_dir
+from toolkit.events import Service, Step
+from toolkit.pipeline import Options, Row, run
+from toolkit.targets import Target
+from toolkit.transport.loopback import start_loopback
+from toolkit.workloads import load_workload
+
+MODEL = "phi3-nano"
+RECIPES = ("fp32", "int4-rtn-b32", "int4-kquant-b32", "int4-gptq-b32")
+
+
+def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[Row]]:
+    """Start a device on loopback and run the whole loop against it.
+
+    The device's disk is a folder that stays between demos, so a second one finds its runtime and releases
+    there.
+    """
+    root = cache_dir() / "demo"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with start_loopback(root, embedded=embedded) as server:
+        yield Step(f"device: a loopback SSH server, {server.kind}, port {server.port}")
+        target = Target(
+            name="demo",
+            host=server.host,
+            port=server.port,
+            user=server.user,
+            profile="local",
+            install_root=str(_device_folder(root)),
+            identity_file=server.identity_file,
+            known_hosts=server.known_hosts,
+        )
+        rows: list[Row] = yield from run(MODEL, [target], RECIPES, Options(load_workload("quality"), fresh=fresh))
+    return rows
+
+
+def _device_folder(root: Path) -> Path:
+    return root / "device"

@@ -1,0 +1,94 @@
+"""The whole loop: plan, optimize, deploy, bench; one row for every target and recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.bench import bench
+from toolkit.build import optimize
+from toolkit.deploy import check_here, deploy, prepare
+from toolkit.device import connect
+from toolkit.errors import ToolkitError
+from toolkit.events import Service, Step, Warning_
+from toolkit.report import Report
+from toolkit.targets import Target
+from toolkit.transport import PromptSecret
+from toolkit.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one target and recipe: a report, or the error that ended it."""
+
+    target: str
+    recipe: str
+    report: Report | None = None
+    error: ToolkitError | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for every row of a run."""
+
+    workload: Workload
+    context_tokens: int | None = None
+    offline: bool = False
+    wheels: Path | None = None
+    calibration: Path | None = None
+    force: bool = False
+    fresh: bool = False
+    prompt_secret: PromptSecret | None = None
+
+
+def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: Options) -> Service[list[Row]]:
+    """Run the loop for every target and recipe; without recipes, each profile's default one.
+
+    A row that fails doesn't take the others along: its error stands in the row. Targets are reached and their
+    runtimes provisioned before anything is built, so that a board that is off is known at once and not after
+    the build.
+    """
+    rows: list[Row] = []
+    for target in targets:
+        try:
+            with connect(target, options.prompt_secret) as device:
+                yield from prepare(device, offline=options.offline, wheels=options.wheels)
+                wanted = recipes or [device.profile.defaults.recipe]
+        except ToolkitError as exc:
+            rows += [Row(target.name, recipe, error=exc) for recipe in recipes or ["–"]]
+            yield Warning_(exc.message)
+            continue
+        for recipe in wanted:
+            rows.append((yield from _one(model, target, recipe, options)))
+    return rows
+
+
+def _one(model: str, target: Target, recipe: str, options: Options) -> Service[Row]:
+    try:
+        report = yield from _loop(model, target, recipe, options)
+        return Row(target.name, recipe, report=report)
+    except ToolkitError as exc:
+        yield Warning_(exc.message)
+        return Row(target.name, recipe, error=exc)
+
+
+def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[Report]:
+    from toolkit.profiles import load_profile
+    from toolkit.recipes import load_recipe
+
+    profile = load_profile(target.profile)
+    yield Step(f"{model} with {recipe} for {profile.name}")
+    bundle = yield from optimize(
+        model,
+        load_recipe(recipe),
+        profile,
+        context=options.context_tokens,
+        calibration=options.calibration,
+        force=options.force,
+        check=check_here,
+    )
+    with connect(target, options.prompt_secret) as device:
+        release = yield from deploy(bundle, device, offline=options.offline, wheels=options.wheels)
+        report: Report = yield from bench(device, release.bundle_id, options.workload, reuse=not options.fresh)
+    return report

@@ -1,0 +1,209 @@
+"""Reports: raw samples with everything needed to replay them, and the metrics derived from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from toolkit.config import data_dir
+from toolkit.errors import ConfigError
+from toolkit.stats import Summary, percentile, perplexity, summarize
+from toolkit.workloads import Workload
+
+# Above this relative half-width of the decode rate's interval a row is marked: its figures are weather, not
+# climate.
+UNSTABLE_SPREAD = 0.10
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Sample(_Record):
+    """One generation. `token_ns[i]` is the time from submitting the prompt to having token i, in nanoseconds."""
+
+    prompt_tokens: int
+    token_ns: list[int]
+    tokens_sha256: str
+
+
+class NegativeLogLikelihood(_Record):
+    """Of one window of text, in nats."""
+
+    sum: float
+    count: int
+
+
+class Run(_Record):
+    """One fresh process on the device. Bytes and nanoseconds; None where the device can't tell."""
+
+    load_ns: int
+    load_peak_bytes: int | None
+    rss_peak_bytes: int | None
+    pss_bytes: int | None
+    mem_available_start_bytes: int | None
+    mem_available_min_bytes: int | None
+    temp_c_start: float | None
+    temp_c_max: float | None
+    throttled: bool | None
+    cold: bool
+    samples: list[Sample]
+    nll: list[NegativeLogLikelihood] | None = None
+
+
+class Report(_Record):
+    """Comparable runs of one bundle on one target under one workload."""
+
+    report_version: Literal[1] = 1
+    created_utc: str
+    edgephi_version: str
+    agent_sha256: str
+    target: str
+    target_key: str
+    profile: str
+    bundle_id: str
+    bundle_name: str
+    model: str
+    recipe: str
+    bundle_bytes: int
+    context_tokens: int
+    workload: Workload
+    threads: int | None
+    runtime: list[str]
+    environment: dict[str, Any]
+    runs: list[Run]
+
+
+def ttft_ms(sample: Sample) -> float:
+    """Time to first token: submitted prompt to first token in hand, in milliseconds."""
+    return sample.token_ns[0] / 1e6
+
+
+def prefill_tps(sample: Sample) -> float:
+    """Prompt tokens a second until the first token: it includes sampling that one token, as TTFT does."""
+    return sample.prompt_tokens / (sample.token_ns[0] / 1e9)
+
+
+def decode_tps(sample: Sample) -> float:
+    """Tokens a second from the first to the last token, the first one not counted."""
+    return (len(sample.token_ns) - 1) / ((sample.token_ns[-1] - sample.token_ns[0]) / 1e9)
+
+
+def inter_token_ms(sample: Sample) -> list[float]:
+    """The gaps between tokens, in milliseconds."""
+    return [(b - a) / 1e6 for a, b in zip(sample.token_ns, sample.token_ns[1:], strict=False)]
+
+
+def metrics(report: Report) -> dict[str, Summary]:
+    """Every metric that the report's runs support, by the name it has in DESIGN's vocabulary; units stand in
+    the name.
+
+    `ppl`'s interval is ±1.96 standard errors over windows of text.
+    """
+    samples = [sample for run in report.runs for sample in run.samples]
+    gaps = [gap for sample in samples for gap in inter_token_ms(sample)]
+    found = {
+        "ttft_ms": summarize([ttft_ms(sample) for sample in samples]),
+        "prefill_tps": summarize([prefill_tps(sample) for sample in samples]),
+        "decode_tps": summarize([decode_tps(sample) for sample in samples]),
+        "e2e_s": summarize([sample.token_ns[-1] / 1e9 for sample in samples]),
+    }
+    for q in (50, 95, 99):
+        value = percentile(gaps, q)
+        found[f"itl_p{q}_ms"] = Summary(value, value, value, len(gaps))
+    found |= _loads(report.runs) | _memory(report.runs) | _quality(report.runs)
+    return found
+
+
+def _loads(runs: list[Run]) -> dict[str, Summary]:
+    cold = [run.load_ns / 1e9 for run in runs if run.cold]
+    warm = [run.load_ns / 1e9 for run in runs if not run.cold]
+    return {name: summarize(values) for name, values in (("load_cold_s", cold), ("load_warm_s", warm)) if values}
+
+
+def _memory(runs: list[Run]) -> dict[str, Summary]:
+    columns: dict[str, list[float | None]] = {
+        "load_peak_bytes": [run.load_peak_bytes for run in runs],
+        "rss_peak_bytes": [run.rss_peak_bytes for run in runs],
+        "pss_bytes": [run.pss_bytes for run in runs],
+        "mem_available_delta_bytes": [_mem_available_delta(run) for run in runs],
+        "temp_c_max": [run.temp_c_max for run in runs],
+    }
+    present = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    return {name: summarize(values) for name, values in present.items() if values}
+
+
+def _mem_available_delta(run: Run) -> int | None:
+    if run.mem_available_start_bytes is None or run.mem_available_min_bytes is None:
+        return None
+    return run.mem_available_start_bytes - run.mem_available_min_bytes
+
+
+def _quality(runs: list[Run]) -> dict[str, Summary]:
+    nll = next((run.nll for run in runs if run.nll), None)
+    if nll is None:
+        return {}
+    value, error = perplexity([window.sum for window in nll], [window.count for window in nll])
+    margin = 0.0 if math.isnan(error) else 1.96 * error
+    return {"ppl": Summary(value, value - margin, value + margin, len(nll))}
+
+
+def remarks(report: Report) -> list[str]:
+    """Why a row should be read with care: throttled, unstable, different outputs between repetitions."""
+    found = []
+    if any(run.throttled for run in report.runs):
+        found.append("throttled")
+    if metrics(report)["decode_tps"].spread > UNSTABLE_SPREAD:
+        found.append("unstable")
+    if len({sample.tokens_sha256 for run in report.runs for sample in run.samples}) > 1:
+        found.append("tokens differ between repetitions")
+    return found
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report with its derived metrics beside the raw runs."""
+    derived = {name: vars(summary) for name, summary in metrics(report).items()}
+    return report.model_dump(mode="json") | {"metrics": derived, "remarks": remarks(report)}
+
+
+def reports_dir() -> Path:
+    """Where every report is kept; file names sort by time."""
+    return data_dir() / "reports"
+
+
+def save_report(report: Report) -> Path:
+    """Keep a report; written beside and renamed."""
+    stamp = report.created_utc.replace(":", "").replace("-", "")
+    path = reports_dir() / f"{stamp}-{report.target}-{report.bundle_id[:8]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(to_json(report), indent=1), encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def read_report(path: Path) -> Report:
+    """Read a report of any version.
+
+    Raises ConfigError when it isn't one.
+    """
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as exc:
+        raise ConfigError(f"{path}: not a report: {str(exc).splitlines()[0]}") from exc
+
+
+def find_report(**wanted: object) -> Report | None:
+    """The newest kept report whose fields equal `wanted`; unreadable files don't count."""
+    for path in sorted(reports_dir().glob("*.json"), reverse=True):
+        try:
+            report = read_report(path)
+        except ConfigError:
+            continue
+        if all(getattr(report, name) == value for name, value in wanted.items()):
+            return report
+    return None

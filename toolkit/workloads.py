@@ -1,0 +1,54 @@
+"""What a benchmark asks of a model: `benchmarks/workloads/*.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from toolkit.config import find_toml, parse_table, read_toml, unknown_name
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Workload(BaseModel):
+    """Prompt and generation lengths in tokens, and how often they are repeated.
+
+    `runs` fresh processes load the model; in each, `warmup` generations are thrown away and `repetitions` are
+    kept. Perplexity is measured on `quality_tokens` of held-out text in windows of `quality_window_tokens`; 0
+    leaves it out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    description: str
+    prompt_tokens: Count
+    generate_tokens: Annotated[int, Field(ge=2, le=1_000_000)]
+    warmup: Annotated[int, Field(ge=0, le=100)] = 1
+    repetitions: Annotated[int, Field(ge=1, le=1000)] = 3
+    runs: Annotated[int, Field(ge=1, le=100)] = 3
+    quality_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    quality_window_tokens: Annotated[int, Field(ge=16, le=4096)] = 512
+
+    @property
+    def tokens(self) -> int:
+        """The context that one generation needs."""
+        return self.prompt_tokens + self.generate_tokens
+
+
+def load_workload(name: str) -> Workload:
+    """A workload by name, or by path when the name ends in `.toml`.
+
+    Raises ConfigError.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+    else:
+        known = find_toml("workloads")
+        if name not in known:
+            raise unknown_name("workload", name, known, f"there are: {', '.join(known)}")
+        path = known[name]
+    return parse_table(Workload, {"name": path.stem, **read_toml(path)}, path)
