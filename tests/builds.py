@@ -38,8 +38,8 @@ def follow(service: Service[T], events: list[Event] | None = None) -> T:
 
 
 @cache
-def session_cache() -> Path:
-    """The cache folder of all builds of this session."""
+def session_cache(recipe: str) -> Path:
+    """The cache folder that this session's build of `recipe` lies in."""
     folder = Path(tempfile.mkdtemp(prefix="edgephi-builds-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -61,7 +61,7 @@ def profile() -> Profile:
 @cache
 def bundle(recipe: str) -> Bundle:
     """The reference model built by `recipe` for this machine. Don't change its files."""
-    root = session_cache()
+    root = session_cache(recipe)
     with _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
         return follow(optimize(MODEL, load_recipe(recipe), profile()))
 
@@ -69,7 +69,7 @@ def bundle(recipe: str) -> Bundle:
 def seed_cache(cache_dir: Path, recipe: str) -> Bundle:
     """Let a test's own cache know the build of `recipe`, as if it had been made there; links, not copies."""
     built = bundle(recipe)
-    shutil.copytree(session_cache(), cache_dir, copy_function=_link, dirs_exist_ok=True)
+    shutil.copytree(session_cache(recipe), cache_dir, copy_function=_link, dirs_exist_ok=True)
     return built
 
 

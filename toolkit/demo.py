@@ -8,7 +8,9 @@ from toolkit.config import cache_dir
 from toolkit.events import Service, Step
 from toolkit.pipeline import Options, Row, run
 from toolkit.targets import Target
+from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.loopback import start_loopback
+from toolkit.transport.sshd import PrivateSshd
 from toolkit.workloads import load_workload
 
 MODEL = "phi3-nano"
@@ -25,19 +27,20 @@ def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[Row]]:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with start_loopback(root, embedded=embedded) as server:
         yield Step(f"device: a loopback SSH server, {server.kind}, port {server.port}")
-        target = Target(
-            name="demo",
-            host=server.host,
-            port=server.port,
-            user=server.user,
-            profile="local",
-            install_root=str(_device_folder(root)),
-            identity_file=server.identity_file,
-            known_hosts=server.known_hosts,
-        )
+        target = loopback_target("demo", server, root)
         rows: list[Row] = yield from run(MODEL, [target], RECIPES, Options(load_workload("quality"), fresh=fresh))
     return rows
 
 
-def _device_folder(root: Path) -> Path:
-    return root / "device"
+def loopback_target(name: str, server: PrivateSshd | EmbeddedServer, root: Path) -> Target:
+    """A target for a loopback server, whose disk is a folder under `root`."""
+    return Target(
+        name=name,
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        profile="local",
+        install_root=str(root / "device"),
+        identity_file=server.identity_file,
+        known_hosts=server.known_hosts,
+    )

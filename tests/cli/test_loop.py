@@ -125,6 +125,16 @@ def test_run_ends_in_a_table(local: Path, tmp_path: Path) -> None:
     assert "int4-rtn-b32" in done.stdout
 
 
+@pytest.mark.parametrize("preset", ["phi-3-tiny-gqa", "phi-3-tiny-longrope"])
+def test_run_on_a_local_folder_of_another_shape(preset: str, local: Path, isolated: Path) -> None:
+    assert edgephi("model", "synth", preset, "-o", "model").returncode == 0
+    done = edgephi("run", "./model", "local", "-w", "quick", "--json")
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)["reports"]
+    assert report["metrics"]["decode_tps"]["median"] > 0
+    assert report["recipe"] == "int4-rtn-b32"
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [

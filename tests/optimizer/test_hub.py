@@ -1,0 +1,192 @@
+"""toolkit.optimizer.hub: model references, and the real hub client against a hub of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.builds import follow
+from toolkit.errors import BuildError, ConfigError
+from toolkit.events import Event, Warning_
+from toolkit.models import shipped_model
+from toolkit.optimizer.hub import local_model, resolve_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPO = "some-org/nano"
+
+
+@dataclass
+class Hub:
+    """What the fake hub answers with, and what it was asked for."""
+
+    folder: Path
+    refusal: tuple[int, str] | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self) -> None:
+                self._answer(with_body=False)
+
+            def do_GET(self) -> None:
+                self._answer(with_body=True)
+
+            def _answer(self, *, with_body: bool) -> None:
+                hub.asked.append(self.path)
+                status, headers, body = hub.answer(self.path)
+                self.send_response(status)
+                for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if with_body:
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        if self.refusal is not None:
+            status, code = self.refusal
+            return status, {"X-Error-Code": code, "X-Error-Message": "no"}, b"{}"
+        if "/tree/" in path:
+            return 200, {"Content-Type": "application/json"}, json.dumps(self._tree()).encode()
+        if path.startswith("/api/"):
+            info = {
+                "id": REPO,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": n, "size": 1} for n in self._names()],
+            }
+            return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
+        body = (self.folder / path.rsplit("/", 1)[-1]).read_bytes()
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
+        return 200, {"ETag": etag, "X-Repo-Commit": COMMIT}, body
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+    def _tree(self) -> list[dict[str, object]]:
+        return [
+            {"type": "file", "path": name, "oid": "0" * 40, "size": (self.folder / name).stat().st_size}
+            for name in self._names()
+        ]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    model = shipped_model("phi3-nano")
+    assert model is not None
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for path in model.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "modeling_phi3.py").write_text("raise SystemExit('remote code ran')")
+    hub = Hub(folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), hub.handler())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+
+
+def test_folder_wins_over_every_other_meaning() -> None:
+    model = shipped_model("phi3-nano")
+    assert model is not None
+    Path("phi3-nano").symlink_to(model.folder)
+    found = local_model("phi3-nano")
+    assert found is not None and found.folder == Path("phi3-nano")
+
+
+def test_shipped_name() -> None:
+    found = follow(resolve_model("phi3-nano"))
+    assert found == shipped_model("phi3-nano")
+
+
+@pytest.mark.parametrize("ref", ["microsoft/Phi-3-mini-4k-instruct", "org/name@main", "org/name@refs/pr/1"])
+def test_hub_id_is_on_no_disk(ref: str) -> None:
+    assert local_model(ref) is None
+
+
+@pytest.mark.parametrize("ref", ["phi3-nan", "./absent", "../absent", "~/absent", "/absent", "a/b/c", "org/"])
+def test_what_is_no_model_gets_a_hint(ref: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        follow(resolve_model(ref))
+    assert f"no model '{ref}'" in caught.value.message
+    assert caught.value.hint is not None and "phi3-nano" in caught.value.hint
+
+
+def test_suggestion_for_a_misspelt_name() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'phi3-nano'"):
+        local_model("phi-3-nano")
+
+
+def test_preset_is_not_a_model() -> None:
+    with pytest.raises(ConfigError) as caught:
+        local_model("phi-3-mini-4k")
+    assert caught.value.hint is not None and "model synth phi-3-mini-4k" in caught.value.hint
+
+
+def test_download_is_pinned_and_brings_no_code(hub: Hub) -> None:
+    found = follow(resolve_model(REPO))
+    assert (found.id, found.name, found.revision) == (REPO, "nano", COMMIT)
+    assert (found.folder / "model.safetensors").read_bytes() == (hub.folder / "model.safetensors").read_bytes()
+    assert not list(found.folder.glob("*.py"))
+    assert not any(path.endswith(".py") for path in hub.asked)
+
+
+def test_revision_is_asked_for(hub: Hub) -> None:
+    follow(resolve_model(f"{REPO}@v2"))
+    assert any(path.startswith(f"/api/models/{REPO}/revision/v2") for path in hub.asked)
+
+
+@pytest.mark.usefixtures("hub")
+def test_cached_model_is_used_when_the_hub_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = follow(resolve_model(REPO))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    events: list[Event] = []
+    assert follow(resolve_model(REPO), events) == first
+    assert any(isinstance(event, Warning_) and "can't be reached" in event.text for event in events)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_unreachable_hub() -> None:
+    with pytest.raises(BuildError) as caught:
+        follow(resolve_model("microsoft/Phi-3-mini-4k-instruct"))
+    assert "microsoft/Phi-3-mini-4k-instruct: the model hub can't be reached" in caught.value.message
+    assert caught.value.hint is not None and "give the folder" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (403, "GatedRepo", "is gated"),
+        (401, "GatedRepo", "is gated"),
+        (404, "RepoNotFound", "no such model on the hub"),
+        (404, "RevisionNotFound", "no revision 'main'"),
+    ],
+)
+def test_refusals_of_the_hub_are_worded(hub: Hub, status: int, code: str, message: str) -> None:
+    hub.refusal = (status, code)
+    with pytest.raises(ConfigError, match=message):
+        follow(resolve_model(REPO))

@@ -1,0 +1,292 @@
+"""toolkit.build: real builds by real Olive, what a second run trusts, and what it must not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import builds
+from tests.builds import MODEL, follow
+from toolkit import build
+from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.errors import BuildError, ConfigError
+from toolkit.events import Event, Service, Step, Warning_
+from toolkit.models import shipped_model
+from toolkit.plan import plan
+from toolkit.profiles import Profile, load_profile
+from toolkit.recipes import list_recipes, load_recipe
+
+RTN = "int4-rtn-b32"
+RECIPES = [recipe.name for recipe in list_recipes()]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache that knows the build of the default recipe, and no more."""
+    builds.seed_cache(tmp_path / "cache", RTN)
+    return tmp_path / "cache"
+
+
+def optimize(events: list[Event] | None = None, profile: Profile | None = None, **options: object) -> Bundle:
+    service = build.optimize(MODEL, load_recipe(RTN), profile or builds.profile(), **options)  # type: ignore[arg-type]
+    return follow(service, events)
+
+
+def steps(events: list[Event]) -> list[Step]:
+    return [event for event in events if isinstance(event, Step)]
+
+
+def with_ram(available_bytes: int) -> Profile:
+    profile = builds.profile()
+    hardware = profile.hardware.model_copy(update={"ram_bytes": available_bytes, "ram_reserved_bytes": 0})
+    return profile.model_copy(update={"hardware": hardware})
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_makes_a_bundle_that_loads_and_generates(recipe: str) -> None:
+    bundle = builds.bundle(recipe)
+    follow(verify_bundle(bundle))
+    tokens = builds.generate(bundle.path, 12)
+    assert len(tokens) == 12
+    assert len(set(tokens)) > 1  # a damaged model says one thing only
+
+
+def test_quantized_bundles_are_smaller() -> None:
+    size = {recipe: builds.bundle(recipe).manifest.size_bytes for recipe in RECIPES}
+    assert size["int4-rtn-b128"] < size["int4-rtn-b32"] < size["fp32"] / 2.5
+
+
+def test_manifest_says_what_it_was_made_from() -> None:
+    manifest = builds.bundle("int4-gptq-b32").manifest
+    assert manifest.name == "phi3-nano-int4-gptq-b32"
+    assert manifest.model.id == "phi3-nano"
+    assert manifest.recipe["algorithm"] == "gptq"
+    assert len(manifest.recipe["calibration"]["sha256"]) == 64
+    assert {"olive-ai", "onnxruntime-genai", "torch", "edgephi"} <= set(manifest.tools)
+
+
+def test_context_is_planned_in_the_runtime_configuration() -> None:
+    bundle = builds.bundle(RTN)
+    config = json.loads((bundle.path / "genai_config.json").read_text())
+    assert config["search"]["max_length"] == bundle.manifest.context_tokens
+
+
+def test_second_call_builds_nothing(cache: Path) -> None:
+    events: list[Event] = []
+    began = time.monotonic()
+    bundle = optimize(events)
+    assert time.monotonic() - began < 2
+    assert [step.skipped for step in steps(events)] == [True, True]
+    assert bundle.id == builds.bundle(RTN).id
+    assert bundle.path == cache / "bundles" / bundle.id
+
+
+def test_other_context_needs_no_olive(cache: Path) -> None:
+    events: list[Event] = []
+    bundle = optimize(events, context=256)
+    assert [step.skipped for step in steps(events)] == [True, False]
+    assert bundle.manifest.context_tokens == 256
+    assert bundle.id != builds.bundle(RTN).id
+    data = "model.onnx.data"
+    assert (bundle.path / data).samefile(cache / "bundles" / builds.bundle(RTN).id / data)
+    assert len(builds.generate(bundle.path, 3)) == 3
+
+
+def test_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
+    assert not (tmp_path / "cache").exists()
+    assert optimize().id == builds.bundle(RTN).id
+
+
+def test_nothing_is_stored_that_fails_its_check(cache: Path) -> None:
+    shutil.rmtree(cache / "bundles")
+    seen: list[Bundle] = []
+
+    def check(bundle: Bundle) -> Service[None]:
+        seen.append(bundle)
+        yield Step("look")
+        raise BuildError("it doesn't load")
+
+    with pytest.raises(BuildError, match="doesn't load"):
+        optimize(check=check)
+    assert not seen[0].path.exists()
+    assert list((cache / "bundles").iterdir()) == []
+
+
+def test_check_sees_the_whole_bundle_before_it_is_stored(cache: Path) -> None:
+    shutil.rmtree(cache / "bundles")
+
+    def check(bundle: Bundle) -> Service[None]:
+        assert list_bundles() == []
+        yield from verify_bundle(bundle)
+
+    bundle = optimize(check=check)
+    assert list_bundles() == [bundle]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("name", ["model.onnx.data", "genai_config.json"])
+def test_damaged_stored_bundle_is_assembled_again(name: str) -> None:
+    bundle = optimize()
+    (bundle.path / name).unlink()
+    assert optimize().id == bundle.id
+    follow(verify_bundle(bundle))
+
+
+def test_unfinished_leftovers_are_not_trusted(cache: Path) -> None:
+    (key,) = (path.name for path in (cache / "builds").iterdir() if len(path.name) == 64)
+    leftover = cache / "builds" / f".{key}"
+    (cache / "builds" / key).rename(leftover)
+    with pytest.raises(ZeroDivisionError):
+        _interrupt_at_first_olive_step()
+    assert not leftover.exists()
+    assert not (cache / "builds" / key).exists()
+
+
+def _interrupt_at_first_olive_step() -> None:
+    service = build.optimize(MODEL, load_recipe(RTN), builds.profile())
+    for event in service:
+        if isinstance(event, Step) and event.text.startswith("build"):
+            service.throw(ZeroDivisionError)
+
+
+def test_output_folder_gets_the_bundle_without_a_copy_of_its_bytes(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    bundle = optimize(out=out)
+    assert bundle.path == out
+    assert open_bundle(out).id == builds.bundle(RTN).id
+    follow(verify_bundle(bundle))
+    assert (out / "model.onnx.data").samefile(cache / "bundles" / bundle.id / "model.onnx.data")
+    assert optimize(out=out).id == bundle.id
+
+
+@pytest.mark.usefixtures("cache")
+def test_output_folder_may_exist_empty(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert optimize(out=tmp_path / "out").path == tmp_path / "out"
+
+
+@pytest.mark.usefixtures("cache")
+def test_occupied_output_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds something else"):
+        optimize(out=tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.usefixtures("cache")
+def test_another_bundle_in_the_output_folder_is_left_alone(tmp_path: Path) -> None:
+    first = optimize(out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="holds something else"):
+        optimize(out=tmp_path / "out", context=100)
+    assert open_bundle(tmp_path / "out").id == first.id
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_does_not_fit_is_refused_with_numbers_and_built_by_force() -> None:
+    small = with_ram(140_000_000)
+    with pytest.raises(ConfigError, match=r"needs 0\.\d\d GB of memory.*'local' has 0\.14 GB"):
+        optimize(profile=small)
+    events: list[Event] = []
+    optimize(events, profile=small, force=True)
+    assert any(isinstance(event, Warning_) for event in events)
+
+
+@pytest.mark.usefixtures("cache")
+def test_smaller_context_is_offered_when_it_would_fit() -> None:
+    model = shipped_model(MODEL)
+    assert model is not None
+    needed = plan(model.shape, load_recipe(RTN), builds.profile(), 1000).needed_bytes
+    with pytest.raises(ConfigError) as caught:
+        optimize(profile=with_ram(needed), context=1024)
+    assert caught.value.hint is not None and caught.value.hint.startswith("--context 1000 ")
+
+
+@pytest.mark.usefixtures("cache")
+def test_device_whose_provider_cannot_be_built_for_gets_a_cpu_bundle() -> None:
+    events: list[Event] = []
+    bundle = optimize(events, profile=load_profile("laptop-npu-qualcomm"))
+    assert bundle.manifest.provider == "cpu"
+    assert any(isinstance(event, Warning_) and "qnn" in event.text for event in events)
+
+
+def test_two_builders_of_the_same_take_turns(cache: Path) -> None:
+    (key,) = (path.name for path in (cache / "builds").iterdir() if len(path.name) == 64)
+    with build._open_lock(key) as other:
+        follow(build._acquire(other))
+        service = build.optimize(MODEL, load_recipe(RTN), builds.profile())
+        waiting = next(event for event in service if isinstance(event, Step))
+        assert waiting.text.startswith("wait")
+        other.close()
+        assert follow(service).id == builds.bundle(RTN).id
+
+
+def test_workflow_for_a_hub_id_downloads_nothing() -> None:
+    workflow = build.workflow_for("microsoft/Phi-3-mini-4k-instruct", load_recipe(RTN), builds.profile())
+    assert workflow["input_model"]["model_path"] == "microsoft/Phi-3-mini-4k-instruct"
+
+
+def edgephi(*args: str) -> subprocess.Popen[str]:
+    root = Path(build.__file__).parent.parent
+    return subprocess.Popen(
+        [sys.executable, "-m", "toolkit", *args],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def olive_child(process: subprocess.Popen[str], log_folder: Path) -> psutil.Process:
+    """The Olive process of a running edgephi, once it is in the middle of its work."""
+    for _ in range(600):
+        logs = list(log_folder.glob("olive-*.log"))
+        if logs and "Running pass" in logs[0].read_text():
+            return psutil.Process(process.pid).children()[0]
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.05)
+    raise AssertionError("Olive never began")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    """A real `edgephi optimize` with Olive at work, and that Olive."""
+    # GPTQ takes long enough to be caught in the middle.
+    process = edgephi("optimize", MODEL, "-p", "local", "-r", "int4-gptq-b32", "--no-check")
+    yield process, olive_child(process, tmp_path / "data" / "logs")
+    process.kill()
+    process.wait()
+
+
+def gone(process: psutil.Process) -> bool:
+    return not psutil.wait_procs([process], timeout=10)[1]
+
+
+def test_ctrl_c_leaves_no_process_and_nothing_to_trust(
+    running: tuple[subprocess.Popen[str], psutil.Process], tmp_path: Path
+) -> None:
+    process, olive = running
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=15) == 130
+    assert gone(olive)
+    assert [path.suffix for path in (tmp_path / "cache" / "builds").iterdir()] == [".lock"]
+    assert list_bundles() == []
+
+
+def test_olive_ends_when_edgephi_is_killed(
+    running: tuple[subprocess.Popen[str], psutil.Process], tmp_path: Path
+) -> None:
+    process, olive = running
+    process.kill()
+    assert gone(olive)
+    finished = [path for path in (tmp_path / "cache" / "builds").iterdir() if len(path.name) == 64]
+    assert finished == []

@@ -1,0 +1,207 @@
+"""toolkit.models: which folders are a usable Phi-3, and what each other one is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.builds import follow
+from toolkit.errors import ConfigError
+from toolkit.models import ModelShape, hash_model, model_files, open_model, parse_shape, shipped_model
+from toolkit.presets import PRESETS
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the reference model that a test may break."""
+    model = shipped_model("phi3-nano")
+    assert model is not None
+    return Path(shutil.copytree(model.folder, tmp_path / "nano"))
+
+
+def change(path: Path, **keys: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def refusal(folder: Path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        open_model(folder)
+    return caught.value
+
+
+def test_reference_model_has_the_shape_it_was_trained_with() -> None:
+    model = shipped_model("phi3-nano")
+    assert model is not None
+    assert (model.id, model.name, model.revision) == ("phi3-nano", "phi3-nano", None)
+    assert model.shape == ModelShape(
+        architecture="Phi3ForCausalLM",
+        layers=4,
+        hidden=256,
+        heads=8,
+        kv_heads=8,
+        head_dim=32,
+        intermediate=640,
+        vocab=3072,
+        max_context=1024,
+        original_context=1024,
+        rope="default",
+        tied_embeddings=False,
+    )
+
+
+def test_no_other_name_is_shipped() -> None:
+    assert shipped_model("phi3-mega") is None
+
+
+@pytest.mark.parametrize("name", [name for name, p in PRESETS.items() if p.architecture == "Phi3ForCausalLM"])
+def test_parameters_agree_with_the_published_counts(name: str) -> None:
+    preset = PRESETS[name]
+    assert parse_shape(preset.config(), name).parameters == preset.parameters
+
+
+def test_shape_of_transformers_5_config_is_read_like_that_of_4() -> None:
+    old = PRESETS["phi-3-tiny-longrope"].config()
+    scaling = old["rope_scaling"]
+    assert isinstance(scaling, dict)
+    new = {key: value for key, value in old.items() if key != "rope_scaling"}
+    new["rope_parameters"] = {"rope_type": scaling["type"], "rope_theta": 10000.0}
+    assert parse_shape(new, "new") == parse_shape(old, "old")
+    assert parse_shape(new, "new").rope == "longrope"
+
+
+def test_tied_head_is_counted_once() -> None:
+    config = PRESETS["phi-3-tiny-gqa"].config()
+    untied, tied = (parse_shape(config | {"tie_word_embeddings": value}, "x").parameters for value in (False, True))
+    assert untied - tied == config["vocab_size"] * config["hidden_size"]  # type: ignore[operator]
+
+
+def test_local_model_is_named_after_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert open_model(Path()).id == "nano"
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert "not a folder" in refusal(tmp_path / "absent").message
+
+
+def test_folder_without_a_model(tmp_path: Path) -> None:
+    assert refusal(tmp_path).message == f"{tmp_path}: not a model folder: no config.json"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\xff"])
+def test_config_that_is_no_json_object(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text, encoding="latin-1")
+    assert "JSON" in refusal(folder).message
+
+
+def test_other_architecture(folder: Path) -> None:
+    change(folder / "config.json", architectures=["LlamaForCausalLM"])
+    error = refusal(folder)
+    assert "architecture 'LlamaForCausalLM' isn't supported" in error.message
+    assert error.hint is not None and "Phi3ForCausalLM" in error.hint
+
+
+def test_phi3_small_needs_remote_code(folder: Path) -> None:
+    change(folder / "config.json", architectures=["Phi3SmallForCausalLM"])
+    assert "needs remote code" in refusal(folder).message
+
+
+def test_quantized_model(folder: Path) -> None:
+    change(folder / "config.json", quantization_config={"quant_method": "gptq"})
+    assert "already quantized (gptq)" in refusal(folder).message
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "many"])
+def test_senseless_number_is_named(folder: Path, value: object) -> None:
+    change(folder / "config.json", num_hidden_layers=value)
+    assert "layers" in refusal(folder).message
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_missing_tokenizer_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert refusal(folder).message.endswith(f"missing tokenizer files: {name}")
+
+
+def test_no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert "no weights" in refusal(folder).message
+
+
+def test_pytorch_weights_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    error = refusal(folder)
+    assert "only PyTorch .bin weights" in error.message
+    assert error.hint is not None and "save_pretrained" in error.hint
+
+
+@pytest.mark.parametrize("kept", [0, 5, 8, 100, 9_000_000])
+def test_partial_weights_are_named(folder: Path, kept: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    message = refusal(folder).message
+    assert "incomplete weights" in message
+    assert "model.safetensors: " in message
+
+
+def test_lfs_pointer_is_recognized(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    assert "Git LFS pointer" in refusal(folder).message
+
+
+def test_every_missing_shard_is_named(folder: Path) -> None:
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}
+    (folder / "model.safetensors").rename(folder / "model-2.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    lines = refusal(folder).message.splitlines()[1:]
+    assert [line.strip() for line in lines] == [
+        "model-1.safetensors: missing",
+        "model-3.safetensors: missing",
+    ]
+
+
+def test_shard_outside_the_folder_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    assert "outside the folder" in refusal(folder).message
+
+
+def test_hash_follows_content_and_not_place(folder: Path, tmp_path: Path) -> None:
+    first = follow(hash_model(open_model(folder)))
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert follow(hash_model(open_model(copy))) == first
+    change(copy / "generation_config.json", temperature=0.5)
+    assert follow(hash_model(open_model(copy))) != first
+
+
+def test_file_that_is_no_part_of_the_model_is_not_hashed(folder: Path) -> None:
+    first = follow(hash_model(open_model(folder)))
+    (folder / "README.md").write_text("hello")
+    assert follow(hash_model(open_model(folder))) == first
+
+
+def test_large_files_are_hashed_once(folder: Path) -> None:
+    model = open_model(folder)
+    first, second = [], []
+    digest = follow(hash_model(model), first)
+    assert follow(hash_model(model), second) == digest
+    assert first and not second
+    total = sum(path.stat().st_size for path in model_files(model))
+    assert first[-1].done == first[-1].total == total  # type: ignore[union-attr]
+
+
+def test_changed_file_is_hashed_again(folder: Path) -> None:
+    first = follow(hash_model(open_model(folder)))
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert follow(hash_model(open_model(folder))) != first
+
+
+def test_broken_memo_costs_only_time(folder: Path, tmp_path: Path) -> None:
+    digest = follow(hash_model(open_model(folder)))
+    (tmp_path / "cache" / "hashes.json").write_text("{")
+    assert follow(hash_model(open_model(folder))) == digest

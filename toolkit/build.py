@@ -1,0 +1,375 @@
+"""Build a bundle: model + recipe + profile → Olive → checked files in the store.
+
+What is finished is renamed into place: `builds/<key>` (Olive's files, whatever the context) and
+`bundles/<id>`. Everything before that lies in folders whose names begin with a dot, which nothing trusts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from toolkit import __version__
+from toolkit.bundle import (
+    READ_ONLY,
+    Artifact,
+    Bundle,
+    Manifest,
+    ModelRecord,
+    canonical_json,
+    describe_file,
+    link_files,
+    open_bundle,
+    store_dir,
+    write_bundle,
+)
+from toolkit.config import cache_dir, shown
+from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.events import Service, Step, Warning_
+from toolkit.models import SourceModel, hash_model
+from toolkit.optimizer import require_extra, tool_versions
+from toolkit.optimizer.hub import local_model, resolve_model
+from toolkit.optimizer.runner import run_workflow
+from toolkit.plan import FitPlan, plan
+from toolkit.profiles import Profile
+from toolkit.recipes import PROVIDERS, Recipe, calibration_file, render_workflow
+
+Check = Callable[[Bundle], Service[None]]
+
+_GENAI_CONFIG = "genai_config.json"
+_RECORD = "build.json"
+_POLL_S = 0.5
+# What Olive writes about itself: absolute paths and times, of no use to a device.
+_OLIVE_RECORDS = {"footprint.json", "output_footprint.json", "model_config.json", "run_history.txt"}
+# The quantized checkpoint, the exported model in Olive's cache, and its copy in the output folder.
+_COPIES_ON_DISK = 3
+_SPARE_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides what a bundle's bytes are."""
+
+    model: SourceModel
+    model_sha256: str
+    recipe: Recipe
+    provider: str
+    calibration: Path | None
+    calibration_sha256: str | None
+    fit: FitPlan
+    tools: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        suffix = "" if self.provider == "cpu" else f"-{self.provider}"
+        return f"{self.model.name}-{self.recipe.name}{suffix}"
+
+    def recipe_table(self) -> dict[str, Any]:
+        table = self.recipe.table()
+        if self.calibration_sha256:
+            table["calibration"] = table["calibration"] | {"sha256": self.calibration_sha256}
+        return table
+
+    def workflow(self, work: Path) -> dict[str, Any]:
+        folder = self.model.folder.resolve()
+        return render_workflow(self.recipe, folder, self.provider, self.calibration, work / "output", work / "cache")
+
+    def workflow_sha256(self) -> str:
+        """Hash of the workflow with placeholders for what differs from machine to machine."""
+        text = self.calibration and Path("CALIBRATION")
+        workflow = render_workflow(self.recipe, "MODEL", self.provider, text, Path("OUTPUT"), Path("CACHE"))
+        return _sha256(canonical_json(workflow))
+
+    def key(self) -> str:
+        """Two jobs with the same key give the same files, except for the context."""
+        parts = [self.model_sha256, self.workflow_sha256(), self.calibration_sha256, self.tools]
+        return _sha256(canonical_json(parts))
+
+
+def optimize(
+    model_ref: str,
+    recipe: Recipe,
+    profile: Profile,
+    *,
+    context: int | None = None,
+    calibration: Path | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    check: Check | None = None,
+) -> Service[Bundle]:
+    """Build `model_ref` by `recipe` for `profile`, or find it built, and return the bundle.
+
+    `context` is in tokens and defaults to the profile's. `check` loads the bundle and generates with it
+    before it is stored. With `out` the bundle is also put into that folder, and that copy is returned.
+    `force` builds even what isn't expected to fit. Raises ConfigError, MissingExtra and BuildError, and
+    whatever `check` raises.
+    """
+    require_extra()
+    if out is not None:
+        _refuse_occupied(out)
+    job = yield from _prepare(model_ref, recipe, profile, context, calibration)
+    yield from _check_fit(job, profile, force=force)
+    with _open_lock(job.key()) as lock:
+        yield from _acquire(lock)
+        build = yield from _build(job)
+        bundle = yield from _store(job, build, check)
+    if out is not None:
+        return _put(bundle, out)
+    return bundle
+
+
+def workflow_for(model_ref: str, recipe: Recipe, profile: Profile, calibration: Path | None = None) -> dict[str, Any]:
+    """The Olive configuration that `optimize` would run, with its output beside the working folder's files.
+
+    A hub id stays as it is: nothing is downloaded.
+    """
+    model = local_model(model_ref)
+    source: Path | str = model.folder.resolve() if model else model_ref.partition("@")[0]
+    file = calibration_file(recipe, calibration)
+    return render_workflow(recipe, source, build_provider(profile), file, Path("olive-output"), Path("olive-cache"))
+
+
+def build_provider(profile: Profile) -> str:
+    """The provider a bundle for `profile` is built for: the CPU's where the device's own can't be built
+    for."""
+    provider: str = profile.runtime.provider
+    return provider if provider in PROVIDERS else "cpu"
+
+
+def _prepare(
+    model_ref: str, recipe: Recipe, profile: Profile, context: int | None, calibration: Path | None
+) -> Service[Job]:
+    model = yield from resolve_model(model_ref)
+    provider = build_provider(profile)
+    if provider != profile.runtime.provider:
+        yield Warning_(
+            f"no bundle can be built for provider '{profile.runtime.provider}'; this one runs on the device's CPU"
+        )
+    file = calibration_file(recipe, calibration)
+    fit = plan(model.shape, recipe, profile, context)
+    return Job(
+        model=model,
+        model_sha256=(yield from hash_model(model)),
+        recipe=recipe,
+        provider=provider,
+        calibration=file,
+        calibration_sha256=hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
+        fit=fit,
+        tools=tool_versions() | {"edgephi": __version__},
+    )
+
+
+def _check_fit(job: Job, profile: Profile, *, force: bool) -> Service[None]:
+    """Say the plan, and refuse what it rules out."""
+    fit = job.fit
+    if fit.fits:
+        yield Step(
+            f"plan {job.name}: {fit.bundle_bytes / 1e6:,.0f} MB on disk, {fit.needed_bytes / 1e6:,.0f} of "
+            f"{fit.available_bytes / 1e6:,.0f} MB of memory with a context of {fit.context_tokens} tokens"
+        )
+        return
+    message = (
+        f"{job.name} needs {fit.needed_bytes / 1e9:.2f} GB of memory with a context of "
+        f"{fit.context_tokens} tokens; '{profile.name}' has {fit.available_bytes / 1e9:.2f} GB for it"
+    )
+    if not force:
+        raise ConfigError(message, _smaller(fit))
+    yield Warning_(message)
+
+
+def _smaller(fit: FitPlan) -> str:
+    if fit.largest_context_tokens:
+        return f"--context {fit.largest_context_tokens} is the most that fits; --force builds it anyway"
+    return "take a smaller model or recipe (int4-rtn-b128 is the smallest); --force builds it anyway"
+
+
+def _open_lock(key: str) -> IO[bytes]:
+    path = _builds_dir() / f"{key}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+def _acquire(lock: IO[bytes]) -> Service[None]:
+    """Wait until no other process builds the same; closing the file gives the lock back."""
+    if _try_lock(lock):
+        return
+    yield Step("wait: another process builds the same")
+    while not _try_lock(lock):
+        time.sleep(_POLL_S)
+
+
+def _try_lock(lock: IO[bytes]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _builds_dir() -> Path:
+    return cache_dir() / "builds"
+
+
+def _build(job: Job) -> Service[Path]:
+    """The folder with Olive's files for `job`, made now or found whole. The job's lock is held."""
+    key = job.key()
+    folder = _builds_dir() / key
+    if _whole(folder, _recorded(folder)):
+        yield Step(f"build {job.name}", skipped=True)
+        return folder
+    # Left by a build that was killed; the lock says that it isn't running any more.
+    work = _builds_dir() / f".{key}"
+    for old in (folder, work):
+        shutil.rmtree(old, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield Step(f"build {job.name}")
+        needed = _COPIES_ON_DISK * job.fit.bundle_bytes + _SPARE_BYTES
+        yield from run_workflow(job.workflow(work), work, needed_bytes=needed)
+        _finish(work / "output")
+        (work / "output").replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _finish(output: Path) -> None:
+    """Keep what a device needs, and record it."""
+    for name in _OLIVE_RECORDS:
+        (output / name).unlink(missing_ok=True)
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    artifacts = [describe_file(path, path.relative_to(output).as_posix()) for path in files]
+    for path in files:
+        path.chmod(READ_ONLY)
+        _sync(path)
+    record = output / _RECORD
+    record.write_text(json.dumps([artifact.model_dump() for artifact in artifacts]), encoding="utf-8")
+    _sync(record)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _recorded(folder: Path) -> list[Artifact]:
+    try:
+        return [Artifact.model_validate(entry) for entry in json.loads((folder / _RECORD).read_bytes())]
+    except (OSError, ValueError):
+        return []
+
+
+def _whole(folder: Path, artifacts: list[Artifact] | tuple[Artifact, ...]) -> bool:
+    """Whether all files are there with their sizes; hashes are `verify`'s work."""
+    return bool(artifacts) and all(
+        (folder / artifact.path).is_file() and (folder / artifact.path).stat().st_size == artifact.size_bytes
+        for artifact in artifacts
+    )
+
+
+def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
+    """Assemble the bundle for the job's context, check it, and move it into the store."""
+    beside = store_dir() / f".{job.key()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        bundle = _assemble(job, build, beside)
+        final = store_dir() / bundle.id
+        if final.is_dir():
+            if _whole(final, bundle.manifest.artifacts):
+                yield Step(f"bundle {bundle.id[:12]}", skipped=True)
+                return Bundle(final, bundle.manifest, bundle.id)
+            shutil.rmtree(final)
+        if check is not None:
+            yield from check(bundle)
+        beside.replace(final)
+        yield Step(f"bundle {bundle.id[:12]} ({bundle.manifest.size_bytes / 1e6:,.1f} MB)")
+        return Bundle(final, bundle.manifest, bundle.id)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _assemble(job: Job, build: Path, folder: Path) -> Bundle:
+    built = [artifact for artifact in _recorded(build) if artifact.path != _GENAI_CONFIG]
+    link_files(build, [artifact.path for artifact in built], folder)
+    _write_genai_config(build / _GENAI_CONFIG, folder / _GENAI_CONFIG, job.fit.context_tokens)
+    artifacts = [*built, describe_file(folder / _GENAI_CONFIG, _GENAI_CONFIG)]
+    model = job.model
+    manifest = Manifest(
+        name=job.name,
+        artifacts=tuple(sorted(artifacts, key=lambda artifact: artifact.path)),
+        model=ModelRecord(
+            id=model.id,
+            revision=model.revision,
+            architecture=model.shape.architecture,
+            weights_sha256=job.model_sha256,
+            parameters=model.shape.parameters,
+        ),
+        recipe=job.recipe_table(),
+        provider=job.provider,
+        context_tokens=job.fit.context_tokens,
+        tools=job.tools,
+        workflow_sha256=job.workflow_sha256(),
+    )
+    return write_bundle(folder, manifest)
+
+
+def _write_genai_config(source: Path, target: Path, context_tokens: int) -> None:
+    """The builder plans for the model's whole context, and that memory is taken at the first token."""
+    config = json.loads(source.read_bytes())
+    config["search"]["max_length"] = context_tokens
+    target.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8", newline="\n")
+
+
+def _refuse_occupied(out: Path) -> None:
+    """Before the work: a folder that holds something else than a bundle is never replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        open_bundle(out)
+    except (ConfigError, CorruptBundle) as exc:
+        raise _occupied(out) from exc
+
+
+def _occupied(out: Path) -> ConfigError:
+    return ConfigError(f"{shown(out)}: holds something else than this bundle", "name a new or an empty folder")
+
+
+def _put(bundle: Bundle, out: Path) -> Bundle:
+    """A copy of a stored bundle in `out`, which shares the store's bytes where the disk allows it."""
+    if out.exists() and any(out.iterdir()):
+        if open_bundle(out).id == bundle.id and _whole(out, bundle.manifest.artifacts):
+            return open_bundle(out)
+        raise _occupied(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.absolute().with_name(f".{out.absolute().name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        link_files(bundle.path, [artifact.path for artifact in bundle.manifest.artifacts], beside)
+        put = write_bundle(beside, bundle.manifest)
+        if out.exists():
+            out.rmdir()  # Windows doesn't rename over a folder, not even an empty one.
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Bundle(out, put.manifest, put.id)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,320 @@
+"""Models: Phi-3 in Hugging Face layout, what shape it has, and which exact files it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.config import cache_dir, shown
+from toolkit.errors import ConfigError
+from toolkit.events import Progress, Service
+
+SUPPORTED = ("Phi3ForCausalLM",)
+SHIPPED = ("phi3-nano",)
+
+_NEEDS_REMOTE_CODE = ("Phi3SmallForCausalLM", "Phi3VForCausalLM", "Phi4MMForCausalLM")
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+_CONFIG_FILES = ("config.json", "generation_config.json")
+_CHUNK = 4 << 20
+_LFS_POINTER = b"version https://git-lfs"
+
+
+class ModelShape(BaseModel):
+    """The numbers of config.json that decide a model's size; lengths in elements, contexts in tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    vocab: int = Field(ge=1)
+    max_context: int = Field(ge=1)
+    original_context: int = Field(ge=1)
+    rope: str
+    tied_embeddings: bool
+
+    @property
+    def embedding_parameters(self) -> int:
+        """The table that turns tokens into vectors, without the output head."""
+        return self.vocab * self.hidden
+
+    @property
+    def linear_parameters(self) -> int:
+        """Every matrix that a recipe quantizes: the layers' projections and the output head."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        mlp = 3 * self.hidden * self.intermediate
+        return self.layers * (attention + mlp) + self.vocab * self.hidden
+
+    @property
+    def norm_parameters(self) -> int:
+        return (2 * self.layers + 1) * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All weights, a tied output head counted once."""
+        tied = self.embedding_parameters if self.tied_embeddings else 0
+        return self.embedding_parameters + self.linear_parameters + self.norm_parameters - tied
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model on this machine. `id` is a hub id, a shipped name or the folder's own name."""
+
+    id: str
+    folder: Path
+    revision: str | None
+    shape: ModelShape
+
+    @property
+    def name(self) -> str:
+        """The short name, without the organisation."""
+        return self.id.rsplit("/", 1)[-1]
+
+
+def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
+    """Read the shape out of a parsed config.json, in the layout of transformers 4 or 5.
+
+    Raises ConfigError for another architecture, an already quantized model, and missing or senseless numbers.
+    """
+    architecture = _architecture(config, where)
+    if "quantization_config" in config:
+        method = (config["quantization_config"] or {}).get("quant_method", "an unknown method")
+        message = f"{where}: the model is already quantized ({method})"
+        raise ConfigError(message, "give the original bf16, fp16 or fp32 model")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    numbers = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
+    head_dim = hidden // heads if numbers else None  # type: ignore[operator]
+    max_context = config.get("max_position_embeddings")
+    fields = {
+        "architecture": architecture,
+        "layers": config.get("num_hidden_layers"),
+        "hidden": hidden,
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim") or head_dim,
+        "intermediate": config.get("intermediate_size"),
+        "vocab": config.get("vocab_size"),
+        "max_context": max_context,
+        "original_context": config.get("original_max_position_embeddings") or max_context,
+        "rope": rope.get("rope_type") or rope.get("type") or "default",
+        "tied_embeddings": bool(config.get("tie_word_embeddings")),
+    }
+    try:
+        return ModelShape.model_validate(fields)
+    except ValidationError as exc:
+        wrong = ", ".join(sorted({str(error["loc"][0]) for error in exc.errors()}))
+        raise ConfigError(f"{where}: missing or not a positive whole number: {wrong}") from exc
+
+
+def _architecture(config: dict[str, Any], where: str) -> str:
+    names = config.get("architectures") or ["none"]
+    name = str(names[0])
+    if name in SUPPORTED:
+        return name
+    if name in _NEEDS_REMOTE_CODE:
+        message = f"{where}: architecture '{name}' needs remote code from the model's repository"
+        raise ConfigError(message, "edgephi runs no code that comes with a model; use a Phi-3 mini or medium")
+    supported = ", ".join(SUPPORTED)
+    raise ConfigError(f"{where}: architecture '{name}' isn't supported", f"supported: {supported}")
+
+
+def open_model(folder: Path, *, id: str | None = None, revision: str | None = None) -> SourceModel:
+    """Check that `folder` is a whole, unquantized Phi-3 and describe it; no weights are read.
+
+    Raises ConfigError that names what is missing or wrong.
+    """
+    where = shown(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{where}: not a folder", "a model is a folder in Hugging Face layout")
+    if not (folder / "config.json").is_file():
+        hint = "a model folder holds config.json, tokenizer files and *.safetensors"
+        raise ConfigError(f"{where}: not a model folder: no config.json", hint)
+    shape = parse_shape(_read_json(folder / "config.json"), where)
+    _check_tokenizer(folder, where)
+    _check_weights(folder, where)
+    return SourceModel(id or folder.resolve().name, folder, revision, shape)
+
+
+def shipped_model(name: str) -> SourceModel | None:
+    """The model of that name that came with edgephi."""
+    if name not in SHIPPED:
+        return None
+    return open_model(Path(__file__).parent / "data" / name, id=name)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{shown(path)}: not valid JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise ConfigError(f"{shown(path)}: not a JSON object")
+    return value
+
+
+def _check_tokenizer(folder: Path, where: str) -> None:
+    missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (folder / name).is_file()]
+    if missing:
+        hint = "copy them from the model's page, or save the tokenizer again with transformers"
+        raise ConfigError(f"{where}: missing tokenizer files: {', '.join(missing)}", hint)
+
+
+def _check_weights(folder: Path, where: str) -> None:
+    names = _weight_names(folder)
+    if not names:
+        if any(folder.glob("*.bin")):
+            hint = (
+                "convert them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
+                "and copy the tokenizer files"
+            )
+            raise ConfigError(f"{where}: only PyTorch .bin weights, no safetensors", hint)
+        raise ConfigError(f"{where}: no weights: neither {_SINGLE} nor {_INDEX}")
+    wrong = [problem for name in names if (problem := _shard_problem(folder / name))]
+    if wrong:
+        message = f"{where}: incomplete weights\n  " + "\n  ".join(wrong)
+        raise ConfigError(message, "download the model again; an interrupted download goes on where it stopped")
+
+
+def _weight_names(folder: Path) -> list[str]:
+    """The safetensors files that make up the model."""
+    if not (folder / _INDEX).is_file():
+        return [_SINGLE] if (folder / _SINGLE).exists() else []
+    shards = _read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise ConfigError(f"{shown(folder / _INDEX)}: no weight_map")
+    names = sorted({str(name) for name in shards.values()})
+    if any(Path(name).name != name for name in names):
+        raise ConfigError(f"{shown(folder / _INDEX)}: a shard lies outside the folder")
+    return names
+
+
+def _shard_problem(path: Path) -> str | None:
+    """What is wrong with a safetensors file, as far as its header and its size tell."""
+    if not path.is_file():
+        return f"{path.name}: missing"
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if _LFS_POINTER.startswith(start) and start:
+            return f"{path.name}: a Git LFS pointer, not the file (git lfs pull fetches it)"
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= min(size - 8, 100_000_000):
+            return f"{path.name}: truncated or not safetensors ({size} bytes)"
+        try:
+            header = json.loads(file.read(length))
+            end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"{path.name}: not safetensors"
+    expected = 8 + length + int(end)
+    return None if size == expected else f"{path.name}: {size} bytes instead of {expected}"
+
+
+def model_files(model: SourceModel) -> list[Path]:
+    """The files that make the model what it is: configuration, tokenizer, weights; sorted by name."""
+    names = [name for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (model.folder / name).is_file()]
+    return [model.folder / name for name in sorted(names + _weight_names(model.folder))]
+
+
+def hash_model(model: SourceModel) -> Service[str]:
+    """SHA-256 over the names and hashes of `model_files`.
+
+    Files already hashed aren't read again as long as path, size, modification time and inode are the same.
+    """
+    files = model_files(model)
+    memo = _Memo.load()
+    total, done = sum(path.stat().st_size for path in files), 0
+    whole = hashlib.sha256()
+    for path in files:
+        digest = memo.recall(path)
+        if digest is None:
+            hasher = hashlib.sha256()
+            for chunk in _chunks(path):
+                hasher.update(chunk)
+                done += len(chunk)
+                yield Progress("hash the model", done, total, "bytes")
+            digest = hasher.hexdigest()
+            memo.remember(path, digest)
+        else:
+            done += path.stat().st_size
+        whole.update(f"{path.name}\0{digest}\n".encode())
+    memo.save()
+    return whole.hexdigest()
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+class _Memo:
+    """Hashes of large files by what `stat` says of them, kept in `hashes.json`."""
+
+    def __init__(self, entries: dict[str, list[Any]]) -> None:
+        self._entries = entries
+        self._changed = False
+
+    @classmethod
+    def load(cls) -> _Memo:
+        # A memo that can't be read costs time, not correctness.
+        with contextlib.suppress(OSError, ValueError):
+            entries = json.loads(cls._path().read_bytes())
+            if isinstance(entries, dict):
+                return cls(entries)
+        return cls({})
+
+    @staticmethod
+    def _path() -> Path:
+        return cache_dir() / "hashes.json"
+
+    @staticmethod
+    def _key(path: Path) -> tuple[str, list[int]]:
+        # The hub's snapshots are links into its blobs: the file itself is what was hashed.
+        real = path.resolve()
+        stat = real.stat()
+        return str(real), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+    def recall(self, path: Path) -> str | None:
+        key, stat = self._key(path)
+        entry = self._entries.get(key)
+        if isinstance(entry, list) and entry[:-1] == stat and re.fullmatch("[0-9a-f]{64}", str(entry[-1])):
+            return str(entry[-1])
+        return None
+
+    def remember(self, path: Path, digest: str) -> None:
+        key, stat = self._key(path)
+        self._entries[key] = [*stat, digest]
+        self._changed = True
+
+    def save(self) -> None:
+        if not self._changed:
+            return
+        path = self._path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        beside.write_text(json.dumps(self._entries, indent=0), encoding="utf-8")
+        beside.replace(path)

@@ -1,0 +1,233 @@
+"""From a MODEL argument to a model on this machine; hub ids are downloaded at a pinned revision.
+
+The download is a process of its own (`python -m toolkit.optimizer.hub ID REVISION`): the hub library waits
+for its threads, so that nothing else could end a download in the middle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import toolkit
+from toolkit.config import suggestion
+from toolkit.errors import BuildError, ConfigError, ToolkitError
+from toolkit.events import Progress, Service, Step, Warning_
+from toolkit.models import SHIPPED, SourceModel, open_model, shipped_model
+from toolkit.optimizer import require_extra
+from toolkit.presets import PRESETS
+
+# What a build reads. No Python files: code that comes with a model is never run.
+PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
+_REVISION = re.compile(r"[0-9a-f]{40}")
+_POLL_S = 0.3
+_BY_FOLDER = "download it on another machine and give the folder instead of the id"
+
+
+def resolve_model(ref: str) -> Service[SourceModel]:
+    """The model that `ref` names: an existing folder, a shipped model, or `org/name` on the hub.
+
+    A hub id may pin a branch, tag or commit: `org/name@revision`. Raises ConfigError when nothing has that
+    name, the model is gated or isn't usable, and BuildError when the hub can't be reached and nothing is
+    cached.
+    """
+    local = local_model(ref)
+    if local is not None:
+        return local
+    repo, _, revision = ref.partition("@")
+    return (yield from _download(repo, revision or "main"))
+
+
+def local_model(ref: str) -> SourceModel | None:
+    """The model that `ref` names if it is on this machine anyway, None for a hub id.
+
+    Raises ConfigError when `ref` is neither, or what it names isn't a usable model.
+    """
+    path = Path(ref).expanduser()
+    if path.exists():
+        return open_model(path)
+    shipped = shipped_model(ref)
+    if shipped is None and not _ID.fullmatch(ref):
+        raise _unknown(ref)
+    return shipped
+
+
+def _unknown(ref: str) -> ConfigError:
+    hub_ids = [preset.hub_id for preset in PRESETS.values() if preset.hub_id]
+    known = suggestion(ref, [*SHIPPED, *hub_ids])
+    if ref in PRESETS:
+        return ConfigError(
+            f"'{ref}' is a preset, not a model",
+            f"edgephi model synth {ref} -o FOLDER makes one of that shape",
+        )
+    return ConfigError(
+        f"no model '{ref}'{known}", f"give a folder, {' or '.join(SHIPPED)}, or a hub id like {hub_ids[0]}"
+    )
+
+
+def _download(repo: str, revision: str) -> Service[SourceModel]:
+    require_extra()
+    yield Step(f"fetch {repo}")
+    answer = yield from _follow_child(repo, revision)
+    if "error" in answer:
+        raise _worded(repo, revision, answer["error"], answer["detail"])
+    if answer["cached"]:
+        yield Warning_(
+            f"{repo}: the model hub can't be reached; using revision {answer['revision'][:12]} from its cache"
+        )
+    return open_model(Path(answer["folder"]), id=repo, revision=answer["revision"])
+
+
+def _follow_child(repo: str, revision: str) -> Service[dict[str, Any]]:
+    """Run the download; yields its progress and returns its last message."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        with _child(repo, revision, output, errors) as process:
+            while process.poll() is None:
+                for message in _messages(output):
+                    if "total" in message:
+                        yield Progress(f"fetch {repo}", _size(Path(message["blobs"])), message["total"], "bytes")
+                time.sleep(_POLL_S)
+        messages = _messages(output)
+        if messages and "total" not in messages[-1]:
+            return messages[-1]
+        errors.seek(0)
+        return {"error": "failed", "detail": errors.read().decode("utf-8", "replace").strip()[-500:]}
+
+
+@contextlib.contextmanager
+def _child(repo: str, revision: str, output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    root = str(Path(toolkit.__file__).parent.parent)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit.optimizer.hub", repo, revision],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
+        env=os.environ
+        | {
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "DO_NOT_TRACK": "1",
+            "PYTHONPATH": os.pathsep.join(paths),
+        },
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _messages(output: IO[bytes]) -> list[dict[str, Any]]:
+    output.seek(0)
+    lines = output.read().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines if line.startswith(b"{")]
+
+
+def _size(blobs: Path) -> int:
+    total = 0
+    for path in blobs.glob("*"):
+        # Downloads are renamed when they are complete.
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def _worded(repo: str, revision: str, kind: str, detail: str) -> ToolkitError:
+    if kind == "unreachable":
+        return BuildError(f"{repo}: the model hub can't be reached ({detail})", _BY_FOLDER)
+    if kind == "gated":
+        return ConfigError(f"{repo}: the model is gated", "accept its terms on huggingface.co, then `hf auth login`")
+    if kind == "missing":
+        return ConfigError(
+            f"{repo}: no such model on the hub, or it is private", "check the spelling, or `hf auth login`"
+        )
+    if kind == "revision":
+        return ConfigError(f"{repo}: no revision '{revision}'", "leave out @… for the newest")
+    return BuildError(f"{repo}: the download failed: {detail}", _BY_FOLDER)
+
+
+def _fetch(repo: str, revision: str) -> dict[str, Any]:
+    """In the child: download and tell where the snapshot lies, or what kind of failure it was."""
+    from huggingface_hub import errors
+
+    try:
+        return _from_hub(repo, revision)
+    except errors.GatedRepoError as exc:
+        return {"error": "gated", "detail": str(exc)}
+    except errors.RepositoryNotFoundError as exc:
+        return {"error": "missing", "detail": str(exc)}
+    except errors.RevisionNotFoundError as exc:
+        return {"error": "revision", "detail": str(exc)}
+    except (errors.HfHubHTTPError, ConnectionError, errors.LocalEntryNotFoundError) as exc:
+        return _from_cache(repo, revision, exc)
+    except Exception as exc:
+        # The HTTP library's own exceptions differ between hub versions; all of them mean: no answer.
+        if type(exc).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+            return _from_cache(repo, revision, exc)
+        raise
+
+
+def _from_hub(repo: str, revision: str) -> dict[str, Any]:
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    wanted = [
+        sibling
+        for sibling in info.siblings or []
+        if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in PATTERNS)
+    ]
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    _say({"total": sum(sibling.size or 0 for sibling in wanted), "blobs": str(cached / "blobs")})
+    # The commit, not the branch: what was looked at is what is fetched.
+    folder = snapshot_download(
+        repo,
+        revision=info.sha,
+        allow_patterns=list(PATTERNS),
+        ignore_patterns=["*/*"],
+        library_name="edgephi",
+    )
+    if info.sha and info.sha != revision:
+        # In the hub library's own layout, so that the branch is found again without the hub.
+        ref = cached / "refs" / revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(info.sha, encoding="utf-8")
+    return {"folder": folder, "revision": info.sha, "cached": False}
+
+
+def _from_cache(repo: str, revision: str, exc: Exception) -> dict[str, Any]:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS), local_files_only=True)
+    except errors.LocalEntryNotFoundError:
+        return {
+            "error": "unreachable",
+            "detail": str(exc).splitlines()[0] if str(exc) else type(exc).__name__,
+        }
+    commit = Path(folder).name
+    return {"folder": folder, "revision": commit if _REVISION.fullmatch(commit) else revision, "cached": True}
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _say(_fetch(sys.argv[1], sys.argv[2]))
