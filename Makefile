@@ -21,7 +21,7 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m toolkit.cli.reference docs
+	$(BIN)/python -m toolkit.cli.reference
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

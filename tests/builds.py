@@ -5,6 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +79,27 @@ def seed_cache(cache_dir: Path, recipe: str) -> Bundle:
 def _link(source: str, destination: str) -> None:
     if not Path(destination).exists():
         os.link(source, destination)
+
+
+def hear_sigint() -> None:
+    """For a child: what a shell starts in the background ignores SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def interruptible(*args: str) -> Iterator[subprocess.Popen[str]]:
+    """`edgephi` as a process that SIGINT reaches, its stderr in a pipe; killed at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "toolkit", *args],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_sigint,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def generate(folder: Path, tokens: int) -> list[int]:

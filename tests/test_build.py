@@ -243,6 +243,7 @@ def edgephi(*args: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=builds.hear_sigint,
     )
 
 

@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model folder")
     parser.add_argument("--snapshots", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="a snapshot to go on from")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--snapshot-every-s", type=float, default=300.0)

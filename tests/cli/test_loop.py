@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.builds import bundle as build
-from tests.builds import seed_cache
+from tests.builds import interruptible, seed_cache
 
 
 def edgephi(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -98,18 +98,14 @@ def test_ctrl_c_in_a_benchmark_ends_the_agent_and_keeps_no_report(deployed: Path
     (workloads / "endless.toml").write_text(
         'description = "x"\nprompt_tokens = 8\ngenerate_tokens = 900\nrepetitions = 1000\n'
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "toolkit", "bench", "local", "-w", "endless"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "run 1 of" in line:
-            break
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    with interruptible("bench", "local", "-w", "endless") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "run 1 of" in line:
+                break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
     assert not (tmp_path / "data" / "reports").exists()
     deadline = time.monotonic() + 10
     while subprocess.run(["pgrep", "-f", f"{deployed}/agent"], capture_output=True).returncode == 0:

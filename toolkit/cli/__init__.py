@@ -30,6 +30,7 @@ COMMANDS = {
     "bundle": ("toolkit.cli.bundle:bundle", "List, show and verify built bundles."),
     "model": ("toolkit.cli.model:model", "Look at models, or synthesize one of any Phi-3 shape."),
     "profiles": ("toolkit.cli.profiles:profiles", "List, show and validate device profiles."),
+    "recipes": ("toolkit.cli.recipes:recipes", "List and show the ways to quantize."),
     "targets": ("toolkit.cli.targets:targets", "Manage the machines that bundles are pushed to."),
     "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
     "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),

@@ -4,13 +4,14 @@ the code.
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from toolkit.cli import COMMANDS, cli
+from toolkit.cli.render import markdown_table
 
 
 def command_reference() -> str:
@@ -43,9 +44,65 @@ def _section(command: click.Command, context: click.Context) -> Iterator[str]:
     yield ""
 
 
+def profile_section() -> str:
+    """The shipped device classes as Markdown."""
+    from toolkit.cli.profiles import STATUS
+    from toolkit.profiles import Profile, list_profiles
+
+    rows = [
+        [f"`{p.name}`", p.description, f"{p.hardware.ram_bytes / 2**30:.0f} GiB", p.runtime.provider, STATUS[p.status]]
+        for p in list_profiles()
+        if isinstance(p, Profile) and p.name != "local"
+    ]
+    return markdown_table(["profile", "device", "RAM", "provider", "status"], rows)
+
+
+def recipe_section() -> str:
+    """The shipped recipes as Markdown."""
+    from toolkit.recipes import list_recipes
+
+    return markdown_table(
+        ["recipe", "what it does"], [[f"`{recipe.name}`", recipe.description] for recipe in list_recipes()]
+    )
+
+
+SECTIONS = {"profiles": profile_section, "recipes": recipe_section}
+
+
+def fill_sections(text: str) -> str:
+    """Replace what stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->` by the generated section."""
+    for name, section in SECTIONS.items():
+        begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
+        before, found, rest = text.partition(begin)
+        if found:
+            _, _, after = rest.partition(end)
+            text = f"{before}{begin}{section()}\n{end}{after}"
+    return text
+
+
+def generated(repository: Path) -> dict[Path, str]:
+    """Every generated document of a checkout, by path."""
+    from toolkit.profiles import profile_json_schema
+    from toolkit.targets import target_json_schema
+
+    readme = repository / "README.md"
+    schemas = repository / "docs" / "schema"
+    return {
+        readme: fill_sections(readme.read_text(encoding="utf-8")),
+        repository / "docs" / "cli.md": command_reference(),
+        schemas / "profile.schema.json": _json(profile_json_schema()),
+        schemas / "target.schema.json": _json(target_json_schema()),
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> None:
-    """Write the reference into the folder given."""
-    (Path(sys.argv[1]) / "cli.md").write_text(command_reference(), encoding="utf-8")
+    """Write them into the checkout in the working folder."""
+    for path, text in generated(Path.cwd()).items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
