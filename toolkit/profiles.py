@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from toolkit import machine
 from toolkit.config import (
     file_schema,
     find_toml,
@@ -34,13 +32,13 @@ from toolkit.config import (
     unknown_name,
 )
 from toolkit.errors import ConfigError
+from toolkit.machine import ARCH_NAMES
 from toolkit.units import bandwidth_text, bytes_text, parse_bandwidth, parse_bytes
 
 SCHEMA_VERSION = 1
 AUTO = "auto"
 
 _RAM_MIN, _RAM_MAX = 256 * 2**20, 4 * 2**40
-_ARCH = {"amd64": "x86_64", "arm64": "aarch64", "x86_64": "x86_64", "aarch64": "aarch64"}
 _TAG = {
     "linux": re.compile(r"(?:linux|(?:many|musl)linux[0-9_]+)_(aarch64|x86_64)"),
     "windows": re.compile(r"win_(amd64|arm64)"),
@@ -58,7 +56,7 @@ def _size(value: object) -> int:
 
 def _ram(value: object) -> int:
     if value == AUTO:
-        return _this_ram_bytes()
+        return machine.ram_bytes()
     n_bytes = _size(value)
     if not _RAM_MIN <= n_bytes <= _RAM_MAX:
         raise ValueError(f"'{value}' is outside 256 MiB … 4 TiB")
@@ -125,19 +123,19 @@ class Hardware(_Table):
 
     arch: Annotated[
         Literal["aarch64", "x86_64"],
-        BeforeValidator(lambda value: _this_arch() if value == AUTO else value),
+        BeforeValidator(lambda value: machine.arch() if value == AUTO else value),
         WithJsonSchema({"enum": ["aarch64", "x86_64", AUTO]}),
     ] = Field(description="instruction set")
     os: Annotated[
         Literal["linux", "windows", "darwin"],
-        BeforeValidator(lambda value: _this_os() if value == AUTO else value),
+        BeforeValidator(lambda value: machine.system() if value == AUTO else value),
         WithJsonSchema({"enum": ["linux", "windows", "darwin", AUTO]}),
     ] = Field(description="operating system")
     ram_bytes: Ram = Field(alias="ram", description="installed memory")
     ram_reserved_bytes: Size = Field(alias="ram_reserved", description="what the system and other programs keep of it")
     cores: Annotated[
         Count,
-        BeforeValidator(lambda value: _this_cores() if value == AUTO else value),
+        BeforeValidator(lambda value: machine.cores() if value == AUTO else value),
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}]}),
     ] = Field(description="processor cores that inference may use")
     memory_bandwidth_bytes_per_s: Rate | None = Field(
@@ -164,7 +162,7 @@ class Runtime(_Table):
     )
     platform_tags: Annotated[
         tuple[str, ...],
-        BeforeValidator(lambda value: _this_platform_tags() if value == AUTO else value),
+        BeforeValidator(lambda value: machine.platform_tags() if value == AUTO else value),
         AfterValidator(_platform_tags),
         WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"const": AUTO}]}),
     ] = Field(min_length=1, description="platforms of wheels that the device accepts, best first")
@@ -235,7 +233,7 @@ def _check_tag(tag: str, hardware: Hardware) -> None:
     match = _TAG[hardware.os].fullmatch(tag)
     if match is None:
         raise ValueError(f"runtime.platform_tags: '{tag}' contradicts hardware.os '{hardware.os}'")
-    if match[1] != "universal2" and _ARCH[match[1]] != hardware.arch:
+    if match[1] != "universal2" and ARCH_NAMES[match[1]] != hardware.arch:
         raise ValueError(f"runtime.platform_tags: '{tag}' contradicts hardware.arch '{hardware.arch}'")
 
 
@@ -400,39 +398,3 @@ def _refuse_auto(chain: Sequence[tuple[Path, dict[str, Any]]]) -> None:
 
 def _as_dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _this_arch() -> str:
-    name = platform.machine().lower()
-    return _ARCH.get(name, name)
-
-
-def _this_os() -> str:
-    return platform.system().lower()
-
-
-def _this_ram_bytes() -> int:
-    if sys.platform == "win32":
-        import ctypes
-
-        kib = ctypes.c_ulonglong()
-        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kib))
-        return kib.value * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _this_cores() -> int:
-    # A container or taskset may leave us fewer than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _this_platform_tags() -> list[str]:
-    arch, system = _this_arch(), _this_os()
-    if system == "windows":
-        return ["win_arm64" if arch == "aarch64" else "win_amd64"]
-    if system == "darwin":
-        apple = "arm64" if arch == "aarch64" else arch
-        return [f"macosx_{major}_0_{kind}" for major in range(15, 10, -1) for kind in (apple, "universal2")]
-    return [f"{policy}_{arch}" for policy in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")]

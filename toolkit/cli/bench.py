@@ -12,14 +12,7 @@ from toolkit.cli import options
 @click.command()
 @click.argument("subject", metavar="TARGET|BUNDLE")
 @options.workload
-@options.as_json
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to a file (.json or .md) instead.",
-)
+@options.report
 def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Path | None) -> None:
     """Measure latency, throughput and memory on a target.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from toolkit.cli import options
@@ -10,9 +12,8 @@ from toolkit.cli import options
 @click.command()
 @click.option("--embedded", is_flag=True, help="Use the embedded SSH server although an sshd is installed.")
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
-@options.as_json
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
-def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool) -> None:
+@options.report
+def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool, output: Path | None) -> None:
     """Run the whole loop on the reference model and a loopback device.
 
     Plans, quantizes with Olive, pushes over SSH, verifies, activates, measures; ends in a table. The device
@@ -24,7 +25,7 @@ def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool) -> None:
 
     rows = render.follow(demo_service(embedded=embedded, fresh=fresh))
     reports = [row.report for row in rows if row.report]
-    write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=None)
+    write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=output)
     for row in rows:
         if row.error:
             raise row.error

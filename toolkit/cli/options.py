@@ -15,6 +15,18 @@ def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
 
+def report(command: F) -> F:
+    """How reports are printed."""
+    command = click.option(
+        "--output",
+        "-o",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write to a file (.json or .md) instead.",
+    )(command)
+    command = click.option("--markdown", is_flag=True, help="Print the table as Markdown.")(command)
+    return as_json(command)
+
+
 def offline(command: F) -> F:
     """How a runtime comes to a target."""
     command = click.option(

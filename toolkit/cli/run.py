@@ -29,14 +29,7 @@ from toolkit.cli import options
 @options.offline
 @click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
-@options.as_json
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to a file (.json or .md) instead.",
-)
+@options.report
 def run(
     model: str,
     targets: tuple[str, ...],
