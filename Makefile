@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow docs clean
+.PHONY: demo test check test-slow docs results clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -22,6 +22,10 @@ check: $(VENV)/.ready
 
 docs: $(VENV)/.ready
 	$(BIN)/python -m toolkit.cli.reference
+
+results: $(VENV)/.ready
+	$(BIN)/python benchmarks/results.py > benchmarks/RESULTS.md.new
+	mv benchmarks/RESULTS.md.new benchmarks/RESULTS.md
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

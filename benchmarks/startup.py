@@ -24,10 +24,8 @@ def seconds(argv: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+def section(rounds: int) -> str:
+    """The table as Markdown."""
     for argv in COMMANDS.values():
         seconds(argv)  # writes the byte code and warms the page cache
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
@@ -35,10 +33,17 @@ def main() -> None:
         for name, argv in COMMANDS.items():
             times[name].append(seconds(argv))
     base = statistics.median(times["python -c pass"])
-    print("| command | median ms | p95 ms | × bare Python |\n|---|---|---|---|")
+    lines = ["| command | median ms | p95 ms | × bare Python |", "|---|---|---|---|"]
     for name, values in times.items():
         median, p95 = statistics.median(values), statistics.quantiles(values, n=20)[-1]
-        print(f"| `{name}` | {median * 1e3:.0f} | {p95 * 1e3:.0f} | {median / base:.1f} |")
+        lines.append(f"| `{name}` | {median * 1e3:.0f} | {p95 * 1e3:.0f} | {median / base:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    print(section(parser.parse_args().rounds))
 
 
 if __name__ == "__main__":

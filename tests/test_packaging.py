@@ -65,18 +65,27 @@ def test_the_wheel_carries_profiles_workloads_recipes_and_the_reference_model(wh
     assert "toolkit/agent/agent.py" in names
 
 
-def test_an_installed_wheel_finds_its_profiles_from_any_folder(wheel: Path, tmp_path: Path) -> None:
-    # The environment sees this one's libraries but not the checkout: what runs is the wheel.
-    venv.create(tmp_path / "env", with_pip=False, system_site_packages=False, symlinks=True)
-    python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", str(wheel)], check=True)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    done = subprocess.run(
-        [str(tmp_path / "env" / "bin" / "edgephi"), "profiles", "list"],
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command of a fresh environment that has the wheel and its core dependencies, and no extra."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    return folder / "bin" / "edgephi"
+
+
+def test_an_installed_wheel_finds_its_profiles_from_any_folder(installed: Path, isolated: Path) -> None:
+    done = subprocess.run([installed, "profiles", "list"], cwd=isolated, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "raspberry-pi-5-8gb" in done.stdout
+
+
+def test_quantizing_without_the_extra_says_how_to_get_it(installed: Path, isolated: Path) -> None:
+    done = subprocess.run(
+        [installed, "optimize", "phi3-nano", "--profile", "local"], cwd=isolated, capture_output=True, text=True
+    )
+    assert done.returncode == 4
+    assert "error: optimizing needs the 'optimize' extra" in done.stderr
+    assert "pip install 'edgephi[optimize]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ from toolkit.cli import options
 
 
 @click.command()
-@click.argument("subject", metavar="TARGET|BUNDLE")
+@click.argument("subject", metavar="TARGET|BUNDLE", shell_complete=options.names("targets"))
 @options.workload
 @options.report
 def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Path | None) -> None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from toolkit.cli import options
+
 if TYPE_CHECKING:
     from toolkit.chat import Conversation, Turn
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=options.names("targets"))
 @click.option("--prompt", "-p", help="One question: answer it and end. `-` reads it from stdin.")
 @click.option("--system", "-s", help="System message.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer.")

@@ -11,7 +11,7 @@ from toolkit.cli import options
 
 @click.command()
 @click.argument("bundle")
-@click.argument("target")
+@click.argument("target", shell_complete=options.names("targets"))
 @options.offline
 @options.as_json
 def deploy(bundle: str, target: str, offline: bool, wheels: Path | None, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def deploy(bundle: str, target: str, offline: bool, wheels: Path | None, as_json
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=options.names("targets"))
 @options.as_json
 def releases(target: str, as_json: bool) -> None:
     """List what is installed on a target."""
@@ -68,7 +68,7 @@ def releases(target: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=options.names("targets"))
 @click.argument("release")
 @options.as_json
 def activate(target: str, release: str, as_json: bool) -> None:
@@ -86,7 +86,7 @@ def activate(target: str, release: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=options.names("targets"))
 @options.as_json
 def rollback(target: str, as_json: bool) -> None:
     """Go back to the release that was active before.

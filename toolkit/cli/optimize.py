@@ -18,8 +18,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("-p", "--profile", "profile_name", required=True, help="Class of device the bundle is for.")
-@click.option("-r", "--recipe", "recipe_name", help="How to quantize; the profile's recipe when absent.")
+@click.option(
+    "-p",
+    "--profile",
+    "profile_name",
+    required=True,
+    shell_complete=options.names("profiles"),
+    help="Class of device the bundle is for.",
+)
+@click.option(
+    "-r",
+    "--recipe",
+    "recipe_name",
+    shell_complete=options.names("recipes"),
+    help="How to quantize; the profile's recipe when absent.",
+)
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens of prompt and answer together.")
 @click.option(
     "--calibration",

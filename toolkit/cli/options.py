@@ -11,6 +11,17 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Shell completion by the names of `kind` files: profiles, targets, recipes, workloads."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        from toolkit.config import find_toml
+
+        return [name for name in find_toml(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
@@ -45,5 +56,6 @@ def workload(command: F) -> F:
         "-w",
         default="default",
         show_default=True,
+        shell_complete=names("workloads"),
         help="Workload name, or the path of a TOML file.",
     )(command)

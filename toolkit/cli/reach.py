@@ -10,7 +10,7 @@ from toolkit.cli import options
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=options.names("targets"))
 @options.as_json
 def probe(name: str, as_json: bool) -> None:
     """Connect to a target and tell what it is.
@@ -32,7 +32,7 @@ def probe(name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=options.names("targets"))
 @click.argument("fingerprint", metavar="SHA256:...")
 def trust(name: str, fingerprint: str) -> None:
     """Accept a target's host key, given its fingerprint.

@@ -5,6 +5,7 @@ the code.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,8 +101,12 @@ def _json(value: object) -> str:
 
 
 def main() -> None:
-    """Write them into the checkout in the working folder."""
-    for path, text in generated(Path.cwd()).items():
+    """Write them into the checkout in the working folder; with `--check`, only name those that are out of date."""
+    documents = generated(Path.cwd())
+    if "--check" in sys.argv[1:]:
+        stale = [str(path) for path, text in documents.items() if path.read_text(encoding="utf-8") != text]
+        sys.exit(f"out of date, run `make docs`: {', '.join(stale)}" if stale else 0)
+    for path, text in documents.items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -11,12 +11,13 @@ from toolkit.cli import options
 
 @click.command()
 @click.argument("model")
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=options.names("targets"))
 @click.option(
     "--recipe",
     "-r",
     "recipes",
     multiple=True,
+    shell_complete=options.names("recipes"),
     help="Recipe; repeat it for a row each. Default: the profile's.",
 )
 @click.option("--context", type=click.IntRange(1), help="Context in tokens to plan for. Default: the profile's.")
