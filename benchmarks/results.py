@@ -54,8 +54,7 @@ def synthesized() -> Path:
     """The full-size shape with random weights, written once."""
     folder = work_folder() / FULL_SIZE
     if not folder.is_dir():
-        render.note(f"writing {folder}")
-        synthesize(PRESETS[FULL_SIZE], folder, layers=None)
+        render.follow(synthesize(PRESETS[FULL_SIZE], folder, layers=None))
     return folder
 
 

@@ -128,4 +128,4 @@ def test_recorded_perplexity_is_reproduced() -> None:
 
 
 def test_has_learned_something() -> None:
-    assert read_json("training.json")["heldout_perplexity"]["ppl"] < 40, "an untrained model is at 3,072"
+    assert read_json("training.json")["heldout_perplexity"]["ppl"] < 35, "an untrained model is at 3,072"

@@ -56,8 +56,11 @@ class Conversation:
                 break
             match payload["type"]:
                 case "token":
-                    pieces.append(payload["text"])
-                    yield Token(payload["text"])
+                    # A word's piece carries the blank before it; an answer's first word has nothing before it.
+                    piece = payload["text"] if pieces else payload["text"].lstrip()
+                    if piece:
+                        pieces.append(piece)
+                        yield Token(piece)
                 case "progress":
                     yield Progress(payload["label"], payload["done"], payload["total"], payload["unit"])
                 case "forgot":

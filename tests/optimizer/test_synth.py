@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.builds import follow
 from toolkit.errors import ConfigError, HostDiskFull
+from toolkit.events import Event, Progress
 from toolkit.optimizer import synth
 from toolkit.optimizer.synth import synthesize, tensors
 from toolkit.presets import (
@@ -67,7 +69,7 @@ def test_unknown_preset_names_the_known_ones() -> None:
 def test_loads_in_transformers(shape: Preset, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder = synthesize(shape, tmp_path / "model", layers=None)
+    folder = follow(synthesize(shape, tmp_path / "model", layers=None))
 
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
@@ -86,7 +88,7 @@ def test_loads_in_transformers(shape: Preset, tmp_path: Path) -> None:
 def test_a_cut_of_the_mini_shape_loads(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder = synthesize(PHI_3_MINI_4K, tmp_path / "model", layers=1)
+    folder = follow(synthesize(PHI_3_MINI_4K, tmp_path / "model", layers=1))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert sum(weight.numel() for weight in model.parameters()) == PHI_3_MINI_4K.cut(1).parameters
     assert model.config.num_hidden_layers == 1
@@ -102,7 +104,7 @@ def test_phi3_small_has_the_published_names() -> None:
 
 
 def test_index_names_every_tensor_once(tmp_path: Path) -> None:
-    folder = synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=None, shard_bytes=1_000_000)
+    folder = follow(synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=None, shard_bytes=1_000_000))
     index = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))
     shards = sorted(folder.glob("*.safetensors"))
     assert len(shards) > 2
@@ -123,10 +125,10 @@ def test_same_seed_same_bytes_and_a_cut_shares_its_layers(tmp_path: Path) -> Non
     safetensors = pytest.importorskip("safetensors.torch")
     torch = pytest.importorskip("torch")
     shard = "model-00001-of-00001.safetensors"
-    full = synthesize(PHI_3_TINY_GQA, tmp_path / "full", layers=None) / shard
-    again = synthesize(PHI_3_TINY_GQA, tmp_path / "again", layers=None) / shard
-    cut = synthesize(PHI_3_TINY_GQA, tmp_path / "cut", layers=1) / shard
-    other = synthesize(PHI_3_TINY_GQA, tmp_path / "other", layers=1, seed=1) / shard
+    full = follow(synthesize(PHI_3_TINY_GQA, tmp_path / "full", layers=None)) / shard
+    again = follow(synthesize(PHI_3_TINY_GQA, tmp_path / "again", layers=None)) / shard
+    cut = follow(synthesize(PHI_3_TINY_GQA, tmp_path / "cut", layers=1)) / shard
+    other = follow(synthesize(PHI_3_TINY_GQA, tmp_path / "other", layers=1, seed=1)) / shard
     assert full.read_bytes() == again.read_bytes()
 
     whole, part, reseeded = (safetensors.load_file(file) for file in (full, cut, other))
@@ -136,20 +138,19 @@ def test_same_seed_same_bytes_and_a_cut_shares_its_layers(tmp_path: Path) -> Non
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=1, on_progress=lambda *state: seen.append(state))
+    events: list[Event] = []
+    follow(synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=1), events)
     total = 2 * PHI_3_TINY_GQA.cut(1).parameters
+    seen = [(event.done, event.total) for event in events if isinstance(event, Progress)]
     assert seen[-1] == (total, total)
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
 def test_an_interrupted_write_leaves_nothing(parent: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done > total // 2:
-            raise KeyboardInterrupt
-
+    service = synthesize(PHI_3_TINY_GQA, parent / "model", layers=None)
+    next(service)
     with pytest.raises(KeyboardInterrupt):
-        synthesize(PHI_3_TINY_GQA, parent / "model", layers=None, on_progress=stop)
+        service.throw(KeyboardInterrupt)
     assert list(parent.iterdir()) == []
 
 
@@ -157,26 +158,26 @@ def test_a_killed_write_leaves_no_model_and_does_not_block_the_next(parent: Path
     script = (
         "import os, sys\nfrom pathlib import Path\n"
         "from toolkit.optimizer.synth import synthesize\nfrom toolkit.presets import PHI_3_TINY_GQA\n"
-        "synthesize(PHI_3_TINY_GQA, Path(sys.argv[1]), layers=None, on_progress=lambda *_: os._exit(9))\n"
+        "next(synthesize(PHI_3_TINY_GQA, Path(sys.argv[1]), layers=None))\nos._exit(9)\n"
     )
     out = parent / "model"
     assert subprocess.run([sys.executable, "-c", script, str(out)], check=False).returncode == 9
     assert not out.exists()
-    assert (synthesize(PHI_3_TINY_GQA, out, layers=1) / "config.json").is_file()
+    assert (follow(synthesize(PHI_3_TINY_GQA, out, layers=1)) / "config.json").is_file()
     assert list(parent.iterdir()) == [out]
 
 
 def test_refuses_a_folder_with_content(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(ConfigError, match="already exists"):
-        synthesize(PHI_3_TINY_GQA, tmp_path, layers=1)
+        follow(synthesize(PHI_3_TINY_GQA, tmp_path, layers=1))
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("layers", [0, 3])
 def test_refuses_layers_the_shape_does_not_have(layers: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{layers} layers"):
-        synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=layers)
+        follow(synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=layers))
 
 
 def test_a_disk_too_small_is_said_before_writing(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,7 @@ def test_a_disk_too_small_is_said_before_writing(parent: Path, monkeypatch: pyte
 
     monkeypatch.setattr(synth.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(HostDiskFull, match=r"27\.9 GB"):
-        synthesize(PHI_3_MEDIUM_4K, parent / "model", layers=None)
+        follow(synthesize(PHI_3_MEDIUM_4K, parent / "model", layers=None))
     assert list(parent.iterdir()) == []
 
 
@@ -194,7 +195,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from toolkit.optimizer.synth import synthesize\nfrom toolkit.presets import PHI_3_MINI_4K\n"
-        "synthesize(PHI_3_MINI_4K, Path(sys.argv[1]), layers=1)\n"
+        "for _ in synthesize(PHI_3_MINI_4K, Path(sys.argv[1]), layers=1): pass\n"
         "status = Path('/proc/self/status').read_text().splitlines()\n"
         "print(next(line for line in status if 'VmHWM' in line).split()[1])\n"
     )
@@ -206,7 +207,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 def test_tokenizer_has_phi3s_ids_and_decodes_every_id(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    folder = synthesize(PHI_3_MINI_4K, tmp_path / "model", layers=1)
+    folder = follow(synthesize(PHI_3_MINI_4K, tmp_path / "model", layers=1))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == 32064
     assert tokenizer.convert_tokens_to_ids(list(PHI3_TOKEN_IDS)) == list(PHI3_TOKEN_IDS.values())
@@ -222,7 +223,7 @@ def test_runtime_reads_the_synthesized_tokenizer(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     runtime = pytest.importorskip("onnxruntime_genai")
     builder = pytest.importorskip("onnxruntime_genai.models.builder")
-    folder = synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=1)
+    folder = follow(synthesize(PHI_3_TINY_GQA, tmp_path / "model", layers=1))
     builder.create_model("", str(folder), str(tmp_path / "onnx"), "int4", "cpu", str(tmp_path / "cache"))
     tokenizer = runtime.Tokenizer(runtime.Model(str(tmp_path / "onnx")))
     text = "<|user|>\nWho is she, Mr. Darcy?\nSay!<|end|>\n<|assistant|>\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -88,12 +87,5 @@ def synth(name: str, out: Path, layers: int | None, seed: int) -> None:
     from toolkit.optimizer.synth import synthesize
     from toolkit.presets import preset
 
-    shape = preset(name)
-    with click.progressbar(length=1, label=name, file=sys.stderr) as bar:
-
-        def draw(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        folder = synthesize(shape, out, layers=layers, seed=seed, on_progress=draw)
+    folder = render.follow(synthesize(preset(name), out, layers=layers, seed=seed))
     render.note(f"{folder}: {name} with random weights")
