@@ -39,7 +39,7 @@ def bench(device: Device, bundle_id: str | None, workload: Workload, *, reuse: b
     probe, runtime = yield from prepare(device)
     manifest, bundle_id = _installed(device, bundle_id)
     _check_context(manifest, workload)
-    threads = device.profile.runtime.threads
+    threads = device.profile.runtime.threads or probe["cores"]
     identity: dict[str, Any] = {
         "agent_sha256": agent_sha256(),
         "target": device.target.name,
@@ -105,9 +105,7 @@ def _check_context(manifest: Manifest, workload: Workload) -> None:
         )
 
 
-def _run(
-    device: Device, bundle_id: str, lock: str, workload: Workload, threads: int | None, index: int
-) -> Service[Run]:
+def _run(device: Device, bundle_id: str, lock: str, workload: Workload, threads: int, index: int) -> Service[Run]:
     quality = index == 0 and workload.quality_tokens > 0
     raw = yield from device.call(
         "bench",

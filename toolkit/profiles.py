@@ -169,7 +169,7 @@ class Runtime(_Table):
     python: Annotated[str, AfterValidator(_python_specifier)] = Field(
         description="versions of Python that the packages have wheels for"
     )
-    threads: Count | None = Field(None, description="threads for inference; the runtime chooses when absent")
+    threads: Count | None = Field(None, description="threads for inference; all usable cores when absent")
     wheel_index_note: str | None = Field(None, description="where packages come from that the index lacks")
 
 

@@ -194,6 +194,13 @@ def total_memory_bytes() -> int | None:
     return total
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: a container or taskset may leave fewer than the device has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
     """Facts about the device. Cheap: no runtime is imported."""
     cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
@@ -207,7 +214,7 @@ def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
         "libc": f"{libc} {libc_version}".strip(),
         "cpu": cpu["name"] or platform.processor() or None,
         "isa": cpu["features"],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "ram_bytes": total_memory_bytes(),
         "mem_available_bytes": memory_available_bytes(),
         "free_disk_bytes": shutil.disk_usage(ROOT).free,
@@ -736,9 +743,9 @@ def load_model(request: dict[str, Any]) -> tuple[Any, Any, Any, int]:
     started = time.perf_counter_ns()
     try:
         config = og.Config(request["model_folder"])
-        if request.get("threads"):
-            options = {"intra_op_num_threads": request["threads"]}
-            config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        # Left alone, the runtime takes one thread on some virtual machines and boards, at half the speed or less.
+        options = {"intra_op_num_threads": request.get("threads") or usable_cores()}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         model = og.Model(config)
         tokenizer = og.Tokenizer(model)
     except Exception as exc:

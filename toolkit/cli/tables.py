@@ -59,7 +59,7 @@ def footnotes(reports: Sequence[Report]) -> list[str]:
         if marks := remarks(report):
             notes.append(f"{report.target}, {report.recipe}: {', '.join(marks)}")
     seen = dict.fromkeys(
-        f"{r.target}: {r.environment['board']}, {r.environment['cores']} cores, "
+        f"{r.target}: {r.environment['board']}, {r.environment['cores']} cores, {r.threads} threads, "
         f"{r.environment['os_name']}, Python {r.environment['python']}, {_runtime(r)}"
         for r in reports
     )
