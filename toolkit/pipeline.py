@@ -12,6 +12,8 @@ from toolkit.deploy import check_here, deploy, prepare
 from toolkit.device import connect
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
+from toolkit.profiles import load_profile
+from toolkit.recipes import load_recipe
 from toolkit.report import Report
 from toolkit.targets import Target
 from toolkit.transport import PromptSecret
@@ -49,17 +51,21 @@ def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: 
     runtimes provisioned before anything is built, so that a board that is off is known at once and not after
     the build.
     """
-    rows: list[Row] = []
+    wanted: dict[str, Sequence[str]] = {}
+    failed: dict[str, ToolkitError] = {}
     for target in targets:
         try:
             with connect(target, options.prompt_secret) as device:
                 yield from prepare(device, offline=options.offline, wheels=options.wheels)
-                wanted = recipes or [device.profile.defaults.recipe]
+                wanted[target.name] = recipes or [device.profile.defaults.recipe]
         except ToolkitError as exc:
-            rows += [Row(target.name, recipe, error=exc) for recipe in recipes or ["–"]]
+            failed[target.name] = exc
             yield Warning_(exc.message)
-            continue
-        for recipe in wanted:
+    rows: list[Row] = []
+    for target in targets:
+        if target.name in failed:
+            rows += [Row(target.name, recipe, error=failed[target.name]) for recipe in recipes or ["–"]]
+        for recipe in wanted.get(target.name, ()):
             rows.append((yield from _one(model, target, recipe, options)))
     return rows
 
@@ -74,9 +80,6 @@ def _one(model: str, target: Target, recipe: str, options: Options) -> Service[R
 
 
 def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[Report]:
-    from toolkit.profiles import load_profile
-    from toolkit.recipes import load_recipe
-
     profile = load_profile(target.profile)
     yield Step(f"{model} with {recipe} for {profile.name}")
     bundle = yield from optimize(

@@ -175,6 +175,17 @@ def test_the_demo_ends_in_its_table(embedded: bool, tmp_path: Path, local: Path,
     assert time.monotonic() - started < first
 
 
+@pytest.mark.slow
+def test_the_demo_from_nothing_and_again() -> None:
+    """No cache, no runtime, no build: what a newcomer's first `edgephi demo` does; the second one finds it all done."""
+    first = edgephi("demo", "--json")
+    assert first.returncode == 0, first.stderr
+    assert len(json.loads(first.stdout)["reports"]) == 4
+    again = edgephi("demo", "--json")
+    assert again.stdout == first.stdout
+    assert not [line for line in again.stderr.splitlines() if "quantize" in line or "install runtime" in line]
+
+
 def test_what_the_user_types_never_reaches_a_shell(local: Path, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     for name in (f"$(touch {trap})", f"; touch {trap}", f"`touch {trap}`"):
