@@ -28,7 +28,7 @@ def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[Row]]:
     with start_loopback(root, embedded=embedded) as server:
         yield Step(f"device: a loopback SSH server, {server.kind}, port {server.port}")
         target = loopback_target("demo", server, root)
-        rows: list[Row] = yield from run(MODEL, [target], RECIPES, Options(load_workload("quality"), fresh=fresh))
+        rows: list[Row] = yield from run(MODEL, [target], RECIPES, Options(load_workload("demo"), fresh=fresh))
     return rows
 
 
