@@ -28,13 +28,18 @@ def _stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def _say(text: str, *, markup: bool = True) -> None:
+    """A line on stderr; wrapped at words on a terminal, left whole in a pipe or a file."""
+    _stderr().print(text, markup=markup, soft_wrap=not _stderr().is_terminal)
+
+
 def note(text: str) -> None:
     """Say something that isn't the result."""
-    _stderr().print(text, markup=False, soft_wrap=True)
+    _say(text, markup=False)
 
 
 def warn(text: str) -> None:
-    _stderr().print(f"[yellow]warning:[/] {_escape(text)}", soft_wrap=True)
+    _say(f"[yellow]warning:[/] {_escape(text)}")
 
 
 def prompt_secret() -> Callable[[str], str] | None:
@@ -140,7 +145,7 @@ class _Drawer:
                 self._stop_bar()
                 mark = "[dim]=[/]" if skipped else "[green]>[/]"
                 tail = " [dim](already done)[/]" if skipped else ""
-                _stderr().print(f"{mark} {_escape(text)}{tail}", soft_wrap=True)
+                _say(f"{mark} {_escape(text)}{tail}")
             case Warning_(text):
                 warn(text)
             case Progress(label, done, total, unit):
