@@ -15,9 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.config import cache_dir, shown
+from toolkit.config import cache_dir, shown, unknown_name
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
+from toolkit.presets import PRESETS
 
 SUPPORTED = ("Phi3ForCausalLM",)
 SHIPPED = ("phi3-nano",)
@@ -157,6 +158,30 @@ def open_model(folder: Path, *, id: str | None = None, revision: str | None = No
     _check_tokenizer(folder, where)
     _check_weights(folder, where)
     return SourceModel(id or folder.resolve().name, folder, revision, shape)
+
+
+def known_shape(ref: str) -> ModelShape:
+    """The shape of a model without its weights: a folder's config.json, a shipped model, a preset or its hub id.
+
+    Raises ConfigError for what is none of these; nothing is downloaded.
+    """
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        config = path / "config.json"
+        if not config.is_file():
+            raise ConfigError(f"{shown(path)}: not a model folder: no config.json", "only that file is read for a plan")
+        return parse_shape(_read_json(config), shown(path))
+    if shipped := shipped_model(ref):
+        return shipped.shape
+    presets = {name: preset for preset in PRESETS.values() for name in (preset.name, preset.hub_id) if name}
+    if ref not in presets:
+        raise unknown_name(
+            "model",
+            ref,
+            [*presets, *SHIPPED],
+            "give a folder that holds its config.json, or one of `edgephi model list`",
+        )
+    return parse_shape(presets[ref].config(), ref)
 
 
 def shipped_model(name: str) -> SourceModel | None:
