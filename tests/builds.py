@@ -109,7 +109,7 @@ def generate(folder: Path, tokens: int) -> list[int]:
     model = og.Model(str(folder))
     tokenizer = og.Tokenizer(model)
     params = og.GeneratorParams(model)
-    params.set_search_options(do_sample=False, max_length=64)
+    params.set_search_options(do_sample=False, min_length=64, max_length=64)
     generator = og.Generator(model, params)
     prompt = tokenizer.encode("In the beginning God created")
     generator.append_tokens(prompt)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from toolkit.stats import percentile, perplexity, summarize
+from toolkit.stats import mean_and_error, percentile, perplexity, summarize
 
 
 def test_percentile_agrees_with_known_values() -> None:
@@ -52,3 +52,11 @@ def test_perplexity_error_shrinks_with_the_root_of_the_windows() -> None:
 
 def test_perplexity_of_one_window_has_no_error() -> None:
     assert math.isnan(perplexity([10.0], [5])[1])
+
+
+def test_mean_and_error() -> None:
+    mean, error = mean_and_error([1.0, 2.0, 3.0])
+    assert (mean, error) == (2, pytest.approx(1 / math.sqrt(3)))
+    assert math.isnan(mean_and_error([4.0])[1])
+    with pytest.raises(ValueError, match="no values"):
+        mean_and_error([])

@@ -50,6 +50,17 @@ def summarize(values: Sequence[float], rounds: int = 2000) -> Summary:
     return Summary(median, percentile(medians, 2.5), percentile(medians, 97.5), len(values))
 
 
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error; NaN for the error of a single value. Raises ValueError when there are none."""
+    if not values:
+        raise ValueError("no values")
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.nan
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
 def perplexity(nll_sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
     """exp of the mean negative log-likelihood (nats a token), and its standard error.
 

@@ -32,6 +32,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -49,7 +50,7 @@ RUNTIMES = ROOT / "runtimes"
 HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
-CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST"
+CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST_FILE"
 HISTORY_LENGTH = 10
 SIGKILL = 9  # Windows' signal module hasn't got it
 CHUNK = 1 << 20
@@ -620,10 +621,14 @@ def start_child(request: dict[str, Any], *, stdin: int | None, stdout: int | Non
     if not release and "model_folder" not in request:
         raise AgentFailure("no_release", "nothing is active here", "`edgephi deploy BUNDLE TARGET` first")
     folder = request.get("model_folder") or release_folder(release)
-    inner = dict(request, model_folder=str(folder))
-    environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
-    environment[CHILD_REQUEST] = json.dumps(inner)
     argv = [str(runtime_python(runtime)), "-u", __file__]
+    inner = dict(request, model_folder=str(folder))
+    # In a file: a request may carry more text than an argument or a variable may hold, and stdin is the conversation's.
+    handle, path = tempfile.mkstemp(prefix=".request-", dir=ROOT)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        json.dump(inner, file)
+    environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
+    environment[CHILD_REQUEST] = path
     return subprocess.Popen(argv, env=environment, stdin=stdin, stdout=stdout)
 
 
@@ -874,25 +879,81 @@ def negative_log_likelihood(
 
     Windows don't overlap, and every token but a window's first is predicted from those before it there.
     """
-    import numpy
-
-    window = workload["quality_window_tokens"]
-    ids = [int(token) for token in tokenizer.encode(text)][: workload["quality_tokens"]]
-    windows = [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
     results = []
+    windows = text_windows(tokenizer, text, workload["quality_tokens"], workload["quality_window_tokens"])
     for index, tokens in enumerate(windows):
-        generator = new_generator(og, model, max_length=window + 1)
-        generator.append_tokens(tokens)
-        logits = numpy.asarray(generator.get_output("logits"), dtype=numpy.float32)[0]
-        if logits.shape[0] != window:
-            message = "this bundle computes the last token's logits only: perplexity needs them all"
-            raise AgentFailure("no_full_logits", message)
-        top = logits.max(axis=-1, keepdims=True)
-        log_sum = numpy.log(numpy.exp(logits - top).sum(axis=-1)) + top[:, 0]
-        chosen = logits[numpy.arange(window - 1), tokens[1:]]
-        results.append({"sum": float((log_sum[:-1] - chosen).sum()), "count": window - 1})
+        log_probs = log_probabilities(og, model, tokens)
+        results.append({"sum": chosen_nll(log_probs, tokens), "count": len(tokens) - 1})
         progress("perplexity", index + 1, len(windows))
     return results
+
+
+def text_windows(tokenizer: Any, text: str, limit: int, window: int) -> list[list[int]]:
+    """The first `limit` tokens of a text in whole windows."""
+    ids = [int(token) for token in tokenizer.encode(text)][:limit]
+    return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
+
+
+def log_probabilities(og: Any, model: Any, tokens: list[int]) -> Any:
+    """Natural logarithms of the probabilities of every next token, float32 (len(tokens) - 1, vocabulary).
+
+    One window's logits are the most that is held.
+    """
+    import numpy
+
+    generator = new_generator(og, model, max_length=len(tokens) + 1)
+    generator.append_tokens(tokens)
+    logits = numpy.array(generator.get_output("logits"), dtype=numpy.float32)[0]
+    if logits.shape[0] != len(tokens):
+        raise AgentFailure(
+            "no_full_logits", "this bundle computes the last token's logits only: quality needs them all"
+        )
+    if not numpy.isfinite(logits).all():
+        raise AgentFailure(
+            "bad_logits", "the model's logits aren't finite numbers", "the weights or the quantization are broken"
+        )
+    logits = logits[:-1]
+    logits -= logits.max(axis=-1, keepdims=True)
+    logits -= numpy.log(numpy.exp(logits).sum(axis=-1, keepdims=True))
+    return logits
+
+
+def chosen_nll(log_probs: Any, tokens: list[int]) -> float:
+    import numpy
+
+    return float(-log_probs[numpy.arange(len(tokens) - 1), tokens[1:]].sum())
+
+
+def child_evaluate(request: dict[str, Any]) -> dict[str, Any]:
+    """Compare a bundle with a reference token by token. Returns raw values, one entry a window.
+
+    KLD is KL(reference || bundle) in nats for every predicted token (Kullback and Leibler 1951).
+    """
+    og, model, tokenizer, _ = load_model(request)
+    _, reference, reference_tokenizer, _ = load_model(dict(request, model_folder=request["reference_folder"]))
+    size = (request["tokens"], request["window_tokens"])
+    windows = text_windows(tokenizer, request["text"], *size)
+    if windows != text_windows(reference_tokenizer, request["text"], *size):
+        raise AgentFailure("bad_request", "the two bundles tokenize the text differently: they aren't of one model")
+    if not windows:
+        raise AgentFailure("bad_request", f"the text is shorter than one window of {size[1]} tokens")
+    results = []
+    for index, tokens in enumerate(windows):
+        results.append(compare(log_probabilities(og, model, tokens), log_probabilities(og, reference, tokens), tokens))
+        progress("evaluate", index + 1, len(windows))
+    return {"windows": results}
+
+
+def compare(found: Any, wanted: Any, tokens: list[int]) -> dict[str, Any]:
+    import numpy
+
+    kld = (numpy.exp(wanted) * (wanted - found)).sum(axis=-1)
+    return {
+        "nll": chosen_nll(found, tokens),
+        "reference_nll": chosen_nll(wanted, tokens),
+        "kld": [round(float(value), 7) for value in kld],
+        "same_top": int((found.argmax(axis=-1) == wanted.argmax(axis=-1)).sum()),
+    }
 
 
 def child_chat(request: dict[str, Any]) -> dict[str, Any]:
@@ -991,6 +1052,7 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "releases": op_releases,
     "provision": op_provision,
     "check": in_runtime,
+    "evaluate": in_runtime,
     "bench": op_bench,
     "chat": op_chat,
 }
@@ -998,6 +1060,7 @@ CHILD_OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "check": child_check,
     "bench": child_bench,
     "chat": child_chat,
+    "evaluate": child_evaluate,
 }
 
 
@@ -1006,7 +1069,8 @@ def main() -> None:
     operations = OPS if inner is None else CHILD_OPS
     try:
         if inner is not None:
-            text = inner
+            text = Path(inner).read_text(encoding="utf-8")
+            Path(inner).unlink()
         else:
             # Unbuffered, so that a conversation's later lines stay in the pipe for the child that reads them.
             with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:

@@ -24,6 +24,7 @@ COMMANDS = {
     "optimize": ("toolkit.cli.optimize:optimize", "Quantize a model with Olive into a bundle."),
     "deploy": ("toolkit.cli.deploy:deploy", "Push a bundle to a target, verify it there and activate it."),
     "bench": ("toolkit.cli.bench:bench", "Measure latency, throughput and memory on a target."),
+    "eval": ("toolkit.cli.evaluate:evaluate", "Compare a bundle's quality with the model it came from."),
     "chat": ("toolkit.cli.chat:chat", "Talk to the active release of a target."),
     "releases": ("toolkit.cli.deploy:releases", "List what is installed on a target."),
     "activate": ("toolkit.cli.deploy:activate", "Make an installed release the active one."),
