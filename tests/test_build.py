@@ -219,6 +219,20 @@ def test_device_whose_provider_cannot_be_built_for_gets_a_cpu_bundle() -> None:
     assert any(isinstance(event, Warning_) and "qnn" in event.text for event in events)
 
 
+def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache: Path) -> None:
+    """No GPU is needed to build it, and none is here to run it."""
+    from toolkit.deploy import check_here
+
+    events: list[Event] = []
+    bundle = optimize(events, profile=load_profile("jetson-orin-nano-8gb"), check=check_here)
+    assert bundle.manifest.provider == "cuda"
+    assert bundle.manifest.name.endswith("-cuda")
+    config = json.loads((bundle.path / "genai_config.json").read_text())
+    (options,) = config["model"]["decoder"]["session_options"]["provider_options"]
+    assert "cuda" in options
+    assert any(isinstance(event, Warning_) and "only be checked on the device" in event.text for event in events)
+
+
 def test_two_builders_of_the_same_take_turns(cache: Path) -> None:
     (key,) = (path.name for path in (cache / "builds").iterdir() if len(path.name) == 64)
     with build._open_lock(key) as other:

@@ -21,7 +21,7 @@ _CUDA_BYTES = 700_000_000
 # The prompt is processed in one piece up to this length.
 _PREFILL_TOKENS = 512
 _SCALE_BYTES = 4
-# Of the stated bandwidth, what decoding reached: 21.8 and 22.9 GB/s of 40 with blocks of 32 and 128 on full-size mini
+# Of the stated bandwidth, what decoding reached: 20.5 to 22.9 GB/s of 40 on full-size mini, blocks of 32 and of 128
 # (two x86 cores, both threads). Boards are not measured yet.
 _BANDWIDTH_SHARE = 0.55
 # Graph, tokenizer, configuration.

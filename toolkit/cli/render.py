@@ -48,7 +48,7 @@ def prompt_secret() -> Callable[[str], str] | None:
         return None
     import click
 
-    return lambda text: str(click.prompt(text, hide_input=True, err=True))
+    return lambda text: str(click.prompt(text, hide_input=True, err=True, prompt_suffix=""))
 
 
 def print_json(value: object) -> None:
