@@ -19,7 +19,7 @@ import pytest
 
 from toolkit.build import optimize
 from toolkit.bundle import Bundle
-from toolkit.events import Event, Service
+from toolkit.events import Event, Service, drain
 from toolkit.profiles import Profile, load_profile
 from toolkit.recipes import load_recipe
 
@@ -30,14 +30,7 @@ MODEL = "phi3-nano"
 
 def follow(service: Service[T], events: list[Event] | None = None) -> T:
     """Run a service to its end; what it yields goes into `events`."""
-    while True:
-        try:
-            event = next(service)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if events is not None:
-            events.append(event)
+    return drain(service, None if events is None else events.append)
 
 
 @cache

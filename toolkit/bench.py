@@ -64,7 +64,7 @@ def bench(device: Device, bundle_id: str | None, workload: Workload, *, reuse: b
         bundle_name=manifest.name,
         model=manifest.model.id,
         recipe=manifest.recipe["name"],
-        bundle_bytes=sum(artifact.size_bytes for artifact in manifest.artifacts),
+        bundle_bytes=manifest.size_bytes,
         context_tokens=manifest.context_tokens,
         environment=probe,
         runs=runs,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.bundle import Bundle, verify_bundle
+from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.device import Device, check_profile, connect
 from toolkit.errors import ConfigError, DeviceFull
 from toolkit.events import Progress, Service, Step, Warning_
@@ -72,8 +72,8 @@ def _ensure_runtime(device: Device, probe: dict[str, Any], *, offline: bool, whe
 
 
 def _upload(path: Path) -> Upload:
-    with path.open("rb") as file:
-        return Upload(path, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+    artifact = describe_file(path, path.name)
+    return Upload(path, artifact.sha256, artifact.size_bytes)
 
 
 def install(bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None) -> Service[Release]:

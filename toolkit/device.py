@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from toolkit.errors import (
     DeviceFull,
     RemoteCommandFailed,
 )
-from toolkit.events import Event, Progress, Service
+from toolkit.events import Progress, Service, drain
 from toolkit.profiles import Profile, load_profile
 from toolkit.runtime import Runtime
 from toolkit.targets import Target, load_target
@@ -99,7 +99,7 @@ class Device:
 
     def ask(self, op: str, **params: Any) -> Any:
         """`call` for the operations that are quick: the result, without progress."""
-        return _drain(self.call(op, **params))
+        return drain(self.call(op, **params))
 
     def _parse(self, line: bytes, process: Process) -> tuple[str, Any]:
         try:
@@ -137,14 +137,6 @@ class Device:
 def _from_login_folder(path: str) -> str:
     # Commands and SFTP both start there, and no shell expands a tilde that is quoted.
     return path.removeprefix("~/")
-
-
-def _drain(service: Generator[Event, None, Any]) -> Any:
-    while True:
-        try:
-            next(service)
-        except StopIteration as stop:
-            return stop.value
 
 
 @contextmanager

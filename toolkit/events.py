@@ -5,7 +5,7 @@ A service is a generator: `result = yield from deploy(...)` inside services, `fo
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -46,3 +46,15 @@ class Token:
 
 Event = Step | Progress | Warning_ | Token
 Service = Generator[Event, None, T]
+
+
+def drain(service: Service[T], hear: Callable[[Event], object] | None = None) -> T:
+    """Run a service to its end, tell `hear` what it yields, return what it returns."""
+    while True:
+        try:
+            event = next(service)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        if hear is not None:
+            hear(event)

@@ -9,7 +9,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from toolkit.events import Progress, Service, Step, Token, Warning_
+from toolkit.events import Progress, Service, Step, Token, Warning_, drain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,13 +114,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 def follow(service: Service[T]) -> T:
     """Run a service, draw what it yields on stderr, return what it returns."""
     with _Drawer() as drawer:
-        while True:
-            try:
-                event = next(service)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            drawer.draw(event)
+        return drain(service, drawer.draw)
 
 
 class _Drawer:
