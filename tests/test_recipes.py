@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import builds
 from toolkit.errors import ConfigError
 from toolkit.models import shipped_model
-from toolkit.recipes import PROVIDERS, calibration_file, list_recipes, load_recipe, render_workflow
+from toolkit.recipes import PROVIDERS, calibration_file, impossible, list_recipes, load_recipe, render_workflow
 
-SHIPPED = ["fp32", "int4-gptq-b32", "int4-kquant-b32", "int4-rtn-b128", "int4-rtn-b32"]
+SHIPPED = [recipe.name for recipe in list_recipes()]
 
 RTN = 'description = "x"\nalgorithm = "rtn"\nbits = 4\nblock_size = 32\n'
 GPTQ = 'description = "x"\nalgorithm = "gptq"\nbits = 4\nblock_size = 32\n'
@@ -30,7 +31,7 @@ def refusal(text: str) -> str:
 
 
 def test_shipped_recipes() -> None:
-    assert [recipe.name for recipe in list_recipes()] == SHIPPED
+    assert {"fp32", "int4-rtn-b32", "int4-kquant-b32", "int4-gptq-b32", "int4-rtn-b128"} <= set(SHIPPED)
     assert all(recipe.description for recipe in list_recipes())
 
 
@@ -62,7 +63,15 @@ def test_unknown_name_gets_a_suggestion() -> None:
         (RTN.replace("block_size = 32\n", ""), "block_size: missing"),
         (RTN + "[calibration]\nsamples = 4\n", "calibration"),
         (GPTQ, "calibration: needed"),
-        (GPTQ + "quantize_embedding = true\n[calibration]\n", "quantize_embedding"),
+        (RTN + "kv_cache_bits = 8\n", "calibration: needed"),
+        (RTN + "kv_cache_bits = 4\n[calibration]\n", "kv_cache_bits"),
+        (RTN + "head_bits = 2\n", "head_bits"),
+        (RTN + '[mixed]\nmethod = "snr"\n', "share: missing"),
+        (RTN + '[mixed]\nmethod = "snr"\nshare = 1.5\n', "mixed.share"),
+        (RTN + '[mixed]\nmethod = "kquant-mixed"\nshare = 0.5\n', "decides by itself"),
+        (RTN + 'head_bits = 8\n[mixed]\nmethod = "kquant-mixed"\n', "head_bits"),
+        (RTN.replace("bits = 4", "bits = 8") + '[mixed]\nmethod = "kquant-mixed"\n', "goes with bits = 4"),
+        (NONE + "rotate = true\n", "rotate: algorithm 'none' quantizes nothing"),
         (GPTQ + "[calibration]\nsample = 4\n", "calibration.sample: unknown key"),
         (NONE.replace("bits = 32", "bits = 4"), "keeps 32 bits"),
         (NONE + "block_size = 32\n", "quantizes nothing"),
@@ -123,11 +132,57 @@ def test_recipe_names_its_own_calibration_relative_to_itself() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_workflow_is_json_and_trusts_no_remote_code(name: str, provider: str) -> None:
     recipe = load_recipe(name)
+    if impossible(recipe, provider):
+        return
     workflow = render_workflow(recipe, "org/model", provider, calibration_file(recipe), Path("out"), Path("cache"))
     assert json.loads(json.dumps(workflow)) == workflow
     assert workflow["input_model"]["load_kwargs"] == {"trust_remote_code": False}
     assert workflow["passes"]["export"]["extra_options"]["hf_remote"] is False
-    assert list(workflow["passes"]) == (["export"] if name == "fp32" else ["quantize", "export"])
+    expected = {
+        "export": True,
+        "quantize": recipe.quantized,
+        "rotate": recipe.rotate,
+        "select": recipe.mixed is not None,
+    }
+    assert {step: step in workflow["passes"] for step in expected} == expected
+    assert list(workflow["passes"])[-1] == "export"
+
+
+def passes(name: str) -> dict[str, Any]:
+    recipe = load_recipe(name)
+    file = calibration_file(recipe)
+    passes: dict[str, Any] = render_workflow(recipe, "m", "cpu", file, Path("o"), Path("c"))["passes"]
+    return passes
+
+
+def test_share_of_8_bits_is_olives_ratio_of_the_rest() -> None:
+    select = passes("int4-kquant-b32-snr")["select"]
+    assert (select["bits"], select["high_bits"], select["ratio"]) == (4, 8, 0.75)
+
+
+def test_share_of_2_bits_spares_head_and_embedding() -> None:
+    found = passes("int4-gptq-b128-int2")
+    assert (found["select"]["bits"], found["select"]["high_bits"], found["select"]["ratio"]) == (2, 4, 0.125)
+    spared = {"lm_head": {"bits": 4}, "model.embed_tokens": {"bits": 4}}
+    assert found["quantize"]["overrides"] == found["quantize_embedding"]["overrides"] == spared
+
+
+def test_head_bits() -> None:
+    assert passes("int4-kquant-b32-head8")["quantize"]["overrides"] == {"lm_head": {"bits": 8}}
+
+
+def test_text_file_calibrates_by_paragraphs() -> None:
+    recipe = load_recipe("int4-gptq-b32")
+    workflow = render_workflow(recipe, "m", "cpu", Path("mine.txt"), Path("o"), Path("c"))
+    loading = workflow["data_configs"][0]["load_dataset_config"]
+    assert (loading["data_name"], loading["sample_by"]) == ("text", "paragraph")
+
+
+@pytest.mark.parametrize(("name", "provider"), [("fp16", "cpu"), ("int4-rtn-b128-kv8", "cuda")])
+def test_recipe_that_contradicts_the_provider(name: str, provider: str) -> None:
+    recipe = load_recipe(name)
+    with pytest.raises(ConfigError, match=f"recipe '{name}'"):
+        render_workflow(recipe, "m", provider, calibration_file(recipe), Path("o"), Path("c"))
 
 
 def test_provider_that_cannot_be_built_for() -> None:

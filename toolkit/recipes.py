@@ -16,18 +16,54 @@ PROVIDERS = {
     "cuda": ("gpu", "CUDAExecutionProvider"),
 }
 _QUANTIZERS = {"rtn": "Rtn", "kquant": "KQuant", "gptq": "Gptq"}
-
-Count = Annotated[int, Field(strict=True, ge=1)]
+# Mixed precision: our name -> Olive's. Those of llama.cpp go by a layer's place, the others by measured noise.
+_BY_PLACE = {"kquant-mixed": "k_quant_mixed", "kquant-down": "k_quant_down"}
+_BY_NOISE = {"snr": "snr", "snr-relative": "snr_relative", "iqe": "iqe", "iqe-relative": "iqe_relative"}
+_HEAD = "lm_head"
+_EMBEDDING = "model.embed_tokens"
 
 
 class Calibration(BaseModel):
-    """The text that a data-aware algorithm looks at. `file` is JSON lines with a `text` in each."""
+    """Text to look at while quantizing: JSON lines with a `text` in each, or a plain text file (.txt)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str | None = Field(None, description="path, relative to the recipe; the shipped text when absent")
     samples: Annotated[int, Field(strict=True, ge=1, le=4096)] = 16
     sequence_tokens: Annotated[int, Field(strict=True, ge=16, le=8192)] = 256
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the text must have at least."""
+        return self.samples * self.sequence_tokens
+
+
+class MixedPrecision(BaseModel):
+    """Some matrices in other bits than the recipe's.
+
+    `kquant-mixed` and `kquant-down` keep the matrices in 8 bits that llama.cpp keeps so: the head, and in the first
+    eighth, the last eighth and every third of the layers between, the down projections (`-mixed`: and the attention's
+    inputs). `snr` (signal to noise) and `iqe` (inverse of the quantization error) rank all matrices by the noise that
+    quantizing adds, `-relative` by how much the other bits would change it; `share` of the weights get `bits`: the
+    most sensitive ones 8, the least sensitive ones 2.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["kquant-mixed", "kquant-down", "snr", "snr-relative", "iqe", "iqe-relative"]
+    bits: Literal[2, 8] = 8
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> MixedPrecision:
+        if self.method in _BY_PLACE and (self.share is not None or self.bits != 8):
+            raise ValueError(f"method '{self.method}' decides by itself what gets 8 bits")
+        if self.method in _BY_NOISE and self.share is None:
+            raise ValueError(f"share: missing; method '{self.method}' needs one, such as 0.25")
+        return self
+
+
+_OF_QUANTIZED = ("block_size", "quantize_embedding", "head_bits", "rotate", "mixed", "symmetric")
 
 
 class Recipe(BaseModel):
@@ -43,30 +79,48 @@ class Recipe(BaseModel):
     path: Path = Field(exclude=True)
     description: str
     algorithm: Literal["none", "rtn", "kquant", "gptq"]
-    bits: Literal[4, 8, 32]
+    bits: Literal[4, 8, 16, 32]
     block_size: Literal[16, 32, 64, 128, 256] | None = None
     symmetric: bool = False
     accuracy_level: Literal[0, 1, 2, 3, 4] = 4
+    head_bits: Literal[4, 8] | None = Field(None, description="of the output head; `bits` when absent")
     quantize_embedding: bool = Field(False, description="the token table too; smaller by vocab × hidden × 3.4 B")
-    prune_lm_head: bool = Field(False, description="logits of the last token only; perplexity can't be measured")
+    prune_lm_head: bool = Field(False, description="logits of the last token only; faster prompts")
+    rotate: bool = Field(False, description="QuaRot: spread outliers by a Hadamard rotation before quantizing")
+    kv_cache_bits: Literal[8] | None = Field(None, description="of cached keys and values; floats when absent")
+    mixed: MixedPrecision | None = None
     calibration: Calibration | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Recipe:
-        if self.algorithm == "none":
-            if self.bits != 32:
-                raise ValueError("bits: algorithm 'none' keeps 32 bits")
-            if self.block_size is not None or self.quantize_embedding:
-                raise ValueError("block_size and quantize_embedding: algorithm 'none' quantizes nothing")
-        elif self.bits == 32:
-            raise ValueError(f"bits: algorithm '{self.algorithm}' quantizes to 4 or 8")
-        elif self.block_size is None:
-            raise ValueError("block_size: missing (16, 32, 64, 128 or 256)")
-        if (self.calibration is not None) != (self.algorithm == "gptq"):
-            raise ValueError("calibration: needed by algorithm 'gptq', and by no other")
-        if self.quantize_embedding and self.algorithm == "gptq":
-            raise ValueError("quantize_embedding: 'gptq' has no form of it")
+        if self.quantized:
+            if self.bits > 8:
+                raise ValueError(f"bits: algorithm '{self.algorithm}' quantizes to 4 or 8")
+            if self.block_size is None:
+                raise ValueError("block_size: missing (16, 32, 64, 128 or 256)")
+        else:
+            if self.bits < 16:
+                raise ValueError("bits: algorithm 'none' keeps 32 bits, or 16 on a GPU")
+            given = [name for name in _OF_QUANTIZED if getattr(self, name)]
+            if given:
+                raise ValueError(f"{', '.join(given)}: algorithm 'none' quantizes nothing")
+        self._check_mixed()
+        if (self.calibration is not None) != self.calibrated:
+            raise ValueError("calibration: needed by algorithm 'gptq' and by kv_cache_bits, and by nothing else")
         return self
+
+    def _check_mixed(self) -> None:
+        if self.mixed is None:
+            return
+        if self.bits != 4:
+            raise ValueError("mixed: goes with bits = 4")
+        if self.head_bits is not None and self.mixed.method in _BY_PLACE:
+            raise ValueError(f"head_bits: mixed method '{self.mixed.method}' keeps the head in 8 bits")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the build looks at text."""
+        return self.algorithm == "gptq" or self.kv_cache_bits is not None
 
     @property
     def quantized(self) -> bool:
@@ -112,8 +166,24 @@ def calibration_file(recipe: Recipe, given: Path | None = None) -> Path | None:
     own = recipe.path.parent / recipe.calibration.file if recipe.calibration.file else None
     path = given or own or shipped_dir("recipes").parent / "calibration.jsonl"
     if not path.is_file():
-        raise ConfigError(f"{path}: no such calibration file", 'one JSON object a line: {"text": "…"}')
+        raise ConfigError(
+            f"{path}: no such calibration file", 'one JSON object a line: {"text": "…"}, or plain text in a .txt'
+        )
     return path.resolve()
+
+
+def impossible(recipe: Recipe, provider: str, *, remote_code: bool = False) -> str | None:
+    """Why a recipe can't be built for a provider, or from a model with remote code; None when it can."""
+    if recipe.bits == 16 and provider == "cpu":
+        return f"recipe '{recipe.name}': 16-bit floats are for GPU providers; the CPU's kernels want 32"
+    if recipe.kv_cache_bits is not None and provider != "cpu":
+        return f"recipe '{recipe.name}': an int8 KV cache is built for the CPU provider only"
+    if remote_code and not _by_the_builder(recipe):
+        return (
+            f"recipe '{recipe.name}': Olive's quantizers don't know the layers of a model with remote code; "
+            "the model builder rounds those itself, to 4 bits everywhere (rtn recipes)"
+        )
+    return None
 
 
 def render_workflow(
@@ -123,32 +193,37 @@ def render_workflow(
     calibration: Path | None,
     output_dir: Path,
     cache_dir: Path,
+    *,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """The Olive configuration of a build: JSON that `olive run --config` accepts as it stands.
 
     `model` is a folder or a hub id. Quantizing before the export, rather than in it, keeps the peak memory at
-    a third. Raises ConfigError for a provider that bundles can't be built for.
+    a third. `trust_remote_code` is for models that come with code of their own, and for no other. Raises
+    ConfigError for a provider that bundles can't be built for.
     """
     if provider not in PROVIDERS:
         raise ConfigError(f"no bundle can be built for provider '{provider}'", f"known: {', '.join(PROVIDERS)}")
+    if reason := impossible(recipe, provider, remote_code=trust_remote_code):
+        raise ConfigError(reason, f"take another recipe for provider '{provider}', such as int4-rtn-b32")
     device, execution_provider = PROVIDERS[provider]
     accelerator = {"device": device, "execution_providers": [execution_provider]}
     workflow: dict[str, Any] = {
         "input_model": {
             "type": "HfModel",
             "model_path": str(model),
-            "load_kwargs": {"trust_remote_code": False},
+            "load_kwargs": {"trust_remote_code": trust_remote_code},
         },
         "systems": {"here": {"type": "LocalSystem", "accelerators": [accelerator]}},
         "host": "here",
         "target": "here",
-        "passes": _passes(recipe),
+        "passes": _passes_with_remote_code(recipe) if trust_remote_code else _passes(recipe),
         "evaluate_input_model": False,
         "output_dir": str(output_dir),
         "cache_dir": str(cache_dir),
         "log_severity_level": 1,
     }
-    if recipe.calibration is not None and calibration is not None:
+    if recipe.algorithm == "gptq" and recipe.calibration is not None and calibration is not None:
         workflow["data_configs"] = [_data_config(recipe.calibration, model, calibration)]
     return workflow
 
@@ -158,24 +233,82 @@ def _passes(recipe: Recipe) -> dict[str, dict[str, Any]]:
     options: dict[str, Any] = {"hf_remote": False}
     if recipe.prune_lm_head:
         options["prune_lm_head"] = True
-    export: dict[str, Any] = {"type": "ModelBuilder", "precision": "fp32", "extra_options": options}
+    export: dict[str, Any] = {"type": "ModelBuilder", "precision": f"fp{recipe.bits}", "extra_options": options}
     if not recipe.quantized:
         return {"export": export}
+    export |= {"precision": "int4", "int4_block_size": recipe.block_size}
+    if recipe.accuracy_level:
+        export["int4_accuracy_level"] = recipe.accuracy_level
+    passes: dict[str, dict[str, Any]] = {}
+    if recipe.rotate:
+        passes["rotate"] = {"type": "QuaRot"}
+    if recipe.mixed is not None:
+        passes["select"] = _selection(recipe, recipe.mixed)
+    quantize = _quantization(recipe, recipe.algorithm)
+    if recipe.algorithm == "gptq":
+        quantize["data_config"] = "calibration"
+    elif recipe.quantize_embedding:
+        quantize["embeds"] = True
+    passes["quantize"] = quantize
+    if recipe.algorithm == "gptq" and recipe.quantize_embedding:
+        # GPTQ corrects matrices by what flows into them; a lookup table has no such input.
+        passes["quantize_embedding"] = _quantization(recipe, "kquant") | {"embeds": True}
+    return passes | {"export": export}
+
+
+def _by_the_builder(recipe: Recipe) -> bool:
+    """Whether the model builder can do all that a recipe asks for, without Olive's passes."""
+    if not recipe.quantized:
+        return True
+    plain = recipe.mixed is None and recipe.head_bits is None and recipe.kv_cache_bits is None and not recipe.rotate
+    return plain and recipe.algorithm == "rtn" and recipe.bits == 4
+
+
+def _passes_with_remote_code(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The builder alone: it takes what the model's own code loads, and only from unquantized checkpoints."""
+    export = _passes(recipe)["export"]
+    export["extra_options"]["hf_remote"] = True
+    if recipe.quantized:
+        export["int4_is_symmetric"] = recipe.symmetric
+    if recipe.quantize_embedding:
+        export["int4_op_types_to_quantize"] = ["MatMul", "Gather"]
+    return {"export": export}
+
+
+def _quantization(recipe: Recipe, algorithm: str) -> dict[str, Any]:
     quantize: dict[str, Any] = {
-        "type": _QUANTIZERS[recipe.algorithm],
+        "type": _QUANTIZERS[algorithm],
         "bits": recipe.bits,
         "group_size": recipe.block_size,
         "sym": recipe.symmetric,
         "lm_head": True,
     }
-    if recipe.quantize_embedding:
-        quantize["embeds"] = True
-    if recipe.calibration is not None:
-        quantize["data_config"] = "calibration"
-    export |= {"precision": "int4", "int4_block_size": recipe.block_size}
-    if recipe.accuracy_level:
-        export["int4_accuracy_level"] = recipe.accuracy_level
-    return {"quantize": quantize, "export": export}
+    bits: dict[str, int] = {}
+    if recipe.mixed is not None and recipe.mixed.bits < recipe.bits:
+        # To Olive the few bits are the default here; these two are too sensitive for them.
+        bits |= {_HEAD: recipe.bits, _EMBEDDING: recipe.bits}
+    if recipe.head_bits is not None:
+        bits[_HEAD] = recipe.head_bits
+    if bits:
+        quantize["overrides"] = {module: {"bits": value} for module, value in bits.items()}
+    return quantize
+
+
+def _selection(recipe: Recipe, mixed: MixedPrecision) -> dict[str, Any]:
+    if mixed.method in _BY_PLACE:
+        return {"type": "SelectiveMixedPrecision", "algorithm": _BY_PLACE[mixed.method]}
+    share = mixed.share or 0.0
+    few, many = sorted((recipe.bits, mixed.bits))
+    return {
+        "type": "SelectiveMixedPrecision",
+        "algorithm": _BY_NOISE[mixed.method],
+        "bits": few,
+        "high_bits": many,
+        "group_size": recipe.block_size,
+        "sym": recipe.symmetric,
+        # Olive's ratio is that of the few bits.
+        "ratio": round(1 - share if mixed.bits == many else share, 6),
+    }
 
 
 def _data_config(calibration: Calibration, model: Path | str, file: Path) -> dict[str, Any]:
@@ -184,7 +317,7 @@ def _data_config(calibration: Calibration, model: Path | str, file: Path) -> dic
         "type": "HuggingfaceContainer",
         "load_dataset_config": {
             "type": "huggingface_dataset",
-            "data_name": "json",
+            **_dataset(file),
             "data_files": str(file),
             "split": "train",
         },
@@ -199,3 +332,7 @@ def _data_config(calibration: Calibration, model: Path | str, file: Path) -> dic
         },
         "dataloader_config": {"batch_size": 1},
     }
+
+
+def _dataset(file: Path) -> dict[str, str]:
+    return {"data_name": "text", "sample_by": "paragraph"} if file.suffix == ".txt" else {"data_name": "json"}

@@ -42,7 +42,7 @@ def work(tmp_path: Path) -> Path:
 
 def test_progress_log_and_peak_memory_of_a_real_run(work: Path) -> None:
     events: list[Event] = []
-    run = follow(run_workflow(workflow(work), work, needed_bytes=0), events)
+    run = follow(run_workflow(workflow(work), work), events)
     assert [event.text for event in events if isinstance(event, Step)] == [
         "quantize (Rtn)",
         "export (ModelBuilder)",
@@ -58,17 +58,11 @@ def test_failed_pass_is_reported_although_olive_ends_well(work: Path) -> None:
     broken = workflow(work)
     broken["passes"]["quantize"]["group_size"] = 7
     with pytest.raises(BuildError) as caught:
-        follow(run_workflow(broken, work, needed_bytes=0))
+        follow(run_workflow(broken, work))
     assert caught.value.message.startswith("Olive failed: ")
     assert caught.value.hint is not None
     log = Path(caught.value.hint.removeprefix("its log is "))
     assert log.suffix == ".log" and caught.value.message.removeprefix("Olive failed: ") in log.read_text()
-
-
-def test_full_disk_is_known_before_the_work(work: Path) -> None:
-    with pytest.raises(HostDiskFull, match=r"needs 1000000\.0 GB on the disk"):
-        follow(run_workflow(workflow(work), work, needed_bytes=10**15))
-    assert list(work.iterdir()) == []
 
 
 @needs_root
@@ -77,7 +71,7 @@ def test_disk_that_becomes_full_during_the_work(tmp_path: Path) -> None:
         small_disk(tmp_path / "small", "8m") as disk,
         pytest.raises(HostDiskFull, match="became full during the build"),
     ):
-        follow(run_workflow(workflow(disk), disk, needed_bytes=0))
+        follow(run_workflow(workflow(disk), disk))
 
 
 @pytest.fixture
@@ -102,11 +96,26 @@ def memory_limit() -> Iterator[Callable[[int], Callable[[], None]]]:
             time.sleep(0.1)
 
 
+def test_a_memory_limit_is_known_before_the_work(memory_limit: Callable[[int], Callable[[], None]]) -> None:
+    root = Path(toolkit.__file__).parent.parent
+    run = subprocess.run(
+        [sys.executable, "-m", "toolkit", "optimize", "phi3-nano", "-p", "local", "--no-check"],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        preexec_fn=memory_limit(160_000_000),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 3, run.stderr
+    assert "GB are free under its memory limit" in run.stderr
+    assert "> build" not in run.stderr
+
+
 def test_out_of_memory_kill_is_reported_as_exactly_that(
     memory_limit: Callable[[int], Callable[[], None]], tmp_path: Path
 ) -> None:
     root = Path(toolkit.__file__).parent.parent
-    command = [sys.executable, "-m", "toolkit", "optimize", "phi3-nano", "-p", "local", "--no-check"]
+    command = [sys.executable, "-m", "toolkit", "optimize", "phi3-nano", "-p", "local", "--no-check", "--force"]
     run = subprocess.run(
         command,
         env=os.environ | {"PYTHONPATH": str(root)},
@@ -122,7 +131,7 @@ def test_out_of_memory_kill_is_reported_as_exactly_that(
 
 
 def test_leaving_the_generator_ends_the_child(work: Path) -> None:
-    service = run_workflow(workflow(work), work, needed_bytes=0)
+    service = run_workflow(workflow(work), work)
     next(event for event in service if isinstance(event, Step))
     (child,) = (process for process in psutil.Process().children() if "toolkit.optimizer.child" in process.cmdline())
     service.close()

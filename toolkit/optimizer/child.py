@@ -1,4 +1,6 @@
-"""Run one Olive workflow in a process of its own: `python -m toolkit.optimizer.child CONFIG`.
+"""Run one build in a process of its own: `python -m toolkit.optimizer.child CONFIG`.
+
+CONFIG is JSON: Olive's `workflow`, and what is done after it where `kv_cache` isn't null.
 
 `import olive` takes seconds, prints to stdout and may end in an out-of-memory kill; none of it may happen to
 edgephi itself. The process lives as long as its stdin is open, so that it can't outlive who started it.
@@ -19,14 +21,23 @@ def main(config: Path) -> int:
     """0 when the workflow left a model in its output folder; Olive itself also ends well when a pass
     failed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    workflow = json.loads(config.read_text(encoding="utf-8"))
-    # Olive empties the dictionary it is given.
-    model_made = Path(workflow["output_dir"]) / "genai_config.json"
+    build = json.loads(config.read_text(encoding="utf-8"))
+    output = Path(build["workflow"]["output_dir"])
 
     from olive.workflows import run
 
-    run(workflow)
-    return 0 if model_made.is_file() else NO_OUTPUT
+    from toolkit.optimizer.streaming import export_streaming
+
+    export_streaming()
+    run(build["workflow"])
+    if not (output / "genai_config.json").is_file():
+        return NO_OUTPUT
+    if build["kv_cache"] is not None:
+        from toolkit.optimizer.kv_cache import quantize_kv_cache
+
+        print("Running pass kv_cache:int8", flush=True)
+        quantize_kv_cache(output, **build["kv_cache"] | {"calibration": Path(build["kv_cache"]["calibration"])})
+    return 0
 
 
 def _end_with_parent() -> None:

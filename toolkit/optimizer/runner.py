@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -45,34 +44,30 @@ class OliveRun:
     log: Path
 
 
-def run_workflow(workflow: dict[str, Any], work: Path, *, needed_bytes: int) -> Service[OliveRun]:
+def run_workflow(
+    workflow: dict[str, Any], work: Path, *, kv_cache: dict[str, Any] | None = None
+) -> Service[OliveRun]:
     """Have Olive execute `workflow`, everything temporary below the folder `work`.
 
-    Raises MissingExtra, HostDiskFull (before, when fewer than `needed_bytes` are free, or during),
-    OutOfMemory and BuildError. Leaving the generator early ends the child; `work` is the caller's to remove.
+    `kv_cache` are the arguments of `quantize_kv_cache`, run on what Olive made.
+
+    Raises MissingExtra, HostDiskFull, OutOfMemory and BuildError. Leaving the generator early ends the child; `work` is
+    the caller's to remove.
     """
     require_extra()
-    _check_disk(work, needed_bytes)
-    config = work / "workflow.json"
-    config.write_text(json.dumps(workflow, indent=2), encoding="utf-8")
+    config = work / "build.json"
+    config.write_text(json.dumps({"workflow": workflow, "kv_cache": kv_cache}, indent=2), encoding="utf-8")
     log = _new_log()
     began = time.monotonic()
     with _child(config, work, log) as process:
-        peak = yield from _watch(process, workflow, log)
+        peak = yield from _watch(
+            process, workflow["passes"], log, steps=len(workflow["passes"]) + (kv_cache is not None)
+        )
     returncode = process.returncode
     run = OliveRun(time.monotonic() - began, peak, log)
     if returncode != 0:
         raise _failure(returncode, run)
     return run
-
-
-def _check_disk(folder: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise HostDiskFull(
-            f"the build needs {needed_bytes / 1e9:.1f} GB on the disk of {folder}; {free / 1e9:.1f} GB are free",
-            "free some space, or set EDGEPHI_CACHE_DIR to another disk",
-        )
 
 
 def _new_log() -> Path:
@@ -146,9 +141,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def _watch(process: subprocess.Popen[bytes], workflow: dict[str, Any], log: Path) -> Service[int]:
+def _watch(
+    process: subprocess.Popen[bytes], passes: dict[str, dict[str, Any]], log: Path, *, steps: int
+) -> Service[int]:
     """Report what the log says until the child ends; returns the peak memory in bytes."""
-    passes = workflow["passes"]
     peak = 0
     started = 0
     with log.open("rb") as reader:
@@ -162,7 +158,7 @@ def _watch(process: subprocess.Popen[bytes], workflow: dict[str, Any], log: Path
                     yield Step(f"{match[1]} ({passes.get(match[1], {}).get('type', match[2])})")
                 elif match := _LAYER.search(text):
                     yield Progress("layers", int(match[1]) + 1, None)
-            yield Progress("olive", started, len(passes))
+            yield Progress("olive", started, steps)
             if ended:
                 return peak
             time.sleep(_POLL_S)

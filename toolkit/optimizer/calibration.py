@@ -1,0 +1,61 @@
+"""Calibration text: what data-aware passes look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit.config import shown
+from toolkit.errors import ConfigError
+
+# Between texts, as Olive joins them.
+JOINER = "\n\n"
+
+
+def read_texts(file: Path) -> Iterator[str]:
+    """The texts of a calibration file: paragraphs of a `.txt`, the `text` of every line of a `.jsonl`.
+
+    Raises ConfigError naming the line that is wrong.
+    """
+    try:
+        content = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{shown(file)}: cannot be read as UTF-8 text: {exc}") from exc
+    if file.suffix == ".txt":
+        yield from content.split("\n\n")
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip():
+            yield _text_of(line, f"{shown(file)}:{number}")
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, TypeError, KeyError):
+        text = None
+    if not isinstance(text, str):
+        raise ConfigError(
+            f'{where}: not a JSON object with a "text"', 'one a line: {"text": "…"}; plain text in a .txt'
+        )
+    return text
+
+
+def token_ids(file: Path, model: Path, count: int) -> list[int]:
+    """The first `count` token ids of a calibration text in the vocabulary of the model folder `model`.
+
+    Raises ConfigError when it has fewer: too little text would calibrate to nothing without a word.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    ids: list[int] = []
+    for text in read_texts(file):
+        ids += tokenizer.encode(text + JOINER, add_special_tokens=False).ids
+        if len(ids) >= count:
+            return ids[:count]
+    raise ConfigError(
+        f"{shown(file)}: {len(ids)} tokens of text; the recipe calibrates with {count}",
+        "give more text, or a recipe with fewer [calibration] samples or sequence_tokens",
+    )
