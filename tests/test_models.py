@@ -48,6 +48,7 @@ def test_reference_model_has_the_shape_it_was_trained_with() -> None:
         max_context=1024,
         original_context=1024,
         rope="default",
+        rotary_dim=32,
         tied_embeddings=False,
     )
 
@@ -56,7 +57,7 @@ def test_no_other_name_is_shipped() -> None:
     assert shipped_model("phi3-mega") is None
 
 
-@pytest.mark.parametrize("name", [name for name, p in PRESETS.items() if p.architecture == "Phi3ForCausalLM"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_parameters_agree_with_the_published_counts(name: str) -> None:
     preset = PRESETS[name]
     assert parse_shape(preset.config(), name).parameters == preset.parameters
@@ -76,6 +77,25 @@ def test_tied_head_is_counted_once() -> None:
     config = PRESETS["phi-3-tiny-gqa"].config()
     untied, tied = (parse_shape(config | {"tie_word_embeddings": value}, "x").parameters for value in (False, True))
     assert untied - tied == config["vocab_size"] * config["hidden_size"]  # type: ignore[operator]
+
+
+def test_rotary_part_of_a_head() -> None:
+    config = PRESETS["phi-4-mini"].config()
+    assert parse_shape(config, "x").rotary_dim == 96
+    assert parse_shape(PRESETS["phi-3-medium-128k"].config(), "x").rotary_dim == 128
+    # Transformers 5 writes it with the other parameters of the positions.
+    new = {key: value for key, value in config.items() if key not in ("partial_rotary_factor", "rope_scaling")}
+    new["rope_parameters"] = {"rope_type": "longrope", "partial_rotary_factor": 0.75}
+    assert parse_shape(new, "x").rotary_dim == 96
+
+
+def test_phi3_small_keeps_its_width_under_a_name_of_its_own() -> None:
+    shape = parse_shape(PRESETS["phi-3-small-8k"].config(), "x")
+    assert (shape.intermediate, shape.vocab, shape.rotary_dim) == (14336, 100352, 128)
+
+
+def test_no_quantization_named_is_no_quantization() -> None:
+    assert parse_shape(PRESETS["phi-3-tiny-gqa"].config() | {"quantization_config": None}, "x").layers == 2
 
 
 def test_local_model_is_named_after_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +124,52 @@ def test_other_architecture(folder: Path) -> None:
     assert error.hint is not None and "Phi3ForCausalLM" in error.hint
 
 
-def test_phi3_small_needs_remote_code(folder: Path) -> None:
-    change(folder / "config.json", architectures=["Phi3SmallForCausalLM"])
-    assert "needs remote code" in refusal(folder).message
+@pytest.fixture
+def small(folder: Path) -> Path:
+    """What is looked at before any code runs: a folder that claims to be a Phi-3-small."""
+    mapped = {"AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM"}
+    change(folder / "config.json", architectures=["Phi3SmallForCausalLM"], auto_map=mapped)
+    (folder / "modeling_phi3_small.py").write_text("raise SystemExit('remote code ran')")
+    return folder
+
+
+def test_remote_code_is_refused_unless_it_is_trusted(small: Path) -> None:
+    error = refusal(small)
+    assert error.message == (
+        f"{small}: architecture 'Phi3SmallForCausalLM' needs remote code: Python files that come with the model and "
+        "run on this machine with your rights while it is built"
+    )
+    assert error.hint is not None and "--trust-remote-code" in error.hint
+    assert open_model(small, trust_remote_code=True).remote_code
+
+
+def test_trust_goes_no_further_than_need(folder: Path) -> None:
+    (folder / "modeling_phi3.py").write_text("raise SystemExit('remote code ran')")
+    model = open_model(folder, trust_remote_code=True)
+    assert not model.remote_code
+    assert not [path for path in model_files(model) if path.suffix == ".py"]
+
+
+def test_trusted_code_is_part_of_the_model(small: Path) -> None:
+    model = open_model(small, trust_remote_code=True)
+    assert small / "modeling_phi3_small.py" in model_files(model)
+    first = follow(hash_model(model))
+    (small / "modeling_phi3_small.py").write_text("raise SystemExit('other code ran')")
+    assert follow(hash_model(model)) != first
+
+
+@pytest.mark.parametrize(
+    ("mapped", "message"),
+    [
+        (None, "config.json names no model code"),
+        ({"AutoModelForCausalLM": "modeling_gone.Phi3SmallForCausalLM"}, "missing model code: modeling_gone.py"),
+        ({"AutoModelForCausalLM": "org/other--modeling_phi3_small.X"}, "missing model code"),
+    ],
+)
+def test_trusted_code_has_to_lie_in_the_folder(small: Path, mapped: object, message: str) -> None:
+    change(small / "config.json", auto_map=mapped)
+    with pytest.raises(ConfigError, match=message):
+        open_model(small, trust_remote_code=True)
 
 
 def test_quantized_model(folder: Path) -> None:

@@ -21,9 +21,10 @@ from toolkit.events import Progress, Service
 from toolkit.presets import PRESETS
 
 SUPPORTED = ("Phi3ForCausalLM",)
+# Transformers has no code for it: it comes with the model, and runs only when it is trusted.
+REMOTE_CODE = ("Phi3SmallForCausalLM",)
 SHIPPED = ("phi3-nano",)
 
-_NEEDS_REMOTE_CODE = ("Phi3SmallForCausalLM", "Phi3VForCausalLM", "Phi4MMForCausalLM")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _TOKENIZER_FILES = (
@@ -55,7 +56,12 @@ class ModelShape(BaseModel):
     max_context: int = Field(ge=1)
     original_context: int = Field(ge=1)
     rope: str
+    rotary_dim: int = Field(ge=1)
     tied_embeddings: bool
+
+    @property
+    def needs_remote_code(self) -> bool:
+        return self.architecture in REMOTE_CODE
 
     @property
     def embedding_parameters(self) -> int:
@@ -71,7 +77,12 @@ class ModelShape(BaseModel):
 
     @property
     def norm_parameters(self) -> int:
-        return (2 * self.layers + 1) * self.hidden
+        """What stays in floats beside the embedding: norms, and the biases of an architecture that has them."""
+        norms = (2 * self.layers + 1) * self.hidden
+        if not self.needs_remote_code:
+            return norms
+        attention = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden
+        return 2 * norms + self.layers * (attention + 2 * self.intermediate + self.hidden)
 
     @property
     def parameters(self) -> int:
@@ -82,12 +93,16 @@ class ModelShape(BaseModel):
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A model on this machine. `id` is a hub id, a shipped name or the folder's own name."""
+    """A model on this machine. `id` is a hub id, a shipped name or the folder's own name.
+
+    `remote_code`: Python files of its folder are run, which somebody said they trust.
+    """
 
     id: str
     folder: Path
     revision: str | None
     shape: ModelShape
+    remote_code: bool = False
 
     @property
     def name(self) -> str:
@@ -96,32 +111,34 @@ class SourceModel:
 
 
 def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
-    """Read the shape out of a parsed config.json, in the layout of transformers 4 or 5.
+    """Read the shape out of a parsed config.json, in the layout of transformers 4 or 5. No code is run for it.
 
     Raises ConfigError for another architecture, an already quantized model, and missing or senseless numbers.
     """
     architecture = _architecture(config, where)
-    if "quantization_config" in config:
-        method = (config["quantization_config"] or {}).get("quant_method", "an unknown method")
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "an unknown method") if isinstance(quantization, dict) else "?"
         message = f"{where}: the model is already quantized ({method})"
         raise ConfigError(message, "give the original bf16, fp16 or fp32 model")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     numbers = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
-    head_dim = hidden // heads if numbers else None  # type: ignore[operator]
+    head_dim = config.get("head_dim") or (hidden // heads if numbers else None)  # type: ignore[operator]
     max_context = config.get("max_position_embeddings")
+    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
     fields = {
         "architecture": architecture,
         "layers": config.get("num_hidden_layers"),
         "hidden": hidden,
         "heads": heads,
         "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": config.get("head_dim") or head_dim,
-        "intermediate": config.get("intermediate_size"),
+        "head_dim": head_dim,
+        "intermediate": config.get("intermediate_size") or config.get("ff_intermediate_size"),
         "vocab": config.get("vocab_size"),
         "max_context": max_context,
-        "original_context": config.get("original_max_position_embeddings") or max_context,
+        "original_context": original or max_context,
         "rope": rope.get("rope_type") or rope.get("type") or "default",
+        "rotary_dim": _rotary_dim(head_dim, config.get("partial_rotary_factor") or rope.get("partial_rotary_factor")),
         "tied_embeddings": bool(config.get("tie_word_embeddings")),
     }
     try:
@@ -131,22 +148,37 @@ def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
         raise ConfigError(f"{where}: missing or not a positive whole number: {wrong}") from exc
 
 
+def _rotary_dim(head_dim: object, partial_rotary_factor: object) -> object:
+    """How many of a head's elements are rotated: all of them unless the configuration names a share."""
+    if isinstance(head_dim, int) and isinstance(partial_rotary_factor, (int, float)):
+        return int(head_dim * partial_rotary_factor)
+    return head_dim
+
+
 def _architecture(config: dict[str, Any], where: str) -> str:
     names = config.get("architectures") or ["none"]
     name = str(names[0])
-    if name in SUPPORTED:
+    if name in SUPPORTED + REMOTE_CODE:
         return name
-    if name in _NEEDS_REMOTE_CODE:
-        message = f"{where}: architecture '{name}' needs remote code from the model's repository"
-        raise ConfigError(message, "edgephi runs no code that comes with a model; use a Phi-3 mini or medium")
-    supported = ", ".join(SUPPORTED)
+    supported = ", ".join(SUPPORTED + REMOTE_CODE)
     raise ConfigError(f"{where}: architecture '{name}' isn't supported", f"supported: {supported}")
 
 
-def open_model(folder: Path, *, id: str | None = None, revision: str | None = None) -> SourceModel:
-    """Check that `folder` is a whole, unquantized Phi-3 and describe it; no weights are read.
+def refuse_remote_code(where: str, architecture: str) -> ConfigError:
+    """What a model is told that needs code of its own, which nobody has said they trust."""
+    return ConfigError(
+        f"{where}: architecture '{architecture}' needs remote code: Python files that come with the model and run "
+        "on this machine with your rights while it is built",
+        "read them, then say --trust-remote-code; or take a Phi-3 mini or medium, which need none",
+    )
 
-    Raises ConfigError that names what is missing or wrong.
+
+def open_model(
+    folder: Path, *, id: str | None = None, revision: str | None = None, trust_remote_code: bool = False
+) -> SourceModel:
+    """Check that `folder` is a whole, unquantized Phi-3 and describe it; no weights are read and no code is run.
+
+    Raises ConfigError that names what is missing or wrong, or says that the model needs code that isn't trusted.
     """
     where = shown(folder)
     if not folder.is_dir():
@@ -154,10 +186,16 @@ def open_model(folder: Path, *, id: str | None = None, revision: str | None = No
     if not (folder / "config.json").is_file():
         hint = "a model folder holds config.json, tokenizer files and *.safetensors"
         raise ConfigError(f"{where}: not a model folder: no config.json", hint)
-    shape = parse_shape(_read_json(folder / "config.json"), where)
+    config = _read_json(folder / "config.json")
+    shape = parse_shape(config, where)
+    if shape.needs_remote_code:
+        if not trust_remote_code:
+            raise refuse_remote_code(where, shape.architecture)
+        _check_remote_code(config, folder, where)
     _check_tokenizer(folder, where)
     _check_weights(folder, where)
-    return SourceModel(id or folder.resolve().name, folder, revision, shape)
+    # Trust goes no further than need: an architecture that transformers knows never runs the model's own code.
+    return SourceModel(id or folder.resolve().name, folder, revision, shape, remote_code=shape.needs_remote_code)
 
 
 def known_shape(ref: str) -> ModelShape:
@@ -167,10 +205,7 @@ def known_shape(ref: str) -> ModelShape:
     """
     path = Path(ref).expanduser()
     if path.is_dir():
-        config = path / "config.json"
-        if not config.is_file():
-            raise ConfigError(f"{shown(path)}: not a model folder: no config.json", "only that file is read for a plan")
-        return parse_shape(_read_json(config), shown(path))
+        return read_shape(path / "config.json", shown(path))
     if shipped := shipped_model(ref):
         return shipped.shape
     presets = {name: preset for preset in PRESETS.values() for name in (preset.name, preset.hub_id) if name}
@@ -179,9 +214,16 @@ def known_shape(ref: str) -> ModelShape:
             "model",
             ref,
             [*presets, *SHIPPED],
-            "give a folder that holds its config.json, or one of `edgephi model list`",
+            "give a folder that holds its config.json, or one of `edgephi models list`",
         )
     return parse_shape(presets[ref].config(), ref)
+
+
+def read_shape(config: Path, where: str) -> ModelShape:
+    """The shape that a config.json describes; `where` names the model in errors. Raises ConfigError."""
+    if not config.is_file():
+        raise ConfigError(f"{where}: not a model folder: no config.json", "only that file is read for a plan")
+    return parse_shape(_read_json(config), where)
 
 
 def shipped_model(name: str) -> SourceModel | None:
@@ -224,6 +266,19 @@ def _check_weights(folder: Path, where: str) -> None:
         raise ConfigError(message, "download the model again; an interrupted download goes on where it stopped")
 
 
+def _check_remote_code(config: dict[str, Any], folder: Path, where: str) -> None:
+    """The code has to lie in the folder, where its hash becomes the model's; nothing is fetched for it."""
+    mapped = config.get("auto_map")
+    named = mapped.get("AutoModelForCausalLM") if isinstance(mapped, dict) else None
+    if not isinstance(named, str):
+        hint = "take config.json and the *.py files from the model's page"
+        raise ConfigError(f"{where}: config.json names no model code (auto_map: AutoModelForCausalLM)", hint)
+    module = named.rsplit(".", 1)[0]
+    if "--" in named or not (folder / f"{module}.py").is_file():
+        message = f"{where}: missing model code: {module}.py (config.json: auto_map)"
+        raise ConfigError(message, "copy the *.py files from the model's page into the folder")
+
+
 def _weight_names(folder: Path) -> list[str]:
     """The safetensors files that make up the model."""
     if not (folder / _INDEX).is_file():
@@ -259,8 +314,10 @@ def _shard_problem(path: Path) -> str | None:
 
 
 def model_files(model: SourceModel) -> list[Path]:
-    """The files that make the model what it is: configuration, tokenizer, weights; sorted by name."""
+    """The files that make the model what it is, sorted by name: configuration, tokenizer, weights, trusted code."""
     names = [name for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (model.folder / name).is_file()]
+    if model.remote_code:
+        names += [path.name for path in model.folder.glob("*.py")]
     return [model.folder / name for name in sorted(names + _weight_names(model.folder))]
 
 

@@ -16,7 +16,7 @@ from tests.builds import follow
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Warning_
 from toolkit.models import shipped_model
-from toolkit.optimizer.hub import local_model, resolve_model
+from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "some-org/nano"
@@ -144,7 +144,7 @@ def test_suggestion_for_a_misspelt_name() -> None:
 def test_preset_is_not_a_model() -> None:
     with pytest.raises(ConfigError) as caught:
         local_model("phi-3-mini-4k")
-    assert caught.value.hint is not None and "model synth phi-3-mini-4k" in caught.value.hint
+    assert caught.value.hint is not None and "models synth phi-3-mini-4k" in caught.value.hint
 
 
 def test_download_is_pinned_and_brings_no_code(hub: Hub) -> None:
@@ -153,6 +153,18 @@ def test_download_is_pinned_and_brings_no_code(hub: Hub) -> None:
     assert (found.folder / "model.safetensors").read_bytes() == (hub.folder / "model.safetensors").read_bytes()
     assert not list(found.folder.glob("*.py"))
     assert not any(path.endswith(".py") for path in hub.asked)
+
+
+def test_trusted_code_is_downloaded_with_the_model(hub: Hub) -> None:
+    found = follow(resolve_model(REPO, trust_remote_code=True))
+    assert (found.folder / "modeling_phi3.py").is_file()
+    assert not found.remote_code, "a Phi-3 mini needs none of it"
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_remote_code_is_refused_before_the_download() -> None:
+    with pytest.raises(ConfigError, match=r"microsoft/Phi-3-small-8k-instruct: .* needs remote code"):
+        follow(resolve_model("microsoft/Phi-3-small-8k-instruct"))
 
 
 def test_revision_is_asked_for(hub: Hub) -> None:
@@ -190,3 +202,28 @@ def test_refusals_of_the_hub_are_worded(hub: Hub, status: int, code: str, messag
     hub.refusal = (status, code)
     with pytest.raises(ConfigError, match=message):
         follow(resolve_model(REPO))
+
+
+def test_only_config_json_is_fetched_for_a_shape(hub: Hub) -> None:
+    shape = follow(resolve_shape(REPO))
+    model = shipped_model("phi3-nano")
+    assert model is not None and shape == model.shape
+    files = [path for path in hub.asked if "/resolve/" in path]
+    assert files and all(path.endswith("/config.json") for path in files)
+
+
+def test_a_preset_needs_no_hub(no_hub: None) -> None:
+    assert follow(resolve_shape("microsoft/Phi-3-mini-4k-instruct")).layers == 32
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_shape_that_only_the_hub_knows() -> None:
+    with pytest.raises(BuildError) as caught:
+        follow(resolve_shape("some-org/unheard-of"))
+    assert "some-org/unheard-of: the model hub can't be reached" in caught.value.message
+
+
+def test_a_repository_without_a_configuration(hub: Hub) -> None:
+    (hub.folder / "config.json").unlink()
+    with pytest.raises(ConfigError, match="no config.json"):
+        follow(resolve_shape(REPO))

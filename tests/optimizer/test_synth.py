@@ -19,7 +19,6 @@ from toolkit.presets import (
     PHI3_TOKEN_IDS,
     PHI_3_MEDIUM_4K,
     PHI_3_MINI_4K,
-    PHI_3_MINI_128K,
     PHI_3_SMALL_8K,
     PHI_3_TINY_GQA,
     PHI_3_TINY_LONGROPE,
@@ -51,12 +50,23 @@ def test_published_parameter_counts() -> None:
     assert counted == {shape.name: shape.parameters for shape in PRESETS.values()}
     assert counted["phi-3-mini-4k"] == counted["phi-3-mini-128k"] == 3_821_079_552
     assert counted["phi-3-small-8k"] == 7_392_272_384
-    assert counted["phi-3-medium-4k"] == 13_960_238_080
+    assert counted["phi-3-medium-4k"] == counted["phi-3-medium-128k"] == 13_960_238_080
+    assert counted["phi-3.5-mini"] == 3_821_079_552
+    assert counted["phi-4-mini"] == 3_836_021_760
 
 
-@pytest.mark.parametrize("shape", [PHI_3_MINI_128K, PHI_3_TINY_LONGROPE], ids=lambda shape: shape.name)
-def test_longrope_has_a_factor_for_every_frequency(shape: Preset) -> None:
-    assert len(shape.short_factor) == len(shape.long_factor) == shape.head_dim // 2
+@pytest.mark.parametrize("name", [name for name, shape in PRESETS.items() if shape.long_factor])
+def test_longrope_has_a_factor_for_every_frequency(name: str) -> None:
+    shape = PRESETS[name]
+    assert len(shape.short_factor) == len(shape.long_factor) == shape.rotary_dim // 2
+    assert list(shape.long_factor) == sorted(shape.long_factor)
+
+
+def test_phi4_mini_is_configured_as_published() -> None:
+    config = PRESETS["phi-4-mini"].config()
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (199999, 200020, 199999)
+    assert config["partial_rotary_factor"] == 0.75
+    assert "partial_rotary_factor" not in PRESETS["phi-3.5-mini"].config()
 
 
 def test_unknown_preset_names_the_known_ones() -> None:

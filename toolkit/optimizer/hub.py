@@ -1,6 +1,6 @@
 """From a MODEL argument to a model on this machine; hub ids are downloaded at a pinned revision.
 
-The download is a process of its own (`python -m toolkit.optimizer.hub ID REVISION`): the hub library waits
+The download is a process of its own (`python -m toolkit.optimizer.hub ID REVISION PATTERN…`): the hub library waits
 for its threads, so that nothing else could end a download in the middle.
 """
 
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,40 +22,70 @@ import toolkit
 from toolkit.config import suggestion
 from toolkit.errors import BuildError, ConfigError, ToolkitError
 from toolkit.events import Progress, Service, Step, Warning_
-from toolkit.models import SHIPPED, SourceModel, open_model, shipped_model
+from toolkit.models import (
+    REMOTE_CODE,
+    SHIPPED,
+    ModelShape,
+    SourceModel,
+    known_shape,
+    open_model,
+    read_shape,
+    refuse_remote_code,
+    shipped_model,
+)
 from toolkit.optimizer import require_extra
 from toolkit.presets import PRESETS
 
-# What a build reads. No Python files: code that comes with a model is never run.
+# What a build reads. Python files only when the code that comes with a model is trusted.
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
+CODE_PATTERNS = ("*.py",)
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
+_CONFIG = "config.json"
 _POLL_S = 0.3
 _BY_FOLDER = "download it on another machine and give the folder instead of the id"
 
 
-def resolve_model(ref: str) -> Service[SourceModel]:
+def resolve_model(ref: str, *, trust_remote_code: bool = False) -> Service[SourceModel]:
     """The model that `ref` names: an existing folder, a shipped model, or `org/name` on the hub.
 
     A hub id may pin a branch, tag or commit: `org/name@revision`. Raises ConfigError when nothing has that
-    name, the model is gated or isn't usable, and BuildError when the hub can't be reached and nothing is
-    cached.
+    name, the model is gated, isn't usable or needs code that isn't trusted, and BuildError when the hub can't be
+    reached and nothing is cached.
     """
-    local = local_model(ref)
+    local = local_model(ref, trust_remote_code=trust_remote_code)
     if local is not None:
         return local
     repo, _, revision = ref.partition("@")
-    return (yield from _download(repo, revision or "main"))
+    return (yield from _download(repo, revision or "main", trust_remote_code=trust_remote_code))
 
 
-def local_model(ref: str) -> SourceModel | None:
+def resolve_shape(ref: str) -> Service[ModelShape]:
+    """The shape of the model that `ref` names: a folder's config.json, a shipped model, a preset, or a hub id, of which
+    nothing else than its config.json is fetched, and not even that if it is a preset's.
+
+    Raises ConfigError when nothing has that name, MissingExtra, and BuildError when the hub can't be reached.
+    """
+    repo, _, revision = ref.partition("@")
+    preset_ids = {preset.hub_id for preset in PRESETS.values()}
+    if Path(ref).expanduser().exists() or ref in preset_ids or not _ID.fullmatch(ref):
+        return known_shape(ref)
+    require_extra()
+    yield Step(f"fetch {repo}: config.json")
+    answer = yield from _follow_child(repo, revision or "main", (_CONFIG,))
+    if "error" in answer:
+        raise _worded(repo, revision or "main", answer["error"], answer["detail"])
+    return read_shape(Path(answer["folder"]) / _CONFIG, repo)
+
+
+def local_model(ref: str, *, trust_remote_code: bool = False) -> SourceModel | None:
     """The model that `ref` names if it is on this machine anyway, None for a hub id.
 
     Raises ConfigError when `ref` is neither, or what it names isn't a usable model.
     """
     path = Path(ref).expanduser()
     if path.exists():
-        return open_model(path)
+        return open_model(path, trust_remote_code=trust_remote_code)
     shipped = shipped_model(ref)
     if shipped is None and not _ID.fullmatch(ref):
         raise _unknown(ref)
@@ -68,30 +98,35 @@ def _unknown(ref: str) -> ConfigError:
     if ref in PRESETS:
         return ConfigError(
             f"'{ref}' is a preset, not a model",
-            f"edgephi model synth {ref} -o FOLDER makes one of that shape",
+            f"edgephi models synth {ref} -o FOLDER makes one of that shape",
         )
     return ConfigError(
         f"no model '{ref}'{known}", f"give a folder, {' or '.join(SHIPPED)}, or a hub id like {hub_ids[0]}"
     )
 
 
-def _download(repo: str, revision: str) -> Service[SourceModel]:
+def _download(repo: str, revision: str, *, trust_remote_code: bool) -> Service[SourceModel]:
     require_extra()
+    known = {preset.hub_id: preset.architecture for preset in PRESETS.values()}
+    if known.get(repo) in REMOTE_CODE and not trust_remote_code:
+        raise refuse_remote_code(repo, known[repo])  # before gigabytes are fetched for nothing
     yield Step(f"fetch {repo}")
-    answer = yield from _follow_child(repo, revision)
+    patterns = PATTERNS + CODE_PATTERNS if trust_remote_code else PATTERNS
+    answer = yield from _follow_child(repo, revision, patterns)
     if "error" in answer:
         raise _worded(repo, revision, answer["error"], answer["detail"])
     if answer["cached"]:
         yield Warning_(
             f"{repo}: the model hub can't be reached; using revision {answer['revision'][:12]} from its cache"
         )
-    return open_model(Path(answer["folder"]), id=repo, revision=answer["revision"])
+    folder = Path(answer["folder"])
+    return open_model(folder, id=repo, revision=answer["revision"], trust_remote_code=trust_remote_code)
 
 
-def _follow_child(repo: str, revision: str) -> Service[dict[str, Any]]:
+def _follow_child(repo: str, revision: str, patterns: Sequence[str]) -> Service[dict[str, Any]]:
     """Run the download; yields its progress and returns its last message."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        with _child(repo, revision, output, errors) as process:
+        with _child([repo, revision, *patterns], output, errors) as process:
             while process.poll() is None:
                 for message in _messages(output):
                     if "total" in message:
@@ -105,11 +140,11 @@ def _follow_child(repo: str, revision: str) -> Service[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _child(repo: str, revision: str, output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _child(arguments: Sequence[str], output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     root = str(Path(toolkit.__file__).parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "toolkit.optimizer.hub", repo, revision],
+        [sys.executable, "-m", "toolkit.optimizer.hub", *arguments],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=errors,
@@ -160,12 +195,12 @@ def _worded(repo: str, revision: str, kind: str, detail: str) -> ToolkitError:
     return BuildError(f"{repo}: the download failed: {detail}", _BY_FOLDER)
 
 
-def _fetch(repo: str, revision: str) -> dict[str, Any]:
+def _fetch(repo: str, revision: str, patterns: list[str]) -> dict[str, Any]:
     """In the child: download and tell where the snapshot lies, or what kind of failure it was."""
     from huggingface_hub import errors
 
     try:
-        return _from_hub(repo, revision)
+        return _from_hub(repo, revision, patterns)
     except errors.GatedRepoError as exc:
         return {"error": "gated", "detail": str(exc)}
     except errors.RepositoryNotFoundError as exc:
@@ -173,15 +208,15 @@ def _fetch(repo: str, revision: str) -> dict[str, Any]:
     except errors.RevisionNotFoundError as exc:
         return {"error": "revision", "detail": str(exc)}
     except (errors.HfHubHTTPError, ConnectionError, errors.LocalEntryNotFoundError) as exc:
-        return _from_cache(repo, revision, exc)
+        return _from_cache(repo, revision, patterns, exc)
     except Exception as exc:
         # The HTTP library's own exceptions differ between hub versions; all of them mean: no answer.
         if type(exc).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
-            return _from_cache(repo, revision, exc)
+            return _from_cache(repo, revision, patterns, exc)
         raise
 
 
-def _from_hub(repo: str, revision: str) -> dict[str, Any]:
+def _from_hub(repo: str, revision: str, patterns: list[str]) -> dict[str, Any]:
     from fnmatch import fnmatch
 
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -190,7 +225,7 @@ def _from_hub(repo: str, revision: str) -> dict[str, Any]:
     wanted = [
         sibling
         for sibling in info.siblings or []
-        if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in PATTERNS)
+        if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in patterns)
     ]
     cached = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     _say({"total": sum(sibling.size or 0 for sibling in wanted), "blobs": str(cached / "blobs")})
@@ -198,7 +233,7 @@ def _from_hub(repo: str, revision: str) -> dict[str, Any]:
     folder = snapshot_download(
         repo,
         revision=info.sha,
-        allow_patterns=list(PATTERNS),
+        allow_patterns=patterns,
         ignore_patterns=["*/*"],
         library_name="edgephi",
     )
@@ -210,11 +245,11 @@ def _from_hub(repo: str, revision: str) -> dict[str, Any]:
     return {"folder": folder, "revision": info.sha, "cached": False}
 
 
-def _from_cache(repo: str, revision: str, exc: Exception) -> dict[str, Any]:
+def _from_cache(repo: str, revision: str, patterns: list[str], exc: Exception) -> dict[str, Any]:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        folder = snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS), local_files_only=True)
+        folder = snapshot_download(repo, revision=revision, allow_patterns=patterns, local_files_only=True)
     except errors.LocalEntryNotFoundError:
         return {
             "error": "unreachable",
@@ -230,4 +265,4 @@ def _say(message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _say(_fetch(sys.argv[1], sys.argv[2]))
+    _say(_fetch(sys.argv[1], sys.argv[2], sys.argv[3:]))

@@ -1,4 +1,4 @@
-"""edgephi model list, show, synth."""
+"""edgephi models: the matrix, list, show, synth."""
 
 from __future__ import annotations
 
@@ -7,22 +7,46 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.capabilities import providers
 from toolkit.cli import main
 from toolkit.models import open_model
-from toolkit.presets import PRESETS
+from toolkit.presets import PRESETS, STAND_INS
+from toolkit.recipes import list_recipes
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Run `edgephi model …`; returns exit code, stdout and stderr."""
+    """Run `edgephi models …`; returns exit code, stdout and stderr."""
 
     def run(*args: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as caught:
-            main(["model", *args])
+            main(["models", *args])
         out, err = capsys.readouterr()
         return int(caught.value.code or 0), out, err
 
     return run
+
+
+def test_matrix_as_a_table(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = run()
+    assert code == 0
+    assert "provider cpu" in out and "provider cuda" in out
+    assert all(recipe.name in out for recipe in list_recipes())
+    assert all(architecture in out for architecture in STAND_INS)
+    assert "qnn: impossible: no bundle can be built for provider 'qnn'" in out
+    assert "(1) " in out, "the reasons stand below"
+    assert "phi-3-small-8k: with --trust-remote-code only" in out
+
+
+def test_matrix_as_json(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("--json")
+    assert (code, err) == (0, "")
+    value = json.loads(out)
+    assert "olive-ai" in value["tools"]
+    cells = value["capabilities"]
+    assert {cell["status"] for cell in cells} == {"tested", "expected", "impossible"}
+    assert len(cells) == len(STAND_INS) * len(providers()) * len(list_recipes())
+    assert all(cell["reason"] for cell in cells)
 
 
 def test_list_has_every_preset(run) -> None:  # type: ignore[no-untyped-def]

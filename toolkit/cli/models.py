@@ -1,20 +1,76 @@
-"""`edgephi model`: look at models, or make one of any Phi-3 shape."""
+"""`edgephi models`: what can be done with which, look at models, or make one of any Phi-3 shape."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import options
 
-
-@click.group()
-def model() -> None:
-    """Look at models, or synthesize one of any Phi-3 shape."""
+if TYPE_CHECKING:
+    from toolkit.capabilities import Capability
 
 
-@model.command("list")
+@click.group(invoke_without_command=True)
+@options.as_json
+@click.pass_context
+def models(ctx: click.Context, as_json: bool) -> None:
+    """Show what works: architecture × provider × recipe; look at models, or synthesize one.
+
+    "tested": the project's tests built a small random model of that architecture, loaded it in the pinned runtime
+    and compared its logits with transformers'. "expected": no rule is against it. "impossible": a rule refuses it.
+    """
+    if ctx.invoked_subcommand is None:
+        _show_matrix(as_json=as_json)
+
+
+def _show_matrix(*, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from toolkit.capabilities import matrix, providers, read_record
+    from toolkit.cli import render
+
+    cells = matrix()
+    if as_json:
+        record = read_record()
+        versions = {"tools": record.tools, "runtime": record.runtime}
+        render.print_json(versions | {"capabilities": [asdict(cell) for cell in cells]})
+        return
+    for provider in providers():
+        here = [cell for cell in cells if cell.provider == provider]
+        reasons = {cell.reason for cell in here}
+        if len(reasons) == 1 and here[0].status == "impossible":
+            click.echo(f"{provider}: impossible: {here[0].reason}; a device that has it runs bundles for its CPU")
+            continue
+        _draw(provider, here)
+
+
+def _draw(provider: str, cells: list[Capability]) -> None:
+    """A table for one provider, and the reasons below it, numbered as in the table."""
+    from toolkit.cli import render
+
+    architectures = list(dict.fromkeys(cell.architecture for cell in cells))
+    reasons = list(dict.fromkeys(_general(cell) for cell in cells if cell.status != "tested"))
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        number = "" if cell.status == "tested" else f" ({reasons.index(_general(cell)) + 1})"
+        rows.setdefault(cell.recipe, [cell.recipe]).append(cell.status + number)
+    render.table(["recipe", *architectures], rows.values(), title=f"provider {provider}")
+    for index, reason in enumerate(reasons):
+        click.echo(f"({index + 1}) {reason}")
+    if trusting := sorted({cell.architecture for cell in cells if cell.trust_remote_code}):
+        click.echo(f"{', '.join(trusting)}: with --trust-remote-code only")
+    click.echo()
+
+
+def _general(cell: Capability) -> str:
+    """A reason without the name of its own row, so that many rows share one note."""
+    return cell.reason.removeprefix(f"recipe '{cell.recipe}': ")
+
+
+@models.command("list")
 @options.as_json
 def list_(as_json: bool) -> None:
     """List the presets: shapes that `synth` can make."""
@@ -43,7 +99,7 @@ def list_(as_json: bool) -> None:
     render.table(["preset", "parameters", "layers", "hidden", "context", "on the hub"], rows)
 
 
-@model.command()
+@models.command()
 @click.argument("ref", metavar="MODEL")
 @options.as_json
 def show(ref: str, as_json: bool) -> None:
@@ -73,7 +129,7 @@ def show(ref: str, as_json: bool) -> None:
     render.table(["", ""], rows)
 
 
-@model.command()
+@models.command()
 @click.argument("name", metavar="PRESET")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--layers", type=click.IntRange(min=1), help="Only the first N layers.")

@@ -1,0 +1,191 @@
+"""Small random models of every architecture: made, built, and held against transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builds import follow, profile, session_cache
+from toolkit.build import optimize
+from toolkit.bundle import Bundle
+from toolkit.capabilities import Record, needs_remote_code
+from toolkit.optimizer import tool_versions
+from toolkit.optimizer.synth import synthesize
+from toolkit.presets import PRESETS, STAND_INS, Preset
+from toolkit.recipes import Recipe, load_recipe
+
+HERE = Path(__file__).parent
+PHI3_SMALL_CODE = HERE / "data" / "phi3_small"
+
+# Matrices of 0.08 rather than 0.02: at a width of 256 that keeps activations, and logits, at about 1.
+_SCALE = 4.0
+# Norms and biases that aren't just ones and zeros, so that one which is forgotten shows.
+_SPREAD = 0.1
+# Phi-3-small divides its logits by this.
+_MUP_WIDTH = 8.0
+# Ordinary words of every tiny vocabulary.
+_FIRST_TOKEN, _LAST_TOKEN = 5, 3000
+
+
+@dataclass(frozen=True)
+class Case:
+    """Tokens to read, and how many of them are read at once; the rest one by one."""
+
+    tokens: list[int]
+    at_once: int
+    generate: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Logits (rows, vocabulary), the positions that the rows belong to, and what was generated after them."""
+
+    logits: Any
+    positions: list[int]
+    generated: list[int]
+
+
+def tokens(count: int) -> list[int]:
+    """The same tokens each time, a longer list beginning like a shorter one."""
+    import numpy
+
+    return [int(token) for token in numpy.random.default_rng(7).integers(_FIRST_TOKEN, _LAST_TOKEN, count)]
+
+
+def cases(architecture: str) -> list[Case]:
+    """Texts that reach what an architecture has of its own: both sides of a LongRoPE switch, a window, sparse
+    blocks."""
+    stand_in = PRESETS[STAND_INS[architecture]]
+    lengths = {200, 300}
+    if stand_in.architecture == "Phi3SmallForCausalLM":
+        lengths = {1200}  # its sparse pattern begins behind 16 blocks of 64
+    return [Case(tokens(length), length - 10) for length in sorted(lengths)]
+
+
+def write_model(preset: Preset, folder: Path) -> Path:
+    """A random model whose logits mean something; with its code where the architecture needs some."""
+    follow(synthesize(preset, folder, layers=None))
+    small = preset.architecture == "Phi3SmallForCausalLM"
+    for file in folder.glob("*.safetensors"):
+        _rescale(file, head=_MUP_WIDTH if small else 1.0)
+    if small:
+        for source in PHI3_SMALL_CODE.glob("*.py"):
+            shutil.copy(source, folder)
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config["auto_map"] = {
+            "AutoConfig": "configuration_phi3_small.Phi3SmallConfig",
+            "AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM",
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
+    return folder
+
+
+def _rescale(file: Path, *, head: float) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    generator = torch.Generator().manual_seed(1)
+    weights = {}
+    for name, weight in load_file(file).items():
+        noise = _SPREAD * torch.randn(weight.shape, generator=generator) if weight.ndim == 1 else 0
+        value = weight.float() * (_SCALE if weight.ndim == 2 else 1) + noise
+        if name.startswith("model.final_layernorm"):
+            value = value * head
+        weights[name] = value.bfloat16()
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def versions() -> Record:
+    """What proofs are made with here, still without any; `2.13.0+cpu` is 2.13.0."""
+    tools = {name: version.partition("+")[0] for name, version in tool_versions().items()}
+    return Record(tools, tuple(sorted(profile().runtime.packages)), ())
+
+
+def same_versions(one: Record, other: Record) -> bool:
+    return (one.tools, one.runtime) == (other.tools, other.runtime)
+
+
+@cache
+def model_folder(architecture: str) -> Path:
+    """This session's stand-in for an architecture. Don't change its files."""
+    folder = session_cache(f"model {architecture}") / STAND_INS[architecture]
+    return write_model(PRESETS[STAND_INS[architecture]], folder)
+
+
+@cache
+def bundle(architecture: str, recipe: str) -> Bundle:
+    """The stand-in built by `recipe` for this machine. Don't change its files."""
+    root = session_cache(f"{architecture} {recipe}")
+    return build(model_folder(architecture), load_recipe(recipe), root, trust=needs_remote_code(architecture))
+
+
+def build(folder: Path, recipe: Recipe, root: Path, *, trust: bool = False) -> Bundle:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPHI_CACHE_DIR", str(root))
+        patch.setenv("EDGEPHI_DATA_DIR", str(root / "data"))
+        return follow(optimize(str(folder), recipe, profile(), trust_remote_code=trust))
+
+
+def reference_logits(folder: Path, token_ids: Sequence[int], *, trust: bool = False) -> Any:
+    """What transformers computes in fp32 for every position: (tokens, vocabulary)."""
+    import torch
+
+    with torch.no_grad():
+        return _transformers_model(folder, trust=trust)(input_ids=torch.tensor([list(token_ids)])).logits[0].numpy()
+
+
+@cache
+def _transformers_model(folder: Path, *, trust: bool) -> Any:
+    import torch
+    import transformers
+
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    return load(folder, dtype=torch.float32, trust_remote_code=trust).eval()
+
+
+def runtime_python(runtimes: Path) -> Path:
+    (python,) = (folder / "venv" / "bin" / "python" for folder in runtimes.iterdir() if folder.is_dir())
+    return python
+
+
+def device_logits(runtimes: Path, folder: Path, asked: Sequence[Case]) -> list[Answer]:
+    """What the pinned runtime computes for a bundle, in a process of its own Python."""
+    import numpy
+
+    with tempfile.TemporaryDirectory() as work:
+        request, out = Path(work) / "request.json", Path(work) / "out.npz"
+        content = {"folder": str(folder), "cases": [vars(case) for case in asked]}
+        request.write_text(json.dumps(content), "utf-8")
+        command = [str(runtime_python(runtimes)), str(HERE / "runtime_logits.py"), str(request), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        with numpy.load(out) as arrays:
+            return [
+                Answer(
+                    arrays[f"logits{number}"],
+                    [int(position) for position in arrays[f"positions{number}"]],
+                    [int(token) for token in arrays[f"generated{number}"]],
+                )
+                for number in range(len(asked))
+            ]
+
+
+def kl_divergence(wanted: Any, found: Any) -> float:
+    """Mean KL(wanted || found) in nats over the rows of two tables of logits."""
+    import numpy
+
+    def log_probabilities(logits: Any) -> Any:
+        shifted = logits.astype(numpy.float64) - logits.max(axis=-1, keepdims=True)
+        return shifted - numpy.log(numpy.exp(shifted).sum(axis=-1, keepdims=True))
+
+    p, q = log_probabilities(wanted), log_probabilities(found)
+    return float((numpy.exp(p) * (p - q)).sum(axis=-1).mean())
