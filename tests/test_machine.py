@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,88 @@ def test_platform_tags(monkeypatch: pytest.MonkeyPatch, system: str, cpu: str, f
     monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr("platform.machine", lambda: cpu)
     assert machine.platform_tags()[0] == first
+
+
+MEMINFO = """\
+MemTotal:       24641448 kB
+MemFree:          512000 kB
+MemAvailable:   16000000 kB
+SwapTotal:       2000000 kB
+SwapFree:        1000000 kB
+HugePages_Total:       0
+"""
+UNLIMITED = "9223372036854771712\n"
+
+
+def test_meminfo() -> None:
+    found = machine.parse_meminfo(MEMINFO)
+    assert found["MemAvailable"] == 16_000_000 * 1024 and found["SwapFree"] == 1_000_000 * 1024
+    assert "HugePages_Total" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("0::/user.slice/session-1.scope\n", (None, "/user.slice/session-1.scope")),
+        ("9:name=systemd:/\n4:memory:/docker/abc\n0::/\n", ("/docker/abc", "/")),
+        ("6:cpu,memory:/a\n", ("/a", None)),
+        ("", (None, None)),
+    ],
+)
+def test_cgroup_of_a_process(text: str, paths: tuple[str | None, str | None]) -> None:
+    assert machine.parse_cgroup(text) == paths
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("max\n", None), (UNLIMITED, None), ("8589934592\n", 8 << 30), ("", None), ("nonsense", None)]
+)
+def test_limits(text: str, limit: int | None) -> None:
+    assert machine.parse_limit(text) == limit
+
+
+@pytest.mark.parametrize(
+    "text", ["anon 5\nfile 900\ninactive_file 300\n", "inactive_file 3\ntotal_inactive_file 300\n"]
+)
+def test_page_cache_can_be_reclaimed(text: str) -> None:
+    assert machine.parse_reclaimable(text) in (3, 300)
+    assert machine.parse_reclaimable("anon 5\n") == 0
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_the_tightest_of_nested_limits_counts(tmp_path: Path) -> None:
+    group = "sys__fs__cgroup__"
+    write(tmp_path, proc__self__cgroup="0::/a/b\n")
+    write(tmp_path, **{f"{group}a__b__memory_dot_max": "max\n", f"{group}a__b__memory_dot_current": "1000\n"})
+    assert machine.cgroup_left_bytes(tmp_path) is None
+    write(tmp_path, **{f"{group}a__memory_dot_max": "9000\n", f"{group}a__memory_dot_current": "5000\n"})
+    write(tmp_path, **{f"{group}a__memory_dot_stat": "inactive_file 2000\n"})
+    assert machine.cgroup_left_bytes(tmp_path) == 9000 - (5000 - 2000)
+    write(tmp_path, **{f"{group}a__b__memory_dot_max": "1500\n"})
+    assert machine.cgroup_left_bytes(tmp_path) == 500
+
+
+def test_version_one_and_a_container_that_sees_its_own_group_only(tmp_path: Path) -> None:
+    group = "sys__fs__cgroup__memory__"
+    write(tmp_path, proc__self__cgroup="4:memory:/docker/abc\n0::/\n")
+    limits = {f"{group}memory_dot_limit_in_bytes": "8000\n", f"{group}memory_dot_usage_in_bytes": "3000\n"}
+    write(tmp_path, **limits)
+    assert machine.cgroup_left_bytes(tmp_path) == 5000
+
+
+def test_no_groups_no_limit(tmp_path: Path) -> None:
+    assert machine.cgroup_left_bytes(tmp_path) is None
+
+
+def test_memory_is_the_least_of_what_is_free_and_what_a_limit_leaves() -> None:
+    free = machine.Memory(available_bytes=6, swap_free_bytes=2, limit_left_bytes=None)
+    tight = machine.Memory(available_bytes=6, swap_free_bytes=2, limit_left_bytes=5)
+    assert (free.total_bytes, free.limited) == (8, False)
+    assert (tight.total_bytes, tight.limited) == (5, True)
+    here = machine.available_memory()
+    assert here is not None and here.total_bytes > 0

@@ -2,65 +2,105 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.host import HostNeeds
+    from toolkit.models import ModelShape
     from toolkit.plan import FitPlan
     from toolkit.profiles import Profile
+    from toolkit.recipes import Recipe
+
+_COLUMNS = (
+    "recipe",
+    "bundle",
+    "KV cache",
+    "load\npeak",
+    "memory",
+    "fits",
+    "largest\ncontext",
+    "prefill\ntok/s ≈",
+    "TTFT\nms ≈",
+    "decode\ntok/s ≈",
+    "build\nmemory",
+    "build\ndisk",
+)
+_SOURCES = {
+    "stated": "the profile's data sheet",
+    "measured": "a second of measuring it",
+    "reports": "{count} of its reports",
+    None: "nothing known (--target T --measure)",
+}
 
 
 @click.command()
 @click.argument("model")
 @click.option("--profile", "-p", "profile_name", shell_complete=options.names("profiles"), help="Class of device.")
-@click.option("--target", "-t", shell_complete=options.names("targets"), help="Take this target's profile.")
+@click.option(
+    "--target",
+    "-t",
+    shell_complete=options.names("targets"),
+    help="Take this target's profile, and what was measured there.",
+)
 @click.option(
     "--recipe",
     "-r",
     "recipes",
     multiple=True,
     shell_complete=options.names("recipes"),
-    help="Recipe; repeat it. Default: all of them.",
+    help="Recipe; repeat it. Default: the profile's.",
 )
+@click.option("--all", "all_recipes", is_flag=True, help="Every recipe.")
 @click.option("--context", "-c", type=click.IntRange(min=1), help="Context in tokens. Default: the profile's.")
+@click.option(
+    "--prompt",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Prompt in tokens that speed, TTFT and memory are predicted for.",
+)
+@click.option("--measure", "fresh", is_flag=True, help="Measure the target's memory and compute first, for a second.")
 @options.as_json
 def plan(
     model: str,
     profile_name: str | None,
     target: str | None,
     recipes: tuple[str, ...],
+    all_recipes: bool,
     context: int | None,
+    prompt: int,
+    fresh: bool,
     as_json: bool,
 ) -> None:
-    """Predict size and memory before anything is downloaded or built.
+    """Predict size, memory and speed before anything is downloaded or built.
 
-    MODEL is a folder with a config.json, phi3-nano, a preset of `edgephi model list` or its hub id. Nothing is
-    downloaded, no weights are read.
+    MODEL is a folder with a config.json, phi3-nano, a preset of `edgephi models list`, or a hub id, of which nothing
+    but config.json is fetched. Speed comes from the profile's data sheet, from one second of measuring the target, or
+    from its reports. The last columns are what building takes on this machine.
     """
     from toolkit.cli import render
-    from toolkit.models import known_shape
+    from toolkit.optimizer.hub import resolve_shape
     from toolkit.plan import plan as make_plan
-    from toolkit.recipes import list_recipes, load_recipe
 
+    if fresh and target is None:
+        raise click.UsageError("--measure needs a --target")
     profile = _profile(profile_name, target)
-    shape = known_shape(model)
-    chosen = [load_recipe(name) for name in recipes] or list_recipes()
-    plans = {recipe.name: make_plan(shape, recipe, profile, context) for recipe in chosen}
+    shape = render.follow(resolve_shape(model))
+    chosen = _recipes(recipes, profile, all_recipes=all_recipes)
+    measured_target = _measured_target(target, profile, fresh=fresh)
+    fits = {r.name: make_plan(shape, r, profile, context, prompt=prompt, target=measured_target) for r in chosen}
+    needs = {recipe.name: _needs(shape, recipe, profile) for recipe in chosen}
     if as_json:
-        render.print_json(
-            [{"recipe": name, **vars(fit), "fits": fit.fits, "profile": profile.name} for name, fit in plans.items()]
-        )
+        render.print_json([_payload(name, fit, needs[name], profile) for name, fit in fits.items()])
         return
-    columns = ["recipe", "bundle", "KV cache", "load\npeak", "memory", "fits", "largest\ncontext", "decode\ntok/s ≈"]
-    render.table(columns, [[name, *_row(fit)] for name, fit in plans.items()], title=f"{model} on {profile.name}")
-    fit = next(iter(plans.values()))
-    render.note(
-        f"  context {fit.context_tokens} tokens; {render.size(fit.available_bytes)} of memory for the model. "
-        "Predicted, not measured: docs/metrics.md"
-    )
+    title = f"{model} on {target or profile.name}"
+    render.table(_COLUMNS, [_row(name, fit, needs[name]) for name, fit in fits.items()], title=title)
+    _say_sources(next(iter(fits.values())), prompt)
+    _warn_host(needs)
 
 
 def _profile(name: str | None, target: str | None) -> Profile:
@@ -72,15 +112,119 @@ def _profile(name: str | None, target: str | None) -> Profile:
     return load_profile(name if name is not None else load_target(str(target)).profile)
 
 
-def _row(fit: FitPlan) -> list[str]:
+def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> list[Recipe]:
+    from toolkit.build import build_provider
+    from toolkit.recipes import impossible, list_recipes, load_recipe
+
+    if names and all_recipes:
+        raise click.UsageError("give either --recipe or --all")
+    if all_recipes:
+        return [recipe for recipe in list_recipes() if not impossible(recipe, build_provider(profile))]
+    return [load_recipe(name) for name in names or (profile.defaults.recipe,)]
+
+
+def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> str | None:
+    """The target whose measurements count, after measuring it if that was asked for.
+
+    The profile `local` is this machine, whose data sheet nobody has: it is measured the first time.
+    """
+    from toolkit.bench import target_key
+    from toolkit.cli import render
+    from toolkit.deploy import prepare
+    from toolkit.device import connect
+    from toolkit.measure import measure
+    from toolkit.runtime import describe
+    from toolkit.speed import find_measurement
+
+    here = profile.name == "local" and target in (None, "local")
+    name = target or ("local" if here else None)
+    if name is None or not (fresh or (here and find_measurement(name) is None)):
+        return name
+    with connect(name, render.prompt_secret()) as device:
+        if fresh:
+            probe, runtime = render.follow(prepare(device))
+        else:
+            # Installing a runtime isn't what somebody asks for who wants a plan.
+            probe = device.ask("probe")
+            runtime = describe(device.target, device.profile, probe)
+        render.follow(measure(device, runtime, target_key(device, probe), fresh=fresh))
+    return name
+
+
+def _needs(shape: ModelShape, recipe: Recipe, profile: Profile) -> HostNeeds:
+    from toolkit.build import build_provider
+    from toolkit.host import host_needs
+
+    return host_needs(shape, recipe, build_provider(profile))
+
+
+def _payload(name: str, fit: FitPlan, needs: HostNeeds, profile: Profile) -> dict[str, Any]:
+    return {
+        "recipe": name,
+        "profile": profile.name,
+        "bundle_bytes": fit.bundle_bytes,
+        "context_tokens": fit.context_tokens,
+        "kv_bytes_per_token": fit.kv_bytes_per_token,
+        "kv_cache_bytes": fit.kv_cache_bytes,
+        "load_bytes": fit.load_bytes,
+        "steady_bytes": fit.steady_bytes,
+        "needed_bytes": fit.needed_bytes,
+        "available_bytes": fit.available_bytes,
+        "fits": fit.fits,
+        "largest_context_tokens": fit.largest_context_tokens,
+        "prompt_tokens": fit.prompt_tokens,
+        "prefill_tps": fit.prefill_tps,
+        "ttft_ms": fit.ttft_ms,
+        "decode_tps": fit.decode_tps,
+        "prefill_source": fit.predicted.prefill_source,
+        "decode_source": fit.predicted.decode_source,
+        "reports": fit.predicted.reports,
+        "host": vars(needs),
+    }
+
+
+def _row(name: str, fit: FitPlan, needs: HostNeeds) -> list[str]:
     from toolkit.cli import render
 
     return [
+        name,
         render.size(fit.bundle_bytes),
         render.size(fit.kv_cache_bytes),
         render.size(fit.load_bytes),
         render.size(fit.steady_bytes),
         "yes" if fit.fits else "NO",
         str(fit.largest_context_tokens),
+        render.figure(fit.prefill_tps),
+        render.figure(fit.ttft_ms),
         render.figure(fit.decode_tps),
+        render.size(needs.ram_bytes),
+        render.size(needs.disk_bytes),
     ]
+
+
+def _say_sources(fit: FitPlan, prompt: int) -> None:
+    from toolkit.cli import render
+
+    predicted = fit.predicted
+    decode = _SOURCES[predicted.decode_source].format(count=predicted.reports)
+    prefill = _SOURCES[predicted.prefill_source].format(count=predicted.reports)
+    speed = decode if decode == prefill else f"{decode} (decode) and {prefill} (prefill)"
+    render.note(
+        f"  context {fit.context_tokens} tokens, prompt {min(prompt, fit.context_tokens)}; "
+        f"{render.size(fit.available_bytes)} of memory for the model. Speed from {speed}. "
+        "Predicted, not measured: docs/metrics.md"
+    )
+
+
+def _warn_host(needs: dict[str, HostNeeds]) -> None:
+    from toolkit import machine
+    from toolkit.cli import render
+    from toolkit.config import cache_dir
+    from toolkit.host import free_disk_bytes
+
+    memory, disk = machine.available_memory(), free_disk_bytes(cache_dir())
+    for name, need in needs.items():
+        if memory is not None and need.ram_bytes > memory.total_bytes:
+            render.warn(f"{name}: this machine has {render.size(memory.total_bytes)} of memory free for the build")
+        if need.disk_bytes > disk:
+            render.warn(f"{name}: this machine has {render.size(disk)} of disk free for the build")

@@ -1,0 +1,141 @@
+"""toolkit.speed: rates that were measured on full-size Phi-3-mini, and which source is taken."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.test_report import make_report, make_run
+from toolkit.footprint import Footprint, footprint
+from toolkit.models import parse_shape
+from toolkit.plan import plan
+from toolkit.presets import PRESETS
+from toolkit.profiles import load_profile
+from toolkit.recipes import load_recipe
+from toolkit.report import Predicted, Report, Sample, save_report
+from toolkit.settings import RuntimeSettings
+from toolkit.speed import Measurement, find_measurement, find_speed, predict, save_measurement
+
+MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
+LOCAL = load_profile("local")
+PI5 = load_profile("raspberry-pi-5-8gb")
+# What two cores of an AMD EPYC (AVX512-VNNI) gave when nothing else ran there.
+READ, KERNELS = 40e9, 41.5
+
+
+def of(recipe: str) -> Footprint:
+    return footprint(MINI, load_recipe(recipe), "cpu")
+
+
+def measurement(key: str = "0" * 16, **changes: object) -> Measurement:
+    table = {"target": "here", "target_key": key, "created_utc": "2026-01-01T00:00:00Z"}
+    return Measurement.model_validate(table | {"read_bytes_per_s": READ, "kernels_per_s": KERNELS} | changes)
+
+
+# pp512-tg128 over loopback SSH; the last line's figures are the middle of what was measured by hand earlier.
+@pytest.mark.parametrize(
+    ("recipe", "prefill", "decode", "memory"),
+    [
+        ("int4-rtn-b32", 28.7, 9.08, 4.28e9),
+        ("int4-rtn-b128", 41.1, 10.5, 3.12e9),
+        ("int4-rtn-b128-pruned", 43.9, 11.8, 2.80e9),
+    ],
+)
+def test_full_size_mini(recipe: str, prefill: float, decode: float, memory: float) -> None:
+    save_measurement(measurement())
+    speed = find_speed(LOCAL, "here", of(recipe))
+    found = predict(of(recipe), speed, 512, 128, 640, 0)
+    assert (found.decode_source, found.prefill_source) == ("measured", "measured")
+    assert found.decode_tps == pytest.approx(decode, rel=0.15)
+    assert found.prefill_tps == pytest.approx(prefill, rel=0.15)
+    assert found.ttft_ms == pytest.approx(512 / prefill * 1000, rel=0.15)
+    assert found.memory_bytes == pytest.approx(memory, rel=0.06)
+
+
+def test_nothing_is_predicted_from_nothing() -> None:
+    found = predict(of("int4-rtn-b32"), find_speed(LOCAL, "here", of("int4-rtn-b32")), 512, 128, 640, 0)
+    assert (found.decode_tps, found.prefill_tps, found.ttft_ms) == (None, None, None)
+    assert (found.decode_source, found.prefill_source) == (None, None)
+    assert found.memory_bytes > 4e9
+
+
+def test_a_data_sheet_is_better_than_nothing_and_a_measurement_than_a_data_sheet() -> None:
+    stated = find_speed(PI5, "here", of("int4-rtn-b32"))
+    assert (stated.read_source, stated.ops_source) == ("stated", "stated")
+    save_measurement(measurement(kernels_per_s=None))
+    measured = find_speed(PI5, "here", of("int4-rtn-b32"))
+    assert (measured.read_source, measured.ops_source) == ("measured", "stated")
+    assert measured.ops_per_s == stated.ops_per_s
+
+
+def test_a_cpus_kernel_says_nothing_about_a_gpu() -> None:
+    save_measurement(measurement())
+    jetson = find_speed(load_profile("jetson-orin-nano-8gb"), "here", of("int4-rtn-b32"))
+    assert (jetson.read_source, jetson.ops_source) == ("measured", "stated")
+
+
+def test_the_newest_measurement_of_the_target_counts_or_the_machines_own() -> None:
+    save_measurement(measurement("a" * 16))
+    save_measurement(measurement("b" * 16, created_utc="2026-02-01T00:00:00Z", read_bytes_per_s=1e9))
+    save_measurement(measurement("c" * 16, target="here-too", created_utc="2026-03-01T00:00:00Z"))
+    newest, own = find_measurement("here"), find_measurement("here", "a" * 16)
+    assert newest is not None and newest.read_bytes_per_s == 1e9
+    assert own is not None and own.read_bytes_per_s == READ
+    assert find_measurement("elsewhere") is None
+
+
+def report(decode_tps: float, prefill_tps: float, recipe: str = "int4-rtn-b32", **changes: object) -> Report:
+    predicted = predict(of(recipe), find_speed(LOCAL, None, of(recipe)), 512, 128, 640, 0)
+    first = 512 / prefill_tps * 1e9
+    stamps = [round(first + index / decode_tps * 1e9) for index in range(128)]
+    sample = Sample(prompt_tokens=512, token_ns=stamps, tokens_sha256="0" * 64)
+    made = make_report([make_run()])
+    runs = [run.model_copy(update={"samples": [sample]}) for run in made.runs]
+    table = {"target": "here", "target_key": "a" * 16, "predicted": predicted, "runs": runs}
+    return made.model_copy(update=table | changes)
+
+
+def test_reports_of_other_bundles_calibrate() -> None:
+    save_report(report(4.0, 14.0, bundle_id="1" * 64))
+    speed = find_speed(PI5, "here", of("int4-rtn-b128"))
+    assert (speed.read_source, speed.ops_source, speed.reports) == ("reports", "reports", 1)
+    found = predict(of("int4-rtn-b32"), speed, 512, 128, 640, 0)
+    assert found.decode_tps == pytest.approx(4.0, rel=0.01)
+    assert found.prefill_tps == pytest.approx(14.0, rel=0.01)
+    assert found.reports == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bundle_id": "2" * 64},
+        {"target": "elsewhere"},
+        {"settings": RuntimeSettings(ngram_size=3)},
+        {"predicted": None},
+    ],
+    ids=["the bundle itself", "another target", "speculation", "no prediction"],
+)
+def test_reports_that_say_nothing_are_left_out(changes: dict[str, object]) -> None:
+    save_report(report(4.0, 14.0, **({"bundle_id": "1" * 64} | changes)))
+    assert find_speed(PI5, "here", of("int4-rtn-b32"), without="2" * 64).reports == 0
+
+
+def test_small_models_say_nothing_about_large_ones() -> None:
+    save_report(report(4.0, 14.0, bundle_id="1" * 64))
+    nano = footprint(MINI.model_copy(update={"hidden": 256, "intermediate": 640}), load_recipe("int4-rtn-b32"), "cpu")
+    assert find_speed(PI5, "here", nano).reports == 0
+
+
+def test_an_old_reports_lack_of_a_prediction_is_none() -> None:
+    table = make_report([make_run()]).model_dump(mode="json")
+    table.pop("predicted")
+    assert Report.model_validate(table).predicted is None
+    assert Predicted.model_validate(report(4.0, 14.0).model_dump()["predicted"]).reports == 0
+
+
+def test_decoding_slows_with_depth_and_short_prompts_are_bound_by_memory() -> None:
+    save_measurement(measurement())
+    shallow = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=1, target="here")
+    deep = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=4000, target="here")
+    assert shallow.decode_tps is not None and deep.decode_tps is not None and shallow.ttft_ms is not None
+    assert deep.decode_tps < 0.55 * shallow.decode_tps
+    assert shallow.ttft_ms == pytest.approx(1000 / shallow.decode_tps, rel=0.05)

@@ -1,0 +1,39 @@
+"""Measure a target for a second: how fast it reads memory and multiplies. Plans and predictions use it from then on."""
+
+from __future__ import annotations
+
+import base64
+import time
+
+from toolkit.device import Device
+from toolkit.events import Service, Step
+from toolkit.kernel import INNER, ROWS, matrix_product
+from toolkit.runtime import Runtime
+from toolkit.speed import Measurement, find_measurement, save_measurement
+
+
+def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) -> Service[Measurement]:
+    """Measure the machine that `key` names, or find it measured; with `fresh` again.
+
+    Where `runtime` isn't installed only memory is measured. Raises AgentError and DeviceError's children.
+    """
+    kept = find_measurement(device.target.name, key)
+    if kept is not None and kept.kernels_per_s is not None and not fresh:
+        return kept
+    yield Step(f"{device.target.name}: measure memory and compute")
+    answer = device.ask(
+        "measure",
+        runtime=runtime.lock,
+        kernel=base64.b64encode(matrix_product()).decode(),
+        input=[ROWS, INNER],
+        settings=device.profile.runtime.settings.model_dump(),
+    )
+    measurement = Measurement(
+        target=device.target.name,
+        target_key=key,
+        created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        read_bytes_per_s=answer["read_bytes_per_s"],
+        kernels_per_s=answer["kernels_per_s"],
+    )
+    save_measurement(measurement)
+    return measurement
