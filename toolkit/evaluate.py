@@ -1,130 +1,206 @@
-"""Quality of a bundle beside the model it came from: perplexity, KL divergence, top-1 agreement."""
+"""Quality of a bundle beside the model it came from, with the kernels of this machine or of the device itself."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from toolkit.bench import held_out_text
-from toolkit.bundle import Bundle, list_bundles
-from toolkit.deploy import prepare
-from toolkit.device import connect
-from toolkit.errors import ConfigError
-from toolkit.events import Service, Step
+from toolkit import machine
+from toolkit.bench import installed
+from toolkit.bundle import Bundle, Manifest, record_quality
+from toolkit.deploy import ask_missing, prepare, push
+from toolkit.device import Device, connect
+from toolkit.errors import DeviceError
+from toolkit.events import Service, Step, Warning_
+from toolkit.quality import HELD_OUT, Quality
+from toolkit.reference import (
+    Reference,
+    Sample,
+    check_comparable,
+    ensure_reference,
+    find_reference,
+    reference_files,
+    sample_for,
+)
 from toolkit.stats import mean_and_error, percentile, perplexity
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Quality figures with their standard errors over windows of text.
-
-    `kld` is KL(reference || bundle) in nats a token, `top1` the share of tokens whose likeliest successor is the same
-    under both. `text` says what it was measured on.
-    """
+class Evaluation(Quality):
+    """Quality figures, and of what they are: a bundle on a target, on a text, beside a reference."""
 
     bundle_id: str
     bundle_name: str
-    reference_id: str
     reference_name: str
+    target: str
     text: str
-    tokens: int
-    window_tokens: int
-    ppl: float
-    ppl_error: float
-    reference_ppl: float
-    kld_mean: float
-    kld_mean_error: float
-    kld_p99: float
-    top1: float
-    top1_error: float
 
     @property
-    def ppl_increase(self) -> float:
-        """Relative to the reference: 0.02 is 2 % worse."""
-        return self.ppl / self.reference_ppl - 1
+    def quality(self) -> Quality:
+        return Quality.model_validate(self.model_dump())
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"ppl_increase": self.ppl_increase}
+        return self.model_dump() | {"ppl_increase": self.ppl_increase, "match_comparable": self.match_comparable}
 
 
-def find_reference(bundle: Bundle) -> Bundle:
-    """The unquantized bundle of the same weights among those built here.
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and how the agent is told of it."""
 
-    Raises ConfigError with the command that makes one.
+    manifest: Manifest
+    id: str
+    where: dict[str, str]
+
+
+def evaluate(bundle: Bundle, reference: Bundle | None, sample: Sample) -> Service[Evaluation]:
+    """Compare `bundle` with `reference`, its fp32 twin by default, on this machine in the runtime of target `local`.
+
+    Raises ConfigError for a text or a reference that doesn't fit; AgentError when a model can't be evaluated.
     """
-    for other in list_bundles():
-        same_weights = other.manifest.model.weights_sha256 == bundle.manifest.model.weights_sha256
-        if same_weights and other.manifest.recipe["algorithm"] == "none":
-            return other
-    raise ConfigError(
-        f"no fp32 bundle of {bundle.manifest.model.id} is built here to compare {bundle.manifest.name} with",
-        f"edgephi optimize {bundle.manifest.model.id} --recipe fp32 --profile local, or name one with --reference",
+    subject = Subject(bundle.manifest, bundle.id, {"model_folder": str(bundle.path.resolve())})
+    with connect("local") as device:
+        return (yield from _evaluate(device, subject, reference or find_reference(bundle.manifest), sample))
+
+
+def evaluate_on(device: Device, bundle_id: str | None, reference: Bundle | None, sample: Sample) -> Service[Evaluation]:
+    """Compare a release on its device, the active one by default, with a reference that needn't fit there.
+
+    The reference is computed on this machine; its log-probabilities are pushed, and removed afterwards. Raises what
+    `evaluate` raises, DeviceFull, and ConfigError when there is no such release.
+    """
+    manifest, release = installed(device, bundle_id)
+    subject = Subject(manifest, release, {"release": release})
+    return (yield from _evaluate(device, subject, reference or find_reference(manifest), sample))
+
+
+def record(bundle: Bundle, evaluation: Evaluation) -> Service[Bundle]:
+    """Keep figures taken on this machine in the bundle's manifest; returns the bundle under its new id.
+
+    Figures on more of the same text, which are there already, stay.
+    """
+    known = bundle.manifest.quality.get(evaluation.text)
+    if known is not None and _says_more(known, evaluation):
+        yield Step(f"{bundle.manifest.name} has figures on {known.tokens} tokens of {evaluation.text}: they stay")
+        return bundle
+    recorded = record_quality(bundle, evaluation.text, evaluation.quality)
+    change = f"{bundle.id[:12]} → {recorded.id[:12]}"
+    yield Step(f"record the figures of {bundle.manifest.name}: {change}", skipped=recorded.id == bundle.id)
+    return recorded
+
+
+def _says_more(known: Quality, found: Quality) -> bool:
+    same_text = known.text_sha256 == found.text_sha256 and known.reference_identity == found.reference_identity
+    lacks_match = known.token_match is None and found.token_match is not None
+    return same_text and known.tokens > found.tokens and not lacks_match
+
+
+def with_figures(
+    bundle: Bundle, model_ref: str, *, force: bool = False, trust_remote_code: bool = False
+) -> Service[Bundle]:
+    """A built bundle with figures on the shipped text in its manifest, measured now unless it has them.
+
+    Its reference is built from `model_ref` when there is none. One for a provider that this machine hasn't stays as it
+    is, with a warning.
+    """
+    manifest = bundle.manifest
+    if HELD_OUT in manifest.quality:
+        yield Step(f"evaluate {manifest.name}", skipped=True)
+        return bundle
+    if manifest.provider != "cpu":
+        yield Warning_(f"built for {manifest.provider}: edgephi eval {bundle.id[:12]} --on TARGET evaluates it there")
+        return bundle
+    reference = yield from ensure_reference(model_ref, manifest, force=force, trust_remote_code=trust_remote_code)
+    found = yield from evaluate(bundle, reference, sample_for(manifest, reference.manifest))
+    return (yield from record(bundle, found))
+
+
+def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: Sample) -> Service[Evaluation]:
+    check_comparable(subject.manifest, reference.manifest, sample)
+    # One after the other: the reference's process has ended before the bundle is loaded.
+    wanted = yield from reference_files(reference, sample, device)
+    probe, runtime = yield from prepare(device)
+    name = subject.manifest.name
+    request = subject.where | {"runtime": runtime.lock, "continuations": _that_fit(wanted, subject.manifest)}
+    yield Step(f"{device.target.name}: compare {name} with {reference.manifest.name} on {sample.name}")
+    answer = yield from _compare(device, wanted, request)
+    if answer["stepwise"]:
+        yield Warning_(f"{name} computes the last token's logits only: it was read token by token")
+    found = _figures(answer)
+    return Evaluation(
+        bundle_id=subject.id,
+        bundle_name=name,
+        reference_identity=reference.manifest.identity,
+        reference_name=reference.manifest.name,
+        reference_arch=machine.arch(),
+        target=device.target.name,
+        arch=probe["arch"],
+        text=sample.name,
+        text_sha256=sample.sha256,
+        window_tokens=sample.window_tokens,
+        match_tokens=len(wanted.continuations[0]["tokens"]) if answer["matches"] else 0,
+        **found,
     )
 
 
-def read_text(path: Path | None) -> tuple[str, str]:
-    """The text to evaluate on and its name; the shipped held-out text without a path. Raises ConfigError."""
-    if path is None:
-        return held_out_text(), "held-out text of phi3-nano"
+def _that_fit(reference: Reference, manifest: Manifest) -> list[dict[str, list[int]]]:
+    return [
+        entry
+        for entry in reference.continuations
+        if len(entry["prompt"]) + len(entry["tokens"]) <= manifest.context_tokens
+    ]
+
+
+def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> Service[dict[str, Any]]:
+    files = reference.files
+    if device.target.transport == "local":
+        return (yield from _call(device, reference, request, lambda index: str(files[index].source)))
     try:
-        return path.read_text(encoding="utf-8"), path.name
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {exc}") from exc
+        yield from push(device, files, ask_missing(device, files))
+        return (yield from _call(device, reference, request, lambda index: f"incoming/{files[index].sha256}.part"))
+    finally:
+        # Nobody else needs them there. Over a link that broke they stay, and the next push goes on from them.
+        with contextlib.suppress(DeviceError):
+            device.ask("discard", sha256=[file.sha256 for file in files])
 
 
-def evaluate(
-    bundle: Bundle, reference: Bundle, text_file: Path | None, *, tokens: int, window_tokens: int
-) -> Service[Evaluation]:
-    """Compare `bundle` with `reference` on this machine, in the pinned runtime of target `local`.
-
-    Memory holds both models and one window of logits of each. Raises ConfigError for a text shorter than a window or
-    a window beyond the planned context; AgentError when a model can't be evaluated.
-    """
-    context = min(bundle.manifest.context_tokens, reference.manifest.context_tokens)
-    if window_tokens > context - 1:
-        raise ConfigError(
-            f"windows of {window_tokens} tokens don't fit the planned context of {context}",
-            f"give --window {context - 1} or less, or optimize again with a larger --context",
-        )
-    text, name = read_text(text_file)
-    with connect("local") as device:
-        _, runtime = yield from prepare(device)
-        yield Step(f"compare {bundle.manifest.name} with {reference.manifest.name} on {name}")
-        answer = yield from device.call(
-            "evaluate",
-            runtime=runtime.lock,
-            model_folder=str(bundle.path.resolve()),
-            reference_folder=str(reference.path.resolve()),
-            text=text,
-            tokens=tokens,
-            window_tokens=window_tokens,
-        )
-    return _summary(bundle, reference, name, window_tokens, answer["windows"])
+def _call(
+    device: Device, reference: Reference, request: dict[str, Any], place: Callable[[int], str]
+) -> Service[dict[str, Any]]:
+    windows = [
+        {"tokens": tokens, "file": place(index), "sha256": reference.files[index].sha256}
+        for index, tokens in enumerate(reference.windows)
+    ]
+    answer: dict[str, Any] = yield from device.call("evaluate", windows=windows, **request)
+    return answer
 
 
-def _summary(
-    bundle: Bundle, reference: Bundle, text: str, window_tokens: int, windows: list[dict[str, Any]]
-) -> Evaluation:
+def _figures(answer: dict[str, Any]) -> dict[str, Any]:
+    windows, matches = answer["windows"], answer["matches"]
     counts = [len(window["kld"]) for window in windows]
     ppl, ppl_error = perplexity([window["nll"] for window in windows], counts)
     reference_ppl, _ = perplexity([window["reference_nll"] for window in windows], counts)
     kld, kld_error = mean_and_error([sum(w["kld"]) / n for w, n in zip(windows, counts, strict=True)])
     top1, top1_error = mean_and_error([w["same_top"] / n for w, n in zip(windows, counts, strict=True)])
-    return Evaluation(
-        bundle_id=bundle.id,
-        bundle_name=bundle.manifest.name,
-        reference_id=reference.id,
-        reference_name=reference.manifest.name,
-        text=text,
-        tokens=sum(counts),
-        window_tokens=window_tokens,
-        ppl=ppl,
-        ppl_error=ppl_error,
-        reference_ppl=reference_ppl,
-        kld_mean=kld,
-        kld_mean_error=kld_error,
-        kld_p99=percentile([value for window in windows for value in window["kld"]], 99),
-        top1=top1,
-        top1_error=top1_error,
-    )
+    match, match_error = mean_and_error(matches) if matches else (None, None)
+    return {
+        "tokens": sum(counts),
+        "stepwise": answer["stepwise"],
+        "ppl": ppl,
+        "ppl_error": _known(ppl_error),
+        "reference_ppl": reference_ppl,
+        "kld_mean": kld,
+        "kld_mean_error": _known(kld_error),
+        "kld_p99": percentile([value for window in windows for value in window["kld"]], 99),
+        "top1": top1,
+        "top1_error": _known(top1_error),
+        "token_match": match,
+        "token_match_error": _known(match_error),
+        "match_prompts": len(matches),
+    }
+
+
+def _known(error: float | None) -> float | None:
+    """One window or prompt has no error to tell."""
+    return None if error is None or math.isnan(error) else error

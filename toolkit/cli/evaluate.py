@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import options
 
+if TYPE_CHECKING:
+    from toolkit.bundle import Bundle
+    from toolkit.evaluate import Evaluation
+    from toolkit.reference import Sample
+
+COLUMNS = (
+    "bundle", "ppl", "±", "fp32\nppl", "increase", "KLD\nmean", "±", "KLD\np99", "top-1", "±", "token\nmatch", "±",
+)  # fmt: skip
+
 
 @click.command("eval")
-@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...")
+@click.argument("subjects", nargs=-1, required=True, metavar="BUNDLE|TARGET...")
+@click.option(
+    "--on",
+    "target",
+    shell_complete=options.names("targets"),
+    help="Evaluate the bundles on this target, with its own kernels.",
+)
 @click.option("--reference", help="Bundle to compare with. Default: the fp32 bundle of the same weights.")
 @click.option(
     "--text",
@@ -19,54 +34,173 @@ from toolkit.cli import options
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="UTF-8 text. Default: the held-out text that ships with phi3-nano.",
 )
-@click.option("--tokens", type=click.IntRange(16), default=8192, show_default=True, help="How much of it.")
+@click.option("--tokens", type=click.IntRange(16, 1_000_000), default=8192, show_default=True, help="How much of it.")
 @click.option("--window", type=click.IntRange(16, 8192), default=512, show_default=True, help="Tokens read at once.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(0, 1000),
+    default=16,
+    show_default=True,
+    help="Prompts to continue greedily for the token match; 0 leaves it out.",
+)
+@click.option(
+    "--record/--no-record",
+    default=True,
+    show_default=True,
+    help="Keep figures taken on this machine in the bundle's manifest, which gives it a new id.",
+)
+@click.option(
+    "--tasks", help="lm-eval tasks instead, separated by commas; each a name, or the path of a task's YAML file."
+)
+@click.option("--limit", type=click.IntRange(1), help="Documents of each task. Default: all.")
 @options.as_json
 def evaluate(
-    bundles: tuple[str, ...], reference: str | None, text_file: Path | None, tokens: int, window: int, as_json: bool
+    subjects: tuple[str, ...],
+    target: str | None,
+    reference: str | None,
+    text_file: Path | None,
+    tokens: int,
+    window: int,
+    prompts: int,
+    record: bool,
+    tasks: str | None,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """Compare a bundle's quality with the model it came from.
 
-    Perplexity, KL divergence from the reference and top-1 agreement, measured on this machine in the pinned runtime,
-    with standard errors over windows of text.
+    Perplexity, KL divergence from the reference, top-1 agreement and greedy token match, in the pinned runtime, with
+    standard errors. A bundle is evaluated on this machine, or on the target that --on names; a target's name means its
+    active release, there. The reference always runs here, so that it needn't fit on the device.
     """
     from toolkit.bundle import find_bundle
     from toolkit.cli import render
-    from toolkit.evaluate import evaluate as evaluate_service
-    from toolkit.evaluate import find_reference
+    from toolkit.reference import read_sample
 
-    found = [find_bundle(name) for name in bundles]
-    chosen = find_bundle(reference) if reference else None
-    results = [
-        render.follow(
-            evaluate_service(bundle, chosen or find_reference(bundle), text_file, tokens=tokens, window_tokens=window)
-        )
-        for bundle in found
-    ]
-    if as_json:
-        render.print_json([_without_nan(result.as_json()) for result in results])
+    if tasks is not None:
+        _run_tasks(subjects, target, tasks.split(","), limit, as_json=as_json)
         return
-    columns = ["bundle", "ppl", "±", "fp32\nppl", "increase", "KLD\nmean", "±", "KLD\np99", "top-1"]
-    rows = [
-        [
-            r.bundle_name,
-            render.figure(r.ppl, 4),
-            render.figure(r.ppl_error, 2),
-            render.figure(r.reference_ppl, 4),
-            f"{r.ppl_increase:+.2%}",
-            f"{r.kld_mean:.5f}",
-            f"{r.kld_mean_error:.5f}",
-            f"{r.kld_p99:.4f}",
-            f"{r.top1:.1%}",
-        ]
-        for r in results
-    ]
-    render.table(columns, rows)
+    sample = read_sample(text_file, tokens=tokens, window_tokens=window, prompts=prompts)
+    chosen = find_bundle(reference) if reference else None
+    results = []
+    for bundle, place in _places(subjects, target):
+        if bundle is not None and place is None:
+            results.append(_here(bundle, chosen, sample, record=record))
+        else:
+            results.append(_there(bundle, str(place), chosen, sample))
+    if as_json:
+        render.print_json([result.as_json() for result in results])
+    else:
+        _show(results)
+
+
+def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle | None, str | None]]:
+    """(bundle, None): on this machine; (bundle, target); (None, target): what is active there."""
+    from toolkit.bundle import find_bundle
+    from toolkit.targets import list_targets
+
+    if target is not None:
+        return [(find_bundle(name), target) for name in subjects]
+    targets = {entry.name for entry in list_targets()}
+    return [(None, name) if name in targets else (find_bundle(name), None) for name in subjects]
+
+
+def _here(bundle: Bundle, reference: Bundle | None, sample: Sample, *, record: bool) -> Evaluation:
+    from toolkit.cli import render
+    from toolkit.evaluate import evaluate as evaluate_service
+    from toolkit.evaluate import record as record_figures
+    from toolkit.reference import is_reference
+
+    result = render.follow(evaluate_service(bundle, reference, sample))
+    if not record:
+        return result
+    if reference is not None and not is_reference(reference.manifest, bundle.manifest):
+        render.note(f"not recorded: {reference.manifest.name} isn't the fp32 original of {bundle.manifest.name}")
+        return result
+    recorded = render.follow(record_figures(bundle, result))
+    return result.model_copy(update={"bundle_id": recorded.id})
+
+
+def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample: Sample) -> Evaluation:
+    from toolkit.cli import render
+    from toolkit.deploy import install
+    from toolkit.device import connect
+    from toolkit.evaluate import evaluate_on
+
+    with connect(target, render.prompt_secret()) as device:
+        if bundle is not None:
+            render.follow(install(bundle, device))
+        return render.follow(evaluate_on(device, bundle.id if bundle else None, reference, sample))
+
+
+def _show(results: list[Evaluation]) -> None:
+    from toolkit.cli import render
+
+    render.table(COLUMNS, [_row(result) for result in results])
     first = results[0]
     render.note(
         f"  {first.text}: {first.tokens} predicted tokens in windows of {first.window_tokens}; ± is one standard error"
     )
+    if any(result.stepwise for result in results):
+        render.note("  read token by token where a bundle computes the last token's logits only")
+    matched = next((result for result in results if result.token_match is not None), None)
+    if matched:
+        render.note(
+            f"  token match: {matched.match_prompts} prompts continued greedily for {matched.match_tokens} tokens, "
+            "the share before the first difference"
+        )
+    for result in results:
+        if result.token_match is not None and not result.match_comparable:
+            render.note(
+                f"  {result.bundle_name} on {result.target}: the token match is informative only; the reference's "
+                f"tokens come from {result.reference_arch}, and {result.arch} has other kernels"
+            )
 
 
-def _without_nan(values: dict[str, object]) -> dict[str, object]:
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+def _row(result: Evaluation) -> list[str]:
+    from toolkit.cli import render
+
+    return [
+        result.bundle_name,
+        render.figure(result.ppl, 4),
+        render.figure(result.ppl_error, 2),
+        render.figure(result.reference_ppl, 4),
+        f"{result.ppl_increase:+.2%}",
+        f"{result.kld_mean:.5f}",
+        _decimals(result.kld_mean_error, 5),
+        f"{result.kld_p99:.4f}",
+        f"{result.top1:.1%}",
+        render.percent(result.top1_error),
+        render.percent(result.token_match),
+        render.percent(result.token_match_error),
+    ]
+
+
+def _decimals(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _run_tasks(
+    subjects: tuple[str, ...], target: str | None, tasks: list[str], limit: int | None, *, as_json: bool
+) -> None:
+    from toolkit.cli import render
+    from toolkit.deploy import install
+    from toolkit.device import connect
+    from toolkit.tasks import require_harness, run_tasks
+
+    require_harness()
+    results = []
+    for bundle, place in _places(subjects, target):
+        with connect(place or "local", render.prompt_secret()) as device:
+            if bundle is not None:
+                render.follow(install(bundle, device))
+            results.append(render.follow(run_tasks(device, bundle.id if bundle else None, tasks, limit)))
+    if as_json:
+        render.print_json([result.as_json() for result in results])
+        return
+    rows = [
+        [result.bundle_name, score.task, score.metric, render.figure(score.value, 4), render.figure(score.error, 2)]
+        for result in results
+        for score in result.scores
+    ]
+    render.table(["bundle", "task", "metric", "value", "±"], rows)

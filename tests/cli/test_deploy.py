@@ -1,0 +1,59 @@
+"""deploy --gate, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.builds import bundle as build
+from tests.builds import seed_cache
+from tests.cli.test_loop import edgephi
+
+
+@pytest.fixture
+def limited(local: Path, tmp_path: Path) -> Path:
+    """Target `local` with a profile whose limits a test writes."""
+    seed_cache(tmp_path / "cache", "int4-rtn-b32")
+    folder = tmp_path / "config" / "profiles"
+    folder.mkdir(parents=True)
+    return folder / "local.toml"
+
+
+def limits(path: Path, text: str) -> None:
+    path.write_text(f'schema_version = 1\nextends = "local"\ndescription = "with limits"\n\n[limits]\n{text}\n')
+
+
+def test_within_its_limits_it_becomes_active(limited: Path) -> None:
+    limits(limited, 'max_memory = "4 GiB"\nmin_decode_tps = 0.01')
+    done = edgephi("deploy", "phi3-nano-int4-rtn-b32", "local", "--gate")
+    assert done.returncode == 0, done.stderr
+    assert "≤ 4,295.0 MB" in done.stdout and "≥ 0.01 tok/s" in done.stdout
+    assert done.stdout.rstrip().endswith("is active")
+
+
+def test_beyond_them_it_does_not_and_the_exit_code_is_ten(limited: Path) -> None:
+    limits(limited, 'max_memory = "4 GiB"\nmin_decode_tps = 99999')
+    assert edgephi("deploy", "phi3-nano-int4-rtn-b32", "local").returncode == 0
+    done = edgephi("deploy", "phi3-nano-int4-rtn-b32", "local", "--gate")
+    assert done.returncode == 10
+    assert "FAILED" in done.stdout and "is active" not in done.stdout
+    assert "doesn't hold the limits of its profile: min_decode_tps is 99999, measured" in done.stderr
+    assert "local: deactivated; there is no earlier release" in done.stderr
+    again = edgephi("deploy", "phi3-nano-int4-rtn-b32", "local", "--gate", "--json")
+    assert again.returncode == 10
+    answer = json.loads(again.stdout)
+    assert (answer["passed"], answer["active"], answer["active_release"]) == (False, False, None)
+    assert answer["release"] == build("int4-rtn-b32").id
+    assert [(check["limit"], check["ok"]) for check in answer["checks"]] == [
+        ("max_memory", True),
+        ("min_decode_tps", False),
+    ]
+
+
+def test_without_limits_there_is_no_gate(limited: Path) -> None:
+    done = edgephi("deploy", "phi3-nano-int4-rtn-b32", "local", "--gate")
+    assert done.returncode == 3
+    assert "error: profile 'local' has no limits to check" in done.stderr
+    assert "[limits]" in done.stderr

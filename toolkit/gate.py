@@ -1,0 +1,188 @@
+"""Deploy through a gate: a bundle becomes active only if it holds its profile's limits on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.bench import bench
+from toolkit.bundle import Bundle, Manifest
+from toolkit.config import shown
+from toolkit.deploy import deploy, install
+from toolkit.device import Device
+from toolkit.errors import AgentError, ConfigError, GateFailed
+from toolkit.evaluate import evaluate, record
+from toolkit.events import Service, Step
+from toolkit.profiles import Limits
+from toolkit.quality import Quality, headline
+from toolkit.reference import find_reference, sample_for
+from toolkit.report import Report, metrics
+from toolkit.stats import Summary
+from toolkit.workloads import load_workload
+
+WORKLOAD = "quick"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit by its key in the profile. `ok` is None where the figure says nothing about this device.
+
+    `low` and `high` are the 95 % interval of what was measured, where there is one; `note` says what to know about it.
+    """
+
+    limit: str
+    bound: float
+    measured: float | None
+    low: float | None = None
+    high: float | None = None
+    ok: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a bundle at the gate. `active` is the release that is active now, None when nothing is."""
+
+    bundle: Bundle
+    target: str
+    checks: tuple[Check, ...]
+    active: str | None
+    report: Report
+
+    @property
+    def passed(self) -> bool:
+        return all(check.ok is not False for check in self.checks)
+
+    def enforce(self) -> None:
+        """Raise GateFailed that names each bound that isn't held."""
+        failed = ", ".join(_words(check) for check in self.checks if check.ok is False)
+        if failed:
+            now = f"{self.active[:12]} is active" if self.active else "nothing is active"
+            raise GateFailed(
+                f"{self.target}: {self.bundle.manifest.name} doesn't hold the limits of its profile: {failed}",
+                f"{now} there; change the recipe, or [limits] in the profile",
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "release": self.bundle.id,
+            "passed": self.passed,
+            "active": self.active == self.bundle.id,
+            "active_release": self.active,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+
+def _words(check: Check) -> str:
+    measured = "unknown" if check.measured is None else f"{check.measured:.6g}"
+    return f"{check.limit} is {check.bound:.6g}, measured {measured}"
+
+
+def deploy_gated(
+    bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None, force: bool = False
+) -> Service[Verdict]:
+    """Install a bundle, measure it on the device, and activate it only if every limit of the profile is held.
+
+    One that isn't leaves the earlier release active; if the bundle was active itself, it is rolled back, or deactivated
+    where nothing came before it. Raises ConfigError without limits, or without figures for those on quality, and
+    whatever `deploy` raises; `force` is its own.
+    """
+    limits = device.profile.limits
+    if limits == Limits():
+        raise ConfigError(
+            f"profile '{device.profile.name}' has no limits to check",
+            f"set max_memory, min_decode_tps, … under [limits] in a profile; {shown(device.profile.path)} has none",
+        )
+    bundle = yield from _with_figures(bundle, limits)
+    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force)
+    try:
+        report = yield from bench(device, release.bundle_id, load_workload(WORKLOAD))
+    except AgentError:
+        # What can't even be measured there must not be active either.
+        yield from _withdraw(device, bundle)
+        raise
+    checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.probe["arch"]))
+    if all(check.ok is not False for check in checks):
+        yield from deploy(bundle, device, offline=offline, wheels=wheels, force=force)
+        active: str | None = bundle.id
+    else:
+        active = yield from _withdraw(device, bundle)
+    return Verdict(bundle, device.target.name, checks, active, report)
+
+
+def _with_figures(bundle: Bundle, limits: Limits) -> Service[Bundle]:
+    """The bundle with the quality figures that the limits ask for, measured now if it has none."""
+    known = headline(bundle.manifest.quality)
+    lacks_figures = limits.max_perplexity_increase_percent is not None and known is None
+    lacks_match = limits.min_token_match is not None and (known is None or known.token_match is None)
+    if not (lacks_figures or lacks_match):
+        return bundle
+    try:
+        reference = find_reference(bundle.manifest)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"{bundle.manifest.name} has no quality figures, which the profile's limits ask for: {exc.message}",
+            f"{exc.hint}; then edgephi eval {bundle.manifest.name}",
+        ) from exc
+    sample = sample_for(bundle.manifest, reference.manifest)
+    return (yield from record(bundle, (yield from evaluate(bundle, reference, sample))))
+
+
+def check_limits(limits: Limits, report: Report, quality: Quality | None, arch: str) -> Iterator[Check]:
+    """Hold what was measured against every limit that is set, in the order of the profile's keys."""
+    found = metrics(report)
+    if limits.max_memory_bytes is not None:
+        memory = found.get("rss_peak_bytes")
+        peak = memory.high if memory else None
+        held = peak is not None and peak <= limits.max_memory_bytes
+        note = "" if memory else "the device can't tell"
+        yield Check("max_memory", limits.max_memory_bytes, peak, ok=held, note=note)
+    if limits.max_perplexity_increase_percent is not None and quality is not None:
+        yield _perplexity(limits.max_perplexity_increase_percent, quality, arch)
+    if limits.min_decode_tps is not None:
+        yield _speed(limits.min_decode_tps, found["decode_tps"])
+    if limits.min_token_match is not None and quality is not None:
+        yield _token_match(limits.min_token_match, quality, arch)
+
+
+def _perplexity(bound: float, quality: Quality, arch: str) -> Check:
+    increase = 100 * quality.ppl_increase
+    note = "" if quality.arch == arch else f"measured on {quality.arch}"
+    return Check("max_perplexity_increase_percent", bound, increase, ok=increase <= bound, note=note)
+
+
+def _speed(bound: float, speed: Summary) -> Check:
+    note = "the bound lies within the 95 % interval" if speed.low < bound <= speed.high else ""
+    return Check("min_decode_tps", bound, speed.median, speed.low, speed.high, ok=speed.median >= bound, note=note)
+
+
+def _token_match(bound: float, quality: Quality, arch: str) -> Check:
+    match, error = quality.token_match, quality.token_match_error
+    if not quality.match_comparable or quality.arch != arch:
+        # Kernels of another architecture end near-ties of logits the other way.
+        return Check("min_token_match", bound, match, note=f"not comparable: measured on {quality.arch}, not on {arch}")
+    if match is None:
+        return Check("min_token_match", bound, None, ok=False, note="the context is too short to measure it")
+    low, high = (match - 1.96 * error, match + 1.96 * error) if error is not None else (None, None)
+    return Check("min_token_match", bound, match, low, high, ok=match >= bound)
+
+
+def _withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
+    """See to it that a bundle isn't active, under whatever id; returns the release that is."""
+    while True:
+        state = device.ask("releases")
+        active = next((entry for entry in state["releases"] if entry["active"]), None)
+        if active is None:
+            return None
+        if Manifest.model_validate(active["manifest"]).identity != bundle.manifest.identity:
+            return str(active["release"])
+        installed = {entry["release"] for entry in state["releases"]}
+        if any(entry["release"] in installed for entry in state["pointer"]["previous"]):
+            back = device.ask("rollback")["release"]
+            yield Step(f"{device.target.name}: rolled back to {back[:12]}")
+        else:
+            device.ask("deactivate")
+            yield Step(f"{device.target.name}: deactivated; there is no earlier release")

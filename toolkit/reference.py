@@ -1,0 +1,225 @@
+"""What bundles are compared with: the unquantized model's log-probabilities and greedy tokens, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from toolkit.agent import agent_sha256
+from toolkit.bench import held_out_text
+from toolkit.build import optimize
+from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.config import cache_dir
+from toolkit.deploy import Upload, check_here, prepare
+from toolkit.device import Device, connect
+from toolkit.errors import ConfigError
+from toolkit.events import Service, Step
+from toolkit.locks import try_lock
+from toolkit.profiles import load_profile
+from toolkit.quality import HELD_OUT
+from toolkit.recipes import load_recipe
+
+TOKENS = 8192
+WINDOW_TOKENS = 512
+PROMPTS = 16
+MATCH_PROMPT_TOKENS = 32
+MATCH_TOKENS = 64
+_INDEX = "index.json"
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text, how many of its tokens are read in windows of how many, and how many prompts are continued."""
+
+    name: str
+    text: str
+    tokens: int
+    window_tokens: int
+    prompts: int
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A file of log-probabilities for each window of tokens, and each prompt with the tokens that followed it."""
+
+    windows: list[list[int]]
+    files: list[Upload]
+    continuations: list[dict[str, list[int]]]
+
+
+def read_sample(
+    text_file: Path | None = None,
+    *,
+    tokens: int = TOKENS,
+    window_tokens: int = WINDOW_TOKENS,
+    prompts: int = PROMPTS,
+) -> Sample:
+    """A sample of a file's text, or of the shipped held-out text. Raises ConfigError for what can't be one."""
+    if tokens < window_tokens:
+        message = f"{tokens} tokens are less than one window of {window_tokens}"
+        raise ConfigError(message, f"give --window {tokens} or less, or more --tokens")
+    if text_file is None:
+        return Sample(HELD_OUT, held_out_text(), tokens, window_tokens, prompts)
+    try:
+        text = text_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{text_file}: cannot be read as UTF-8 text: {exc}", "convert it to UTF-8") from exc
+    if not text.strip():
+        raise ConfigError(f"{text_file}: the text is empty", "a few thousand words of prose give useful figures")
+    return Sample(text_file.name, text, tokens, window_tokens, prompts)
+
+
+def sample_for(*manifests: Manifest) -> Sample:
+    """The shipped text, in windows that fit the planned contexts."""
+    context = min(manifest.context_tokens for manifest in manifests)
+    return read_sample(window_tokens=max(2, min(WINDOW_TOKENS, context - 1)))
+
+
+def find_reference(manifest: Manifest) -> Bundle:
+    """The unquantized bundle of the same weights among those built here, with the largest context.
+
+    Raises ConfigError with the command that makes one.
+    """
+    found = [other for other in list_bundles() if is_reference(other.manifest, manifest)]
+    if not found:
+        raise ConfigError(
+            f"no fp32 bundle of {manifest.model.id} is built here to compare {manifest.name} with",
+            f"edgephi optimize {manifest.model.id} --recipe fp32 --profile local, or name one with --reference",
+        )
+    return max(found, key=lambda bundle: bundle.manifest.context_tokens)
+
+
+def ensure_reference(
+    model_ref: str, manifest: Manifest, *, force: bool = False, trust_remote_code: bool = False
+) -> Service[Bundle]:
+    """`find_reference`, or that bundle built now for this machine from `model_ref`; the rest is as in `optimize`."""
+    try:
+        return find_reference(manifest)
+    except ConfigError:
+        yield Step(f"build the fp32 original of {manifest.model.id} to compare with")
+    return (
+        yield from optimize(
+            model_ref,
+            load_recipe("fp32"),
+            load_profile("local"),
+            context=manifest.context_tokens,
+            force=force,
+            trust_remote_code=trust_remote_code,
+            check=check_here,
+        )
+    )
+
+
+def is_reference(other: Manifest, manifest: Manifest) -> bool:
+    """Whether `other` is the unquantized original of `manifest`'s bundle, for this machine's CPU."""
+    unquantized = other.recipe["algorithm"] == "none" and other.recipe.get("bits", 32) == 32
+    return unquantized and other.provider == "cpu" and other.model.weights_sha256 == manifest.model.weights_sha256
+
+
+def reference_files(bundle: Bundle, sample: Sample, beside: Device) -> Service[Reference]:
+    """The files of `bundle` as a reference on `sample`, computed on this machine unless the cache has them.
+
+    `beside` is the device whose bundle they are for; its connection is used when it is this machine.
+    Memory holds one model and one window; the disk takes 2 bytes for each token of the text and of the vocabulary.
+    Raises ConfigError for a text shorter than a window, AgentError for logits that aren't numbers.
+    """
+    with nullcontext(beside) if beside.target.name == "local" else connect("local") as device:
+        packages = list(device.profile.runtime.packages)
+        parts = [bundle.manifest.identity, _request(bundle, sample), sample.sha256, agent_sha256(), packages]
+        folder = cache_dir() / "reference" / hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("ab") as lock:
+            yield from _acquire(lock)
+            if kept := _kept(folder):
+                yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}", skipped=True)
+                return kept
+            _, runtime = yield from prepare(device)
+            yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}")
+            answer = yield from device.call(
+                "reference",
+                **_request(bundle, sample),
+                runtime=runtime.lock,
+                model_folder=str(bundle.path.resolve()),
+                text=sample.text,
+                folder=str(folder),
+            )
+            return _keep(folder, sample, answer)
+
+
+def _acquire(lock: IO[bytes]) -> Service[None]:
+    if try_lock(lock):
+        return
+    yield Step("wait: another process computes the same log-probabilities")
+    while not try_lock(lock):
+        time.sleep(_POLL_S)
+
+
+def _request(bundle: Bundle, sample: Sample) -> dict[str, int]:
+    prompt_tokens = min(MATCH_PROMPT_TOKENS, sample.window_tokens)
+    match_tokens = min(MATCH_TOKENS, bundle.manifest.context_tokens - prompt_tokens)
+    return {
+        "tokens": sample.tokens,
+        "window_tokens": sample.window_tokens,
+        "prompts": sample.prompts if match_tokens > 0 else 0,
+        "prompt_tokens": prompt_tokens,
+        "match_tokens": match_tokens,
+    }
+
+
+def _keep(folder: Path, sample: Sample, answer: dict[str, Any]) -> Reference:
+    windows = answer["windows"]
+    if not windows:
+        length = answer["text_tokens"]
+        raise ConfigError(
+            f"{sample.name}: its {length} tokens are less than one window of {sample.window_tokens}",
+            "take a longer text" + (f", or --window {length} or less" if length >= 16 else ""),
+        )
+    names = [f"{index:05}.npz" for index in range(len(windows))]
+    files = [describe_file(folder / name, name).model_dump() for name in names]
+    index = {"windows": windows, "files": files, "continuations": answer["continuations"]}
+    beside = folder / "index.tmp"
+    beside.write_text(json.dumps(index), encoding="utf-8")
+    beside.replace(folder / _INDEX)
+    return _reference(folder, index)
+
+
+def _kept(folder: Path) -> Reference | None:
+    """What the cache has whole; hashes are looked at where the files are used."""
+    try:
+        found = _reference(folder, json.loads((folder / _INDEX).read_bytes()))
+        whole = all(file.source.stat().st_size == file.size_bytes for file in found.files)
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if whole else None
+
+
+def _reference(folder: Path, index: dict[str, Any]) -> Reference:
+    files = [Upload(folder / file["path"], file["sha256"], file["size_bytes"]) for file in index["files"]]
+    return Reference(index["windows"], files, index["continuations"])
+
+
+def check_comparable(manifest: Manifest, reference: Manifest, sample: Sample) -> None:
+    """Refuse what can't be compared. Raises ConfigError: a window beyond a planned context, or another model."""
+    if manifest.model.weights_sha256 != reference.model.weights_sha256:
+        raise ConfigError(
+            f"{reference.name} is of another model than {manifest.name}: "
+            f"{reference.model.id} ({reference.model.weights_sha256[:12]}), "
+            f"not {manifest.model.id} ({manifest.model.weights_sha256[:12]})",
+            "a reference has the same weights, unquantized",
+        )
+    context = min(manifest.context_tokens, reference.context_tokens)
+    if sample.window_tokens > context - 1:
+        raise ConfigError(
+            f"windows of {sample.window_tokens} tokens don't fit the planned context of {context}",
+            f"give --window {context - 1} or less, or optimize again with a larger --context",
+        )
