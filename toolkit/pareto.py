@@ -1,0 +1,130 @@
+"""Which of the measured configurations are worth having, and what may be said about the best of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from toolkit.report import Report, decode_tps, ttft_ms
+from toolkit.stats import Summary, ratio, summarize
+
+# Of these, more is better; of every other figure, less is.
+MORE_IS_BETTER = frozenset({"decode_tps"})
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search is for. `metric` is a metric of reports; `compared` says a ratio in words."""
+
+    metric: str
+    unit: str
+    values: Callable[[Report], list[float]]
+    does: str
+    compared: str
+
+    @property
+    def maximize(self) -> bool:
+        return self.metric in MORE_IS_BETTER
+
+
+OBJECTIVES = {
+    "decode_tps": Objective(
+        metric="decode_tps",
+        unit="tok/s",
+        values=lambda report: [decode_tps(sample) for run in report.runs for sample in run.samples],
+        does="decodes at",
+        compared="decodes {ratio} as fast as",
+    ),
+    "ttft": Objective(
+        metric="ttft_ms",
+        unit="ms",
+        values=lambda report: [ttft_ms(sample) for run in report.runs for sample in run.samples],
+        does="has its first token after",
+        compared="needs {ratio} of the time to the first token of",
+    ),
+    "memory": Objective(
+        metric="rss_peak_bytes",
+        unit="MB",
+        values=lambda report: [run.rss_peak_bytes / 1e6 for run in report.runs if run.rss_peak_bytes],
+        does="peaks at",
+        compared="peaks at {ratio} of the memory of",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A configuration with its report; `ppl_increase` is relative to fp32, None where it wasn't measured."""
+
+    name: str
+    report: Report
+    ppl_increase: float | None = None
+
+    @property
+    def cost(self) -> str:
+        return "" if self.ppl_increase is None else f", at {self.ppl_increase:+.1%} perplexity"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence, and whether the best is really better than the default; `ratio` is best to default."""
+
+    sentence: str
+    better: bool
+    ratio: Summary | None = None
+
+
+def front(points: Sequence[Mapping[str, float | None]]) -> list[int]:
+    """The indices of the points that no other one is at least as good as everywhere, and better somewhere.
+
+    Figures that some point hasn't got aren't compared. Equal points stand together.
+    """
+    names = set(points[0]).union(*points) if points else set()
+    shared = [name for name in sorted(names) if all(point.get(name) is not None for point in points)]
+    costs = [[_cost(name, point[name]) for name in shared] for point in points]
+    return [index for index, mine in enumerate(costs) if not any(_dominates(other, mine) for other in costs)]
+
+
+def _cost(name: str, value: float | None) -> float:
+    assert value is not None
+    return -value if name in MORE_IS_BETTER else value
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
+
+
+def judge(objective: Objective, best: Contender, default: Contender | None, why_no_default: str = "") -> Verdict:
+    """What may be recommended: the best one only where its advantage is outside the noise.
+
+    `why_no_default` is said where the default has no figures.
+    """
+    if default is None:
+        return Verdict(f"{best.name} {_absolute(objective, best)}; {why_no_default}", better=True)
+    if best == default:
+        sentence = f"Keep the default, {default.name}: nothing measured is better; it {_absolute(objective, default)}"
+        return Verdict(sentence, better=False)
+    found = ratio(objective.values(best.report), objective.values(default.report))
+    compared = objective.compared.format(ratio=f"{found.median:.2f}× ({_interval(found)})")
+    above, below = (found.low > 1, found.high < 1) if objective.maximize else (found.high < 1, found.low > 1)
+    if above and found.n > 1:
+        return Verdict(f"{best.name} {compared} the default, {default.name}{best.cost}", better=True, ratio=found)
+    if found.n < 2:
+        why = "and one value of each can't be told from chance"
+    else:
+        why = "measured once more" if below else "which is within the noise"
+    sentence = f"Keep the default, {default.name}: {best.name} {compared} it, {why}"
+    return Verdict(sentence, better=False, ratio=found)
+
+
+def _absolute(objective: Objective, contender: Contender) -> str:
+    found = summarize(objective.values(contender.report))
+    interval = _interval(found, digits=1)
+    return f"{objective.does} {found.median:,.1f} {objective.unit} ({interval}){contender.cost}"
+
+
+def _interval(found: Summary, digits: int = 2) -> str:
+    if found.n < 2:
+        return "measured once"
+    kind = "95 % CI" if found.n > 2 else "range"
+    return f"{kind} {found.low:,.{digits}f}–{found.high:,.{digits}f}, n={found.n}"

@@ -1,0 +1,79 @@
+"""The trials of a search with the figures of their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from toolkit.errors import ConfigError
+from toolkit.pareto import Contender, front
+from toolkit.proposal import Point
+from toolkit.report import Report, metrics, read_report, reports_dir
+from toolkit.stats import Summary
+from toolkit.study import State, Trial
+
+_FRONT = ("bundle_bytes", "rss_peak_bytes", "ttft_ms", "decode_tps", "ppl_increase", "kld_mean")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial: what was tried and what came of it. `figures` are metrics of the report, and of `_FRONT`."""
+
+    number: int
+    point: Point
+    state: State
+    reason: str | None = None
+    report: Report | None = None
+    report_file: Path | None = None
+    figures: Mapping[str, Summary] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
+    on_front: bool = False
+
+
+def rows_of(trials: Sequence[Trial]) -> list[Row]:
+    """A row for each trial, with its report where that is still kept, the Pareto front marked."""
+    rows = [_row(trial) for trial in trials]
+    measured = [row for row in rows if row.report]
+    points = [{name: _figure(row, name) for name in _FRONT} for row in measured]
+    best = {measured[index].number for index in front(points)}
+    return [replace(row, on_front=row.number in best) for row in rows]
+
+
+def _row(trial: Trial) -> Row:
+    facts = trial.facts
+    if trial.state != "measured":
+        return Row(trial.number, trial.point, trial.state, facts["reason"])
+    report = kept_report(facts["report"])
+    if report is None:
+        return Row(trial.number, trial.point, "failed", f"its report {facts['report']} is gone")
+    return Row(
+        number=trial.number,
+        point=trial.point,
+        state=trial.state,
+        report=report,
+        report_file=reports_dir() / facts["report"],
+        figures=metrics(report),
+        quality=facts["quality"],
+    )
+
+
+def kept_report(name: str) -> Report | None:
+    """A report by its file's name; None when somebody removed it."""
+    try:
+        return read_report(reports_dir() / name)
+    except ConfigError:
+        return None
+
+
+def _figure(row: Row, name: str) -> float | None:
+    if name in row.figures:
+        return row.figures[name].median
+    if name == "bundle_bytes" and row.report:
+        return row.report.bundle_bytes
+    return row.quality.get(name)
+
+
+def contender(row: Row, report: Report | None) -> Contender:
+    assert report is not None
+    return Contender(row.point.text, report, row.quality.get("ppl_increase"))

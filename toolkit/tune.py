@@ -1,0 +1,377 @@
+"""The measured search: which recipe and which settings are best for one model on one target.
+
+A trial goes from the cheap to the dear: fit plan, build, quality on this machine, and only then the device. First each
+recipe is measured once with the profile's own settings; then the settings of the best one are searched. What is active
+on the target stays active.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit import errors
+from toolkit.agent import agent_sha256
+from toolkit.bench import bench, target_key
+from toolkit.build import build_provider, optimize
+from toolkit.bundle import Bundle
+from toolkit.config import data_dir
+from toolkit.deploy import check_here, install, prepare
+from toolkit.device import connect
+from toolkit.errors import AuthFailed, ConfigError, HostKeyChanged, HostKeyUnknown, HostUnreachable, ToolkitError
+from toolkit.evaluate import evaluate, record
+from toolkit.events import Service, Step, Warning_
+from toolkit.models import hash_model
+from toolkit.optimizer import require_extra, tool_versions
+from toolkit.optimizer.hub import resolve_model
+from toolkit.pareto import OBJECTIVES, Verdict, judge
+from toolkit.profiles import Profile, load_profile
+from toolkit.proposal import Point, Proposal, Question, propose
+from toolkit.recipes import Recipe
+from toolkit.reference import ensure_reference, read_sample
+from toolkit.report import Report, metrics, report_path
+from toolkit.settings import RuntimeSettings
+from toolkit.study import Asked, Study, open_study
+from toolkit.targets import Target
+from toolkit.transport import PromptSecret
+from toolkit.trials import Row, contender, kept_report, rows_of
+from toolkit.tuned import write_files
+
+DEFAULT_BUDGET_S = 1800.0
+SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"
+_WINDOW_TOKENS = 512
+# What comparing recipes may use of the budget and of the trials; the rest is for the settings of the best.
+_RECIPES_SHARE = 0.6
+# The device is off or can't be entered: that says nothing about a recipe.
+_NO_WAY_IN = (HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search.
+
+    `budget_s` counts from this call and is looked at before each trial; `trials` counts those of earlier calls too.
+    Without `quality` nothing is compared with the fp32 original, whose build takes 4 bytes a weight. `out` is the
+    folder of the files, by default ./tuned/<model>-<target>.
+    """
+
+    budget_s: float = DEFAULT_BUDGET_S
+    trials: int | None = None
+    quality: bool = True
+    quality_tokens: int = 8192
+    text: Path | None = None
+    offline: bool = False
+    wheels: Path | None = None
+    fresh: bool = False
+    trust_remote_code: bool = False
+    out: Path | None = None
+    prompt_secret: PromptSecret | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found; `recipe_file` and `profile_file` say it again, for edgephi."""
+
+    model: str
+    target: str
+    question: Question
+    proposal: Proposal
+    rows: tuple[Row, ...]
+    recommended: Row
+    verdict: Verdict
+    stopped: str
+    recipe_file: Path
+    profile_file: Path
+
+
+def tune(model_ref: str, target: Target, question: Question, options: Options) -> Service[Outcome]:
+    """Search, and write down the recipe and the profile to use.
+
+    A search of the same question goes on where it stopped, also after a kill. A trial that fails is noted and the
+    search goes on; a device out of reach ends it. Raises ConfigError when nothing fits or nothing holds the quality
+    bound, MissingExtra, DeviceError's children, and what the first trial failed with when none gave figures.
+    """
+    require_extra()
+    profile = load_profile(target.profile)
+    with connect(target, options.prompt_secret) as device:
+        probe, runtime = yield from prepare(device, offline=options.offline, wheels=options.wheels)
+        machine = target_key(device, probe)
+    model = yield from resolve_model(model_ref, trust_remote_code=options.trust_remote_code)
+    proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=probe["cores"])
+    yield from _say_pruned(proposal, profile)
+    about = {
+        "target": target.name,
+        "target_key": machine,
+        "runtime": list(runtime.installed),
+        "agent_sha256": agent_sha256(),
+        "tools": tool_versions(),
+        "model": model.id,
+        "weights_sha256": (yield from hash_model(model)),
+        **_about(proposal, question, options),
+    }
+    with _opened(about, proposal, question, fresh=options.fresh) as study:
+        return (yield from _Search(model_ref, model.id, target, profile, question, options, proposal, study).run())
+
+
+def _say_pruned(proposal: Proposal, profile: Profile) -> Service[None]:
+    for candidate in proposal.candidates:
+        if candidate.pruned:
+            yield Step(f"leave out {candidate.recipe.name}: {candidate.pruned}")
+    if not proposal.kept:
+        first = proposal.candidates[0]
+        raise ConfigError(
+            f"no recipe fits '{profile.name}': {first.recipe.name} {first.pruned}",
+            "a smaller --context needs less memory; `edgephi plan` shows the largest that fits",
+        )
+
+
+def _about(proposal: Proposal, question: Question, options: Options) -> dict[str, Any]:
+    """Everything that makes two searches one and the same, beside model and machine."""
+    return {
+        "objective": question.objective,
+        "quality": _bound(proposal, options) if options.quality else None,
+        "context_tokens": question.context_tokens,
+        "workload": question.workload.model_dump(),
+        "recipes": [candidate.recipe.table() for candidate in proposal.candidates],
+        "default": [proposal.default.recipe, proposal.default.settings.model_dump()],
+        "space": vars(proposal.space),
+    }
+
+
+def _bound(proposal: Proposal, options: Options) -> dict[str, Any]:
+    text = options.text and hashlib.sha256(options.text.read_bytes()).hexdigest()
+    return {"max_ppl_increase": proposal.max_ppl_increase, "tokens": options.quality_tokens, "text": text}
+
+
+@contextmanager
+def _opened(about: dict[str, Any], proposal: Proposal, question: Question, *, fresh: bool) -> Iterator[Study]:
+    text = json.dumps(about, indent=1, sort_keys=True)
+    folder = data_dir() / "tune" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    maximize = OBJECTIVES[question.objective].maximize
+    with open_study(folder, proposal.space, maximize=maximize, fresh=fresh) as study:
+        (folder / "search.json").write_text(text + "\n", encoding="utf-8")
+        yield study
+
+
+class _QualityLost(Exception):
+    """The bundle doesn't hold the bound: it isn't pushed."""
+
+
+class _NoReference(Exception):
+    """There is no fp32 to compare with: the next recipe would fail the same way, after the same wait."""
+
+
+@dataclass
+class _Search:
+    model_ref: str
+    model: str
+    target: Target
+    profile: Profile
+    question: Question
+    options: Options
+    proposal: Proposal
+    study: Study
+    bundles: dict[str, tuple[Bundle, dict[str, float]]] = field(default_factory=dict)
+    first_error: ToolkitError | None = None
+
+    @property
+    def metric(self) -> str:
+        return OBJECTIVES[self.question.objective].metric
+
+    def run(self) -> Service[Outcome]:
+        started = time.monotonic()
+        again = self.study.give_up_interrupted()
+        if before := len(self.study.trials):
+            yield Step(f"trials of this search so far: {before}", skipped=True)
+        tried = 0
+        while not (stopped := self._stopped(time.monotonic() - started, tried)):
+            asked = self._next(again, time.monotonic() - started)
+            if asked is None:
+                stopped = "nothing is left to try"
+                break
+            tried += 1
+            yield from self._trial(asked)
+        return (yield from self._conclude(stopped))
+
+    def _stopped(self, elapsed_s: float, tried: int) -> str:
+        if self.options.trials is not None and len(self.study.trials) >= self.options.trials:
+            return f"{len(self.study.trials)} trials are done"
+        # One is always tried: a search without a figure has no answer.
+        return "the budget is used" if tried and elapsed_s >= self.options.budget_s else ""
+
+    def _next(self, again: list[Point], elapsed_s: float) -> Asked | None:
+        """The interrupted ones first, then every recipe with the default's settings, then the best one's settings."""
+        if again:
+            return self.study.ask(again.pop())
+        trials = self.study.trials
+        seen = {trial.point for trial in trials}
+        settings = self.proposal.default.settings
+        firsts = [Point(candidate.recipe.name, settings) for candidate in self.proposal.kept]
+        untried = [point for point in firsts if point not in seen]
+        measured = [trial for trial in trials if trial.state == "measured"]
+        share = elapsed_s / self.options.budget_s
+        if self.options.trials is not None:
+            share = max(share, len(trials) / self.options.trials)
+        if untried and (not measured or share < _RECIPES_SHARE):
+            return self.study.ask(untried[0])
+        if not measured:
+            return None
+        sign = -1 if OBJECTIVES[self.question.objective].maximize else 1
+        best = min(measured, key=lambda trial: sign * float(trial.facts["value"]))
+        return self.study.suggest(best.point.recipe)
+
+    def _trial(self, asked: Asked) -> Service[None]:
+        """Settle one trial, whatever happens to it; only a device out of reach leaves it open for the next call."""
+        point = asked.point
+        yield Step(f"trial {len(self.study.trials) + 1}: {point.text}")
+        try:
+            quality, report = yield from self._measure(point, reuse=not self.options.fresh)
+        except _NO_WAY_IN:
+            raise
+        except _NoReference as exc:
+            error: ToolkitError = exc.args[0]
+            error.hint = f"{error.hint or 'fp32 is what quality is relative to'}; --no-quality searches without it"
+            raise error from None
+        except _QualityLost as exc:
+            yield Step(f"leave out {point.recipe}: {exc}")
+            self.study.settle(asked, "pruned", {"reason": str(exc)})
+        except ToolkitError as exc:
+            self.first_error = self.first_error or exc
+            yield Warning_(f"{point.text}: {exc.message}")
+            why = {"reason": exc.message, "hint": exc.hint, "error": type(exc).__name__}
+            self.study.settle(asked, "failed", why)
+        else:
+            value = metrics(report)[self.metric].median
+            facts = {"report": report_path(report).name, "quality": quality, "value": value}
+            self.study.settle(asked, "measured", facts, value)
+
+    def _measure(self, point: Point, *, reuse: bool) -> Service[tuple[dict[str, float], Report]]:
+        options = self.options
+        if point.recipe not in self.bundles:
+            self.bundles[point.recipe] = yield from self._build(self.proposal.recipe(point.recipe))
+        bundle, quality = self.bundles[point.recipe]
+        increase, bound = quality.get("ppl_increase", 0.0), self.proposal.max_ppl_increase
+        if increase > bound:
+            raise _QualityLost(f"{increase:+.2%} perplexity, the bound is {bound:+.2%}")
+        with connect(self.target, options.prompt_secret) as device:
+            yield from install(bundle, device, offline=options.offline, wheels=options.wheels)
+            report = yield from bench(device, bundle.id, self.question.workload, settings=point.settings, reuse=reuse)
+        if self.metric not in metrics(report):
+            raise ConfigError(f"{self.target.name} can't tell {self.metric}", "choose another --objective")
+        return quality, report
+
+    def _build(self, recipe: Recipe) -> Service[tuple[Bundle, dict[str, float]]]:
+        """The bundle of a recipe and its figures beside fp32, which are taken once a search."""
+        bundle = yield from optimize(
+            self.model_ref,
+            recipe,
+            self.profile,
+            context=self.question.context_tokens,
+            trust_remote_code=self.options.trust_remote_code,
+            check=check_here,
+        )
+        if not self.options.quality:
+            return bundle, {}
+        if bundle.manifest.provider != "cpu":
+            yield Warning_(f"built for {bundle.manifest.provider}: its quality can't be measured on this machine")
+            return bundle, {}
+        name = f"quality of {recipe.name}"
+        found: dict[str, float] | None = self.study.recall(name)
+        if found is None:
+            bundle, found = yield from self._evaluate(bundle)
+            self.study.remember(name, found)
+        return bundle, found
+
+    def _evaluate(self, bundle: Bundle) -> Service[tuple[Bundle, dict[str, float]]]:
+        try:
+            reference = yield from ensure_reference(
+                self.model_ref, bundle.manifest, force=True, trust_remote_code=self.options.trust_remote_code
+            )
+        except ToolkitError as exc:
+            raise _NoReference(exc) from exc
+        shortest = min(bundle.manifest.context_tokens, reference.manifest.context_tokens)
+        window = min(_WINDOW_TOKENS, shortest - 1)
+        tokens = max(window, self.options.quality_tokens)
+        sample = read_sample(self.options.text, tokens=tokens, window_tokens=window)
+        found = yield from evaluate(bundle, reference, sample)
+        bundle = yield from record(bundle, found)
+        return bundle, {"ppl": found.ppl, "ppl_increase": found.ppl_increase, "kld_mean": found.kld_mean}
+
+    def _conclude(self, stopped: str) -> Service[Outcome]:
+        rows = rows_of(self.study.trials)
+        measured = [row for row in rows if row.report]
+        if not measured:
+            raise self._nothing(rows)
+        sign = -1 if OBJECTIVES[self.question.objective].maximize else 1
+        best = min(measured, key=lambda row: sign * row.figures[self.metric].median)
+        default = next((row for row in measured if row.point == self.proposal.default), None)
+        verdict = yield from self._judge(best, default)
+        recommended = best if verdict.better or default is None else default
+        files = self._write(recommended, verdict)
+        return Outcome(
+            self.model,
+            self.target.name,
+            self.question,
+            self.proposal,
+            tuple(rows),
+            recommended,
+            verdict,
+            stopped,
+            *files,
+        )
+
+    def _judge(self, best: Row, default: Row | None) -> Service[Verdict]:
+        """Both are measured once more: the best of many was also the luckiest, and devices warm up over a search."""
+        objective = OBJECTIVES[self.question.objective]
+        if default is None:
+            why = next((row.reason for row in rows_of(self.study.trials) if row.point == self.proposal.default), None)
+            missing = f"the default, {self.proposal.default.recipe}, has no figures: {why or 'it was left out'}"
+            return judge(objective, contender(best, best.report), None, missing)
+        if best == default:
+            same = contender(best, best.report)
+            return judge(objective, same, same)
+        name = f"confirmation of {best.number}"
+        kept = [kept_report(file) for file in self.study.recall(name) or []]
+        if not kept or None in kept:
+            yield Step(f"measure the default and {best.point.text} once more")
+            kept = []
+            for row in (default, best):
+                _, report = yield from self._measure(row.point, reuse=False)
+                kept.append(report)
+            self.study.remember(name, [report_path(report).name for report in kept if report])
+        return judge(objective, contender(best, kept[1]), contender(default, kept[0]))
+
+    def _write(self, row: Row, verdict: Verdict) -> tuple[Path, Path]:
+        question = self.question
+        out = self.options.out or Path("tuned") / f"{self.model.rpartition('/')[2]}-{self.target.name}"
+        notes = [
+            f"Written by `edgephi tune {self.model} {self.target.name} --objective {question.objective}`:",
+            f"{verdict.sentence}.",
+            f"Report: {row.report_file.name if row.report_file else '–'}",
+        ]
+        if row.point.settings.ngram_size:
+            notes.append(f"{SPECULATION_NOTE}.")
+        recipe = self.proposal.recipe(row.point.recipe)
+        settings: RuntimeSettings = row.point.settings
+        return write_files(out, recipe, self.profile, settings, context_tokens=question.context_tokens, notes=notes)
+
+    def _nothing(self, rows: Sequence[Row]) -> ToolkitError:
+        """The error of a search without a figure: what the first failure was, in this call or in an earlier one."""
+        if self.first_error is not None:
+            return self.first_error
+        failed = [trial.facts for trial in self.study.trials if trial.state == "failed"]
+        if failed:
+            kind: type[ToolkitError] = getattr(errors, failed[0]["error"])
+            return kind(failed[0]["reason"], failed[0]["hint"] or "--fresh tries again")
+        if lost := [row.reason for row in rows if row.state == "failed"]:
+            return ConfigError(f"no trial gave figures: {lost[0]}", "--fresh measures again")
+        reasons = "; ".join(f"{row.point.recipe} {row.reason}" for row in rows if row.reason)
+        return ConfigError(
+            f"no recipe holds the quality bound: {reasons}", "give a larger --max-ppl-increase, or other recipes"
+        )

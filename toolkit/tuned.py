@@ -1,0 +1,68 @@
+"""The two files that a search ends with: the recipe, and a profile that uses it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from toolkit.config import shown
+from toolkit.errors import ConfigError
+from toolkit.profiles import SCHEMA_VERSION, Profile
+from toolkit.recipes import Recipe
+from toolkit.settings import RuntimeSettings
+
+
+def write_files(
+    folder: Path,
+    recipe: Recipe,
+    profile: Profile,
+    settings: RuntimeSettings,
+    *,
+    context_tokens: int | None,
+    notes: Sequence[str],
+) -> tuple[Path, Path]:
+    """Write `recipes/<recipe>.toml` and `profiles/<profile>-tuned.toml` below `folder`, `notes` above each as comments.
+
+    The layout is that of a project's and of the user's own folder, so the names resolve where they lie. Raises
+    ConfigError when the folder can't be written.
+    """
+    recipe_file = folder / "recipes" / f"{recipe.name}.toml"
+    profile_file = folder / "profiles" / f"{profile.name}-tuned.toml"
+    overlay = {
+        "schema_version": SCHEMA_VERSION,
+        "extends": profile.name,
+        "description": f"{profile.description}; tuned by measurement",
+        # Measured on a machine of the class just now, so what the class was tried on holds for this too.
+        "status": profile.status,
+        "runtime": settings.model_dump(exclude_none=True),
+        "defaults": {"recipe": recipe.name} | ({"context": context_tokens} if context_tokens else {}),
+    }
+    try:
+        _write(recipe_file, _recipe_table(recipe, recipe_file.parent), notes)
+        _write(profile_file, overlay, notes)
+    except OSError as exc:
+        raise ConfigError(f"{shown(folder)}: cannot be written: {exc.strerror}", "name another folder: --out") from exc
+    return recipe_file, profile_file
+
+
+def _recipe_table(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    table = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if recipe.calibration is not None:
+        # Defaults too: a table that isn't there means no calibration.
+        table["calibration"] = recipe.calibration.model_dump(mode="json", exclude_none=True)
+        if recipe.calibration.file:
+            text = recipe.path.parent / recipe.calibration.file
+            table["calibration"]["file"] = Path(os.path.relpath(text, folder)).as_posix()
+    return table
+
+
+def _write(path: Path, table: dict[str, Any], notes: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(f"# {line}\n" for note in notes for line in note.splitlines())
+    beside = path.with_suffix(".tmp")
+    beside.write_text(lines + tomli_w.dumps(table), encoding="utf-8")
+    beside.replace(path)
