@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow docs results clean
+.PHONY: demo test check test-slow test-memory docs results matrix clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -13,6 +13,11 @@ test: check
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
+
+# Root, 24 GiB of memory, 60 GB of disk, about an hour.
+test-memory: $(VENV)/.ready
+	$(BIN)/python benchmarks/build_memory.py > benchmarks/BUILD_MEMORY.md.new
+	mv benchmarks/BUILD_MEMORY.md.new benchmarks/BUILD_MEMORY.md
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -26,6 +31,10 @@ docs: $(VENV)/.ready
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py > benchmarks/RESULTS.md.new
 	mv benchmarks/RESULTS.md.new benchmarks/RESULTS.md
+
+# Goes on where it stopped: what is recorded for the same workflows and versions isn't built again.
+matrix: $(VENV)/.ready
+	EDGEPHI_RECORD_CAPABILITIES=$(CURDIR)/toolkit/data/capabilities.json $(BIN)/python -m pytest tests/test_family.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

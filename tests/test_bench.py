@@ -15,6 +15,7 @@ from toolkit.device import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
 from toolkit.report import Report, metrics, reports_dir
+from toolkit.settings import RuntimeSettings
 from toolkit.workloads import Workload
 
 TINY = Workload(name="tiny", description="", prompt_tokens=32, generate_tokens=8, warmup=1, repetitions=2, runs=2)
@@ -95,3 +96,40 @@ def test_nothing_active_is_told_with_the_command_that_helps(root: Path) -> None:
         follow(bench(device, None, TINY))
     assert error.value.message == "here: nothing is active there"
     assert error.value.hint == "edgephi deploy BUNDLE here"
+
+
+def test_settings_are_applied_recorded_and_part_of_what_is_reused(root: Path) -> None:
+    bundle = build("int4-rtn-b32")
+    chosen = RuntimeSettings(threads=1, chunk_size=16, ngram_size=2, max_draft_tokens=4)
+    workload = TINY.model_copy(update={"prompt_tokens": 200, "generate_tokens": 48, "runs": 1})
+    with connect(target_at(root)) as device:
+        follow(install(bundle, device))
+        plain = follow(bench(device, bundle.id, workload))
+        drafted = follow(bench(device, bundle.id, workload, settings=chosen, reuse=True))
+        assert drafted.settings == chosen
+        assert plain.settings == RuntimeSettings().resolved(plain.environment["cores"])
+        assert follow(bench(device, bundle.id, workload, settings=chosen, reuse=True)) == drafted
+    (sample, _), (checked, _) = plain.runs[0].samples, drafted.runs[0].samples
+    assert sample.drafted_tokens is None
+    assert checked.drafted_tokens is not None and checked.accepted_tokens is not None
+    assert checked.drafted_tokens >= checked.accepted_tokens > 0
+    assert len(checked.token_ns) == 48
+    assert len(list(reports_dir().glob("*.json"))) == 2
+
+
+def test_what_was_predicted_stands_beside_what_was_measured(root: Path) -> None:
+    from toolkit.cli.tables import as_markdown, predicted_rows
+
+    report = measured(root, "int4-rtn-b32", TINY)
+    predicted = report.predicted
+    assert predicted is not None
+    assert (predicted.decode_source, predicted.prefill_source) == ("measured", "measured")
+    assert predicted.bundle_bytes == pytest.approx(report.bundle_bytes, rel=0.02)
+    assert predicted.memory_bytes == pytest.approx(metrics(report)["rss_peak_bytes"].median, rel=0.25)
+    assert predicted.decode_tps is not None and predicted.decode_tps > 0
+    (row,) = predicted_rows([report])
+    assert row[2].endswith("%)") and "MB" in row[2] and row[-1] == "measured"
+    assert "Predicted before it was measured" in as_markdown([report])
+    # A second bundle is predicted from the first one's report.
+    again = measured(root, "int4-rtn-b128", TINY).predicted
+    assert again is not None and (again.decode_source, again.reports) == ("reports", 1)

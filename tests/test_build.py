@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,15 +20,17 @@ from tests import builds
 from tests.builds import MODEL, follow
 from toolkit import build
 from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.config import shipped_dir
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_
+from toolkit.machine import Memory
 from toolkit.models import shipped_model
 from toolkit.plan import plan
 from toolkit.profiles import Profile, load_profile
-from toolkit.recipes import list_recipes, load_recipe
+from toolkit.recipes import impossible, list_recipes, load_recipe
 
 RTN = "int4-rtn-b32"
-RECIPES = [recipe.name for recipe in list_recipes()]
+RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]
 
 
 @pytest.fixture
@@ -193,12 +196,27 @@ def test_another_bundle_in_the_output_folder_is_left_alone(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("cache")
 def test_what_does_not_fit_is_refused_with_numbers_and_built_by_force() -> None:
-    small = with_ram(140_000_000)
-    with pytest.raises(ConfigError, match=r"needs 0\.\d\d GB of memory.*'local' has 0\.14 GB"):
+    small = with_ram(100_000_000)
+    with pytest.raises(ConfigError, match=r"needs 0\.\d\d GB of memory.*'local' has 0\.10 GB"):
         optimize(profile=small)
     events: list[Event] = []
     optimize(events, profile=small, force=True)
     assert any(isinstance(event, Warning_) for event in events)
+
+
+def test_a_hub_model_that_does_not_fit_is_refused_before_it_is_downloaded() -> None:
+    service = build.optimize("microsoft/Phi-3-mini-4k-instruct", load_recipe(RTN), with_ram(2_000_000_000))
+    with pytest.raises(ConfigError, match=r"Phi-3-mini-4k-instruct-int4-rtn-b32 needs .* 'local' has 2\.00 GB"):
+        follow(service)
+
+
+def test_a_host_without_the_memory_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.machine.available_memory", lambda: Memory(100_000_000, 0, None))
+    events: list[Event] = []
+    with pytest.raises(ConfigError, match=r"building phi3-nano-int4-rtn-b32 needs about 0\.5 GB of memory"):
+        optimize(events)
+    assert [step.text.split()[0] for step in steps(events)] == ["plan"]
+    assert not [path for path in (tmp_path / "cache" / "builds").iterdir() if path.is_dir()]
 
 
 @pytest.mark.usefixtures("cache")
@@ -231,6 +249,42 @@ def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache:
     (options,) = config["model"]["decoder"]["session_options"]["provider_options"]
     assert "cuda" in options
     assert any(isinstance(event, Warning_) and "only be checked on the device" in event.text for event in events)
+
+
+def test_fp16_graph_computes_what_fp32_does(cache: Path, tmp_path: Path) -> None:
+    """The last step that can run without a GPU: the CPU executes the GPU's graph once nothing asks for CUDA."""
+    profile = load_profile("jetson-orin-nano-8gb")
+    built = follow(build.optimize(MODEL, load_recipe("fp16"), profile))
+    folder = tmp_path / "on-cpu"
+    shutil.copytree(built.path, folder)
+    config = json.loads((folder / "genai_config.json").read_bytes())
+    config["model"]["decoder"]["session_options"]["provider_options"] = []
+    (folder / "genai_config.json").chmod(0o644)
+    (folder / "genai_config.json").write_text(json.dumps(config))
+    assert builds.generate(folder, 8) == builds.generate(builds.bundle("fp32").path, 8)
+
+
+def test_too_little_calibration_text_is_refused_before_the_work() -> None:
+    Path("tiny.txt").write_text("In the beginning.")
+    events: list[Event] = []
+    recipe = load_recipe("int4-gptq-b32")
+    with pytest.raises(ConfigError, match=r"tiny\.txt: \d tokens of text; the recipe calibrates with 4096"):
+        follow(build.optimize(MODEL, recipe, builds.profile(), calibration=Path("tiny.txt")), events)
+    assert not any(step.text.startswith("build") for step in steps(events))
+
+
+def test_calibration_with_plain_text(cache: Path) -> None:
+    text = (shipped_dir("recipes").parent / "heldout.txt").read_text(encoding="utf-8")
+    Path("mine.txt").write_text(text[:60_000])
+    recipe = load_recipe("int4-gptq-b32")
+    built = follow(build.optimize(MODEL, recipe, builds.profile(), calibration=Path("mine.txt")))
+    assert built.manifest.recipe["calibration"]["sha256"] == hashlib.sha256(Path("mine.txt").read_bytes()).hexdigest()
+    assert built.id != builds.bundle("int4-gptq-b32").id
+
+
+def test_recipe_that_contradicts_the_profile() -> None:
+    with pytest.raises(ConfigError, match="16-bit floats are for GPU providers"):
+        follow(build.optimize(MODEL, load_recipe("fp16"), builds.profile()))
 
 
 def test_two_builders_of_the_same_take_turns(cache: Path) -> None:

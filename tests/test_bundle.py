@@ -12,6 +12,7 @@ import pytest
 
 from tests import builds
 from tests.builds import follow
+from tests.test_quality import figures
 from toolkit.bundle import (
     MANIFEST_NAME,
     Artifact,
@@ -21,14 +22,17 @@ from toolkit.bundle import (
     canonical_json,
     describe_file,
     find_bundle,
+    find_identity,
     link_files,
     list_bundles,
     open_bundle,
+    record_quality,
     store_dir,
     verify_bundle,
     write_bundle,
 )
 from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.quality import HELD_OUT, Quality
 
 FILES = {"model.onnx": b"graph", "model.onnx.data": b"\0" * 5000, "sub/tokenizer.json": b"{}"}
 
@@ -262,3 +266,70 @@ def test_real_bundle_verifies_and_tells_nothing_of_this_machine() -> None:
             assert str(builds.session_cache("int4-rtn-b32")) not in text
             assert str(Path.home()) not in text
     assert str(builds.session_cache("int4-rtn-b32")) not in real.manifest_text
+
+
+def put_twin(quality: dict[str, Quality]) -> Bundle:
+    """The bundle of `put_in_store` with figures, beside it: what a process that was killed in between leaves."""
+    beside = store_dir() / ".twin"
+    made = make(beside)
+    (beside / MANIFEST_NAME).unlink()
+    twin = write_bundle(beside, made.manifest.model_copy(update={"quality": quality}))
+    beside.rename(store_dir() / twin.id)
+    return open_bundle(store_dir() / twin.id)
+
+
+def test_identity_knows_nothing_of_figures(bundle: Bundle) -> None:
+    evaluated = bundle.manifest.model_copy(update={"quality": {HELD_OUT: figures()}})
+    assert evaluated.identity == bundle.manifest.identity
+    other = bundle.manifest.model_copy(update={"context_tokens": 513})
+    assert other.identity != bundle.manifest.identity
+
+
+def test_recorded_figures_make_a_new_id_of_the_same_files() -> None:
+    old = put_in_store()
+    inode = (old.path / "model.onnx.data").stat().st_ino
+    new = record_quality(old, HELD_OUT, figures())
+    assert new.id != old.id and not old.path.exists()
+    assert new.path == store_dir() / new.id
+    assert (new.path / "model.onnx.data").stat().st_ino == inode
+    assert list_bundles() == [new]
+    follow(verify_bundle(new))
+    again = record_quality(new, "own.txt", figures(ppl=30))
+    assert set(again.manifest.quality) == {HELD_OUT, "own.txt"}
+    assert record_quality(again, HELD_OUT, figures()).id == again.id
+    assert list(store_dir().glob(".*")) == []
+
+
+def test_a_bundle_outside_the_store_keeps_its_figures_where_it_is(bundle: Bundle) -> None:
+    stored = put_in_store()
+    new = record_quality(bundle, HELD_OUT, figures())
+    assert new.path == bundle.path and open_bundle(bundle.path) == new
+    follow(verify_bundle(new))
+    # Its twin in the store has them too.
+    assert [entry.id for entry in list_bundles()] == [new.id] != [stored.id]
+
+
+def test_figures_that_cannot_be_written_leave_the_bundle_alone(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(ConfigError, match="the figures can't be recorded: Read-only file system") as caught:
+        record_quality(bundle, HELD_OUT, figures())
+    assert caught.value.hint == "--no-record leaves the bundle as it is"
+    assert open_bundle(bundle.path) == bundle
+
+
+def test_of_two_with_one_identity_the_one_with_figures_is_meant() -> None:
+    old = put_in_store()
+    twin = put_twin({HELD_OUT: figures()})
+    assert find_bundle("nano-int4") == find_identity(old.manifest.identity) == twin
+    merged = record_quality(old, "own.txt", figures())
+    assert set(merged.manifest.quality) == {HELD_OUT, "own.txt"}
+    assert list_bundles() == [merged]
+
+
+def test_a_manifest_with_broken_figures_is_explained(bundle: Bundle) -> None:
+    rewrite(bundle, quality={HELD_OUT: {"ppl": "good"}})
+    with pytest.raises(CorruptBundle, match=r"quality\.held-out"):
+        open_bundle(bundle.path)

@@ -11,8 +11,9 @@ from tests.builds import bundle as build
 from tests.builds import follow
 from tests.servers import needs_sshd
 from tests.test_deploy import target_at, target_over
+from tests.test_profiles import write
 from toolkit.chat import Conversation, converse
-from toolkit.deploy import deploy
+from toolkit.deploy import activate, deploy
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Event, Token, Warning_
@@ -107,3 +108,14 @@ def test_leaving_ends_the_process_on_the_device(root: Path, tmp_path: Path) -> N
         while subprocess.run(["pgrep", "-f", f"{root}/agent"], capture_output=True).returncode == 0:
             assert time.monotonic() < deadline, "the agent is still running"
             time.sleep(0.1)
+
+
+def test_settings_of_the_profile_change_speed_and_no_answer(device: Device, root: Path) -> None:
+    with converse(device) as conversation:
+        plain = answers(conversation, QUESTION, "And Moses said,", max_new_tokens=24)
+    settings = {"threads": 1, "chunk_size": 16, "ngram_size": 2, "max_draft_tokens": 4}
+    write("drafting", {"schema_version": 1, "extends": "local", "runtime": settings})
+    with connect(target_at(root).model_copy(update={"profile": "profiles/drafting.toml"})) as other:
+        follow(activate(other, build("fp32").id))
+        with converse(other) as conversation:
+            assert answers(conversation, QUESTION, "And Moses said,", max_new_tokens=24) == plain

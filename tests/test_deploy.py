@@ -17,7 +17,7 @@ from toolkit.bundle import Bundle, open_bundle
 from toolkit.deploy import activate, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
-from toolkit.events import Event, Progress, Step
+from toolkit.events import Event, Progress, Step, Warning_
 from toolkit.targets import Target
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.sshd import PrivateSshd
@@ -228,3 +228,57 @@ def test_ctrl_c_in_mid_push_leaves_nothing_that_is_trusted(root: Path, fp32: Bun
         assert not (root / "current.json").exists()
         follow(deploy(fp32, device))
     assert pointer(root)["release"] == fp32.id
+
+
+def planned(bundle: Bundle, folder: Path, **changes: int) -> Bundle:
+    """The bundle as if its plan had said something else."""
+    from toolkit.bundle import write_bundle
+
+    assert bundle.manifest.plan is not None
+    plan = bundle.manifest.plan.model_copy(update=changes)
+    return write_bundle(folder, bundle.manifest.model_copy(update={"plan": plan}))
+
+
+def test_too_little_memory_is_told_before_the_first_byte(root: Path, copy: Bundle) -> None:
+    large = planned(copy, copy.path, base_bytes=10**15)
+    with device_at(root) as device, pytest.raises(ConfigError) as error:
+        follow(deploy(large, device))
+    assert "phi3-nano-int4-rtn-b32 needs 1000000.04 GB of memory with its context of" in error.value.message
+    assert "GB of it for a model" in error.value.message
+    assert error.value.hint is not None and "--force deploys it anyway" in error.value.hint
+    assert not list((root / "incoming").iterdir())
+    events: list[Event] = []
+    with device_at(root) as device:
+        follow(deploy(large, device, force=True), events)
+    assert any(isinstance(event, Warning_) and "1000000.04 GB" in event.text for event in events)
+    assert pointer(root)["release"] == large.id
+
+
+def test_a_context_that_would_fit_is_named(root: Path, copy: Bundle) -> None:
+    per_token = 10**9
+    greedy = planned(copy, copy.path, base_bytes=0, load_bytes=0, kv_bytes_per_token=per_token)
+    with device_at(root) as device, pytest.raises(ConfigError) as error:
+        follow(deploy(greedy, device))
+    room = error.value.message.rpartition(", ")[2].split()[0]
+    assert error.value.hint == f"optimize again with --context {int(float(room))}; --force deploys it anyway"
+
+
+def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:
+    from toolkit.deploy import check_memory
+
+    probe = {"ram_bytes": 16 * 10**9, "mem_available_bytes": 10**7}
+    events: list[Event] = []
+    with device_at(root) as device:
+        follow(check_memory(copy, device, probe, force=False), events)
+    (warning,) = [event.text for event in events if isinstance(event, Warning_)]
+    assert warning.startswith("here: phi3-nano-int4-rtn-b32 needs 0.1")
+    assert warning.endswith("and 0.01 GB are available there now: end what else runs")
+
+
+def test_bundles_of_before_the_plan_deploy(root: Path, copy: Bundle) -> None:
+    from toolkit.bundle import write_bundle
+
+    old = write_bundle(copy.path, copy.manifest.model_copy(update={"plan": None}))
+    with device_at(root) as device:
+        follow(deploy(old, device))
+    assert pointer(root)["release"] == old.id

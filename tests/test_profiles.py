@@ -152,6 +152,14 @@ def test_units_and_names_of_attributes() -> None:
         ({"runtime__thread": 4}, "runtime.thread: unknown key (did you mean 'threads'?)"),
         ({"runtime__threads": 5}, "runtime.threads: 5 is more than hardware.cores (4)"),
         (
+            {"runtime__chunk_size": 4096},
+            "runtime.chunk_size: 4096 is more than defaults.context (2048); 0 reads the whole prompt at once",
+        ),
+        ({"runtime__max_draft_tokens": 8}, "runtime.max_draft_tokens: nothing is drafted without ngram_size"),
+        ({"runtime__ngram_size": 1}, "runtime.ngram_size: 1 would match nearly everything; it is 0 or 2 to 16"),
+        ({"runtime__ngram_size": 17}, "runtime.ngram_size: must be less than or equal to 16, not 17"),
+        ({"runtime__chunksize": 64}, "runtime.chunksize: unknown key (did you mean 'chunk_size'?)"),
+        (
             {"runtime__provider": "quda"},
             "runtime.provider: must be 'cpu', 'cuda', 'openvino', 'qnn' or 'vitisai', not 'quda' "
             "(did you mean 'cuda'?)",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_quality import figures
 from toolkit.errors import ConfigError
 from toolkit.report import (
     Report,
@@ -22,6 +23,7 @@ from toolkit.report import (
     to_json,
     ttft_ms,
 )
+from toolkit.settings import RuntimeSettings
 from toolkit.workloads import Workload
 
 FIXTURES = Path(__file__).parent / "data" / "reports"
@@ -61,7 +63,7 @@ def make_report(runs: list[Run], created: str = "2026-01-02T03:04:05Z", target: 
         bundle_bytes=9_000_000,
         context_tokens=1024,
         workload=Workload(name="w", description="d", prompt_tokens=100, generate_tokens=5),
-        threads=None,
+        settings=RuntimeSettings(),
         runtime=["onnxruntime-genai==0.18.0"],
         environment={"board": "x"},
         runs=runs,
@@ -111,7 +113,7 @@ def test_a_saved_report_is_found_again_by_what_it_measured() -> None:
     )
     save_report(old)
     path = save_report(new)
-    assert path.name == "20260103T000000Z-pi5-bbbbbbbb.json"
+    assert path.name == "20260103T000000Z-pi5-bbbbbbbb-1d63.json"
     assert find_report(target="pi5", bundle_id="b" * 64) == new
     assert find_report(target="pi4") is None
 
@@ -122,6 +124,15 @@ def test_an_unreadable_report_does_not_hide_the_others() -> None:
     assert find_report(target="pi5") is not None
     with pytest.raises(ConfigError, match="not a report"):
         read_report(path.parent / "99999999-broken.json")
+
+
+def test_figures_of_the_bundle_stand_beside_its_measurements() -> None:
+    report = make_report([make_run()])
+    assert report.quality == {}
+    evaluated = report.model_copy(update={"quality": {"held-out": figures()}})
+    value = json.loads(json.dumps(to_json(evaluated)))
+    assert value["quality"]["held-out"]["ppl"] == 20.4
+    assert Report.model_validate(value) == evaluated
 
 
 def test_json_carries_raw_samples_and_derived_metrics() -> None:
@@ -137,3 +148,27 @@ def test_reports_of_every_version_stay_readable(path: Path) -> None:
 
 def test_there_is_a_fixture_of_this_version() -> None:
     assert [path.stem for path in FIXTURES.glob("v1*.json")]
+
+
+def test_reports_of_before_settings_keep_their_threads(tmp_path: Path) -> None:
+    table = json.loads((FIXTURES / "v1-phi3-nano.json").read_text())
+    assert "settings" not in table
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(table | {"threads": 3}))
+    report = read_report(path)
+    assert report.settings == RuntimeSettings(threads=3)
+    assert to_json(report)["threads"] == report.threads == 3
+
+
+def test_reports_of_two_settings_in_one_second_are_both_kept() -> None:
+    report = make_report([make_run()])
+    other = report.model_copy(update={"settings": RuntimeSettings(threads=1)})
+    assert save_report(report) != save_report(other)
+    assert find_report(settings=RuntimeSettings(threads=1)) == other
+
+
+def test_remarks_tell_what_speculation_lived_on() -> None:
+    drafted = SAMPLE.model_copy(update={"drafted_tokens": 40, "accepted_tokens": 30})
+    assert remarks(make_report([make_run(samples=[drafted, drafted])])) == [
+        "75% of the drafted tokens held, which depends on the text"
+    ]

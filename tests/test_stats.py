@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from toolkit.stats import mean_and_error, percentile, perplexity, summarize
+from toolkit.stats import mean_and_error, percentile, perplexity, ratio, summarize
 
 
 def test_percentile_agrees_with_known_values() -> None:
@@ -60,3 +60,28 @@ def test_mean_and_error() -> None:
     assert math.isnan(mean_and_error([4.0])[1])
     with pytest.raises(ValueError, match="no values"):
         mean_and_error([])
+
+
+def test_a_ratio_of_medians_with_its_interval() -> None:
+    found = ratio([20.0, 22.0, 21.0, 19.0], [10.0, 11.0, 10.5, 9.5])
+    assert found.median == 2
+    assert 1.6 < found.low < 2 < found.high < 2.4
+    assert found == ratio([20.0, 22.0, 21.0, 19.0], [10.0, 11.0, 10.5, 9.5])
+
+
+def test_a_ratio_of_the_same_values_cannot_be_told_from_one() -> None:
+    values = [9.0, 10.0, 11.0, 12.0, 8.0]
+    found = ratio(values, values)
+    assert found.median == 1
+    assert found.low < 1 < found.high
+
+
+def test_a_ratio_of_few_values_is_as_wide_as_they_allow() -> None:
+    found = ratio([20.0, 24.0], [10.0, 8.0])
+    assert (found.low, found.high, found.n) == (2, 3, 2)
+
+
+def test_a_ratio_needs_a_base_above_zero() -> None:
+    for base in ([], [0.0, 1.0], [-1.0]):
+        with pytest.raises(ValueError, match="above 0"):
+            ratio([1.0], base)

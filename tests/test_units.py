@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.units import bandwidth_text, bytes_text, parse_bandwidth, parse_bytes
+from toolkit.units import bandwidth_text, bytes_text, parse_bandwidth, parse_bytes, parse_duration, parse_percent
 
 
 @pytest.mark.parametrize(
@@ -105,3 +105,43 @@ def test_every_size_is_read_back() -> None:
 def test_rates_are_read_back() -> None:
     assert bandwidth_text(17.1e9) == "17.1 GB/s"
     assert parse_bandwidth(bandwidth_text(204.8e9)) == 204.8e9
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5 h", 5400), ("2min", 120)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("30", "'30' has no unit; write it like '30m'"),
+        ("-5m", "'-5m' is negative; write it like '30m'"),
+        ("0s", "'0s' is no time at all; write it like '30m'"),
+        ("3d", "'3d' has an unknown unit 'd'; write it like '90s', '30m' or '2h'"),
+        ("soon", "'soon' is not a number with a unit; write it like '30m'"),
+    ],
+)
+def test_what_is_no_duration(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_duration(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("text", "fraction"), [("3%", 0.03), ("0.5 %", 0.005), ("0%", 0.0)])
+def test_percentages(text: str, fraction: float) -> None:
+    assert parse_percent(text) == fraction
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.03", "'0.03' has no unit; write it like '3%'"),
+        ("3‰", "'3‰' has an unknown unit '‰'; write it like '3%'"),
+        ("-1%", "'-1%' is negative; write it like '3%'"),
+    ],
+)
+def test_what_is_no_percentage(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_percent(text)
+    assert str(caught.value) == message

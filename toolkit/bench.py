@@ -15,7 +15,11 @@ from toolkit.deploy import prepare
 from toolkit.device import Device
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.report import Report, Run, find_report, save_report
+from toolkit.measure import measure
+from toolkit.report import Predicted, Report, Run, find_report, save_report
+from toolkit.runtime import Runtime
+from toolkit.settings import RuntimeSettings
+from toolkit.speed import find_speed, predict
 from toolkit.workloads import Workload
 
 HELD_OUT_TEXT = Path(__file__).parent / "data" / "heldout.txt"
@@ -29,33 +33,41 @@ def held_out_text() -> str:
     return HELD_OUT_TEXT.read_text(encoding="utf-8")
 
 
-def bench(device: Device, bundle_id: str | None, workload: Workload, *, reuse: bool = False) -> Service[Report]:
-    """Run a workload on an installed release, the active one by default.
+def bench(
+    device: Device,
+    bundle_id: str | None,
+    workload: Workload,
+    *,
+    settings: RuntimeSettings | None = None,
+    reuse: bool = False,
+) -> Service[Report]:
+    """Run a workload on an installed release, the active one by default, with the profile's settings by default.
 
-    With `reuse`, a kept report of the same release, target, workload and versions is returned instead of new
+    With `reuse`, a kept report of the same release, target, workload, settings and versions is returned instead of new
     runs. Raises ConfigError when the workload needs more context than the bundle was planned for; AgentError
     when the runtime fails on the device.
     """
     probe, runtime = yield from prepare(device)
-    manifest, bundle_id = _installed(device, bundle_id)
+    manifest, bundle_id = installed(device, bundle_id)
     _check_context(manifest, workload)
-    threads = device.profile.runtime.threads or probe["cores"]
+    settings = (settings or device.profile.runtime.settings).resolved(probe["cores"])
     identity: dict[str, Any] = {
         "agent_sha256": agent_sha256(),
         "target": device.target.name,
         "target_key": target_key(device, probe),
         "bundle_id": bundle_id,
         "workload": workload,
-        "threads": threads,
+        "settings": settings,
         "runtime": list(runtime.installed),
     }
     if reuse and (kept := find_report(**identity)):
         yield Step(f"{device.target.name}: measured on {kept.created_utc}", skipped=True)
         return kept
+    predicted = yield from _predict(device, manifest, bundle_id, workload, settings, runtime, identity["target_key"])
     runs = []
     for index in range(workload.runs):
         yield Step(f"{device.target.name}: {manifest.name}, run {index + 1} of {workload.runs}")
-        runs.append((yield from _run(device, bundle_id, runtime.lock, workload, threads, index)))
+        runs.append((yield from _run(device, bundle_id, runtime.lock, workload, settings, index)))
     report = Report(
         **identity,
         created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -67,10 +79,31 @@ def bench(device: Device, bundle_id: str | None, workload: Workload, *, reuse: b
         bundle_bytes=manifest.size_bytes,
         context_tokens=manifest.context_tokens,
         environment=probe,
+        quality=manifest.quality,
+        predicted=predicted,
         runs=runs,
     )
     save_report(report)
     return report
+
+
+def _predict(
+    device: Device,
+    manifest: Manifest,
+    bundle_id: str,
+    workload: Workload,
+    settings: RuntimeSettings,
+    runtime: Runtime,
+    key: str,
+) -> Service[Predicted | None]:
+    """What the plan expects of the workload, on a machine that is measured the first time; None without a plan."""
+    footprint = manifest.plan
+    if footprint is None:
+        return None
+    yield from measure(device, runtime, key)
+    speed = find_speed(device.profile, device.target.name, footprint, key=key, without=bundle_id)
+    lengths = workload.prompt_tokens, workload.generate_tokens, workload.tokens
+    return predict(footprint, speed, *lengths, settings.chunk_size or 0)
 
 
 def target_key(device: Device, probe: dict[str, Any]) -> str:
@@ -81,7 +114,8 @@ def target_key(device: Device, probe: dict[str, Any]) -> str:
     return hashlib.sha256(repr([facts, device.target.host, probe["install_root"]]).encode()).hexdigest()[:16]
 
 
-def _installed(device: Device, bundle_id: str | None) -> tuple[Manifest, str]:
+def installed(device: Device, bundle_id: str | None) -> tuple[Manifest, str]:
+    """A release's manifest and id, the active one by default. Raises ConfigError when there is none."""
     releases = device.ask("releases")["releases"]
     for entry in releases:
         if entry["release"] == bundle_id or (bundle_id is None and entry["active"]):
@@ -105,17 +139,20 @@ def _check_context(manifest: Manifest, workload: Workload) -> None:
         )
 
 
-def _run(device: Device, bundle_id: str, lock: str, workload: Workload, threads: int, index: int) -> Service[Run]:
+def _run(
+    device: Device, bundle_id: str, lock: str, workload: Workload, settings: RuntimeSettings, index: int
+) -> Service[Run]:
     quality = index == 0 and workload.quality_tokens > 0
     raw = yield from device.call(
         "bench",
         release=bundle_id,
         runtime=lock,
         workload=workload.model_dump(),
-        threads=threads,
+        settings=settings.model_dump(),
         # The first load reads the disk, the others the page cache: both are asked for by name in the report.
         cold=index == 0,
-        prompt=held_out_text()[:PROMPT_CHARACTERS],
+        # A text that begins again would be what prompt-lookup speculation lives on.
+        prompt=held_out_text()[: max(PROMPT_CHARACTERS, workload.prompt_tokens * 8)],
         # Eight characters a token is more than English prose has with any tokenizer of the family.
         quality_text=held_out_text()[: workload.quality_tokens * 8] if quality else None,
     )

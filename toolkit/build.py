@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from toolkit.bundle import (
     ModelRecord,
     canonical_json,
     describe_file,
+    find_identity,
     link_files,
     open_bundle,
     store_dir,
@@ -34,9 +34,12 @@ from toolkit.bundle import (
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
+from toolkit.host import check_host, host_needs
+from toolkit.locks import try_lock
 from toolkit.models import SourceModel, hash_model
 from toolkit.optimizer import require_extra, tool_versions
-from toolkit.optimizer.hub import local_model, resolve_model
+from toolkit.optimizer.calibration import token_ids
+from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimizer.runner import run_workflow
 from toolkit.plan import FitPlan, plan
 from toolkit.profiles import Profile
@@ -49,9 +52,6 @@ _RECORD = "build.json"
 _POLL_S = 0.5
 # What Olive writes about itself: absolute paths and times, of no use to a device.
 _OLIVE_RECORDS = {"footprint.json", "output_footprint.json", "model_config.json", "run_history.txt"}
-# The quantized checkpoint, the exported model in Olive's cache, and its copy in the output folder.
-_COPIES_ON_DISK = 3
-_SPARE_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -69,24 +69,38 @@ class Job:
 
     @property
     def name(self) -> str:
-        suffix = "" if self.provider == "cpu" else f"-{self.provider}"
-        return f"{self.model.name}-{self.recipe.name}{suffix}"
+        return bundle_name(self.model.name, self.recipe, self.provider)
 
     def recipe_table(self) -> dict[str, Any]:
         table = self.recipe.table()
         if self.calibration_sha256:
             table["calibration"] = table["calibration"] | {"sha256": self.calibration_sha256}
-        return table
+        return table | {"trust_remote_code": True} if self.model.remote_code else table
 
     def workflow(self, work: Path) -> dict[str, Any]:
         folder = self.model.folder.resolve()
-        return render_workflow(self.recipe, folder, self.provider, self.calibration, work / "output", work / "cache")
+        return self._render(folder, self.calibration, work / "output", work / "cache")
+
+    def _render(self, model: Path | str, text: Path | None, output: Path, cache: Path) -> dict[str, Any]:
+        trusted = self.model.remote_code
+        return render_workflow(self.recipe, model, self.provider, text, output, cache, trust_remote_code=trusted)
 
     def workflow_sha256(self) -> str:
         """Hash of the workflow with placeholders for what differs from machine to machine."""
-        text = self.calibration and Path("CALIBRATION")
-        workflow = render_workflow(self.recipe, "MODEL", self.provider, text, Path("OUTPUT"), Path("CACHE"))
-        return _sha256(canonical_json(workflow))
+        text = self.calibration and Path("CALIBRATION").with_suffix(self.calibration.suffix)
+        workflow = self._render("MODEL", text, Path("OUTPUT"), Path("CACHE"))
+        return _sha256(canonical_json([workflow, self.recipe.kv_cache_bits]))
+
+    def kv_cache(self) -> dict[str, Any] | None:
+        """What is done after the workflow, for `run_workflow`."""
+        settings = self.recipe.calibration
+        if self.recipe.kv_cache_bits is None or settings is None:
+            return None
+        return {
+            "calibration": str(self.calibration),
+            "samples": settings.samples,
+            "sequence_tokens": settings.sequence_tokens,
+        }
 
     def key(self) -> str:
         """Two jobs with the same key give the same files, except for the context."""
@@ -103,38 +117,55 @@ def optimize(
     calibration: Path | None = None,
     out: Path | None = None,
     force: bool = False,
+    trust_remote_code: bool = False,
     check: Check | None = None,
 ) -> Service[Bundle]:
     """Build `model_ref` by `recipe` for `profile`, or find it built, and return the bundle.
 
     `context` is in tokens and defaults to the profile's. `check` loads the bundle and generates with it
     before it is stored. With `out` the bundle is also put into that folder, and that copy is returned.
-    `force` builds even what isn't expected to fit. Raises ConfigError, MissingExtra and BuildError, and
+    `force` builds even what isn't expected to fit. `trust_remote_code` lets Python files of the model's folder run
+    where its architecture needs them; they are part of its hash. Raises ConfigError, MissingExtra and BuildError, and
     whatever `check` raises.
     """
     require_extra()
     if out is not None:
         _refuse_occupied(out)
-    job = yield from _prepare(model_ref, recipe, profile, context, calibration)
-    yield from _check_fit(job, profile, force=force)
+    yield from _check_fit(model_ref, recipe, profile, context, force=force, trust_remote_code=trust_remote_code)
+    job = yield from _prepare(model_ref, recipe, profile, context, calibration, trust_remote_code=trust_remote_code)
     with _open_lock(job.key()) as lock:
         yield from _acquire(lock)
-        build = yield from _build(job)
+        build = yield from _build(job, force=force)
         bundle = yield from _store(job, build, check)
     if out is not None:
         return _put(bundle, out)
     return bundle
 
 
-def workflow_for(model_ref: str, recipe: Recipe, profile: Profile, calibration: Path | None = None) -> dict[str, Any]:
+def workflow_for(
+    model_ref: str,
+    recipe: Recipe,
+    profile: Profile,
+    calibration: Path | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
     """The Olive configuration that `optimize` would run, with its output beside the working folder's files.
 
     A hub id stays as it is: nothing is downloaded.
     """
-    model = local_model(model_ref)
+    model = local_model(model_ref, trust_remote_code=trust_remote_code)
     source: Path | str = model.folder.resolve() if model else model_ref.partition("@")[0]
-    file = calibration_file(recipe, calibration)
-    return render_workflow(recipe, source, build_provider(profile), file, Path("olive-output"), Path("olive-cache"))
+    remote_code = model.remote_code if model else trust_remote_code
+    provider, file = build_provider(profile), calibration_file(recipe, calibration)
+    output, cache = Path("olive-output"), Path("olive-cache")
+    return render_workflow(recipe, source, provider, file, output, cache, trust_remote_code=remote_code)
+
+
+def bundle_name(model: str, recipe: Recipe, provider: str) -> str:
+    """What a bundle is called: the model's short name, the recipe, and the provider unless it is the CPU's."""
+    suffix = "" if provider == "cpu" else f"-{provider}"
+    return f"{model.rpartition('/')[2]}-{recipe.name}{suffix}"
 
 
 def build_provider(profile: Profile) -> str:
@@ -145,15 +176,25 @@ def build_provider(profile: Profile) -> str:
 
 
 def _prepare(
-    model_ref: str, recipe: Recipe, profile: Profile, context: int | None, calibration: Path | None
+    model_ref: str,
+    recipe: Recipe,
+    profile: Profile,
+    context: int | None,
+    calibration: Path | None,
+    *,
+    trust_remote_code: bool,
 ) -> Service[Job]:
-    model = yield from resolve_model(model_ref)
+    model = yield from resolve_model(model_ref, trust_remote_code=trust_remote_code)
+    if model.remote_code:
+        yield Warning_(f"{model.id}: Python files that come with this model run while it is built, as you said")
     provider = build_provider(profile)
     if provider != profile.runtime.provider:
         yield Warning_(
             f"no bundle can be built for provider '{profile.runtime.provider}'; this one runs on the device's CPU"
         )
     file = calibration_file(recipe, calibration)
+    if file is not None and recipe.calibration is not None:
+        token_ids(file, model.folder, recipe.calibration.tokens)
     fit = plan(model.shape, recipe, profile, context)
     return Job(
         model=model,
@@ -167,17 +208,22 @@ def _prepare(
     )
 
 
-def _check_fit(job: Job, profile: Profile, *, force: bool) -> Service[None]:
-    """Say the plan, and refuse what it rules out."""
-    fit = job.fit
+def _check_fit(
+    ref: str, recipe: Recipe, profile: Profile, context: int | None, *, force: bool, trust_remote_code: bool
+) -> Service[None]:
+    """Say the plan, and refuse what it rules out: of a hub id before its weights are fetched."""
+    local = local_model(ref, trust_remote_code=trust_remote_code)
+    shape = local.shape if local else (yield from resolve_shape(ref))
+    fit = plan(shape, recipe, profile, context)
+    name = bundle_name(local.name if local else ref.partition("@")[0], recipe, build_provider(profile))
     if fit.fits:
         yield Step(
-            f"plan {job.name}: {fit.bundle_bytes / 1e6:,.0f} MB on disk, {fit.needed_bytes / 1e6:,.0f} of "
+            f"plan {name}: {fit.bundle_bytes / 1e6:,.0f} MB on disk, {fit.needed_bytes / 1e6:,.0f} of "
             f"{fit.available_bytes / 1e6:,.0f} MB of memory with a context of {fit.context_tokens} tokens"
         )
         return
     message = (
-        f"{job.name} needs {fit.needed_bytes / 1e9:.2f} GB of memory with a context of "
+        f"{name} needs {fit.needed_bytes / 1e9:.2f} GB of memory with a context of "
         f"{fit.context_tokens} tokens; '{profile.name}' has {fit.available_bytes / 1e9:.2f} GB for it"
     )
     if not force:
@@ -188,7 +234,7 @@ def _check_fit(job: Job, profile: Profile, *, force: bool) -> Service[None]:
 def _smaller(fit: FitPlan) -> str:
     if fit.largest_context_tokens:
         return f"--context {fit.largest_context_tokens} is the most that fits; --force builds it anyway"
-    return "take a smaller model or recipe (int4-rtn-b128 is the smallest); --force builds it anyway"
+    return "take a smaller model or recipe (int4-rtn-b128-int2 is the smallest); --force builds it anyway"
 
 
 def _open_lock(key: str) -> IO[bytes]:
@@ -199,33 +245,18 @@ def _open_lock(key: str) -> IO[bytes]:
 
 def _acquire(lock: IO[bytes]) -> Service[None]:
     """Wait until no other process builds the same; closing the file gives the lock back."""
-    if _try_lock(lock):
+    if try_lock(lock):
         return
     yield Step("wait: another process builds the same")
-    while not _try_lock(lock):
+    while not try_lock(lock):
         time.sleep(_POLL_S)
-
-
-def _try_lock(lock: IO[bytes]) -> bool:
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _builds_dir() -> Path:
     return cache_dir() / "builds"
 
 
-def _build(job: Job) -> Service[Path]:
+def _build(job: Job, *, force: bool) -> Service[Path]:
     """The folder with Olive's files for `job`, made now or found whole. The job's lock is held."""
     key = job.key()
     folder = _builds_dir() / key
@@ -236,11 +267,12 @@ def _build(job: Job) -> Service[Path]:
     work = _builds_dir() / f".{key}"
     for old in (folder, work):
         shutil.rmtree(old, ignore_errors=True)
+    needs = host_needs(job.model.shape, job.recipe, job.provider)
+    yield from check_host(needs, job.name, work.parent, force=force)
     work.mkdir(parents=True)
     try:
         yield Step(f"build {job.name}")
-        needed = _COPIES_ON_DISK * job.fit.bundle_bytes + _SPARE_BYTES
-        yield from run_workflow(job.workflow(work), work, needed_bytes=needed)
+        yield from run_workflow(job.workflow(work), work, kv_cache=job.kv_cache())
         _finish(work / "output")
         (work / "output").replace(folder)
     finally:
@@ -290,11 +322,12 @@ def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
     try:
         bundle = _assemble(job, build, beside)
         final = store_dir() / bundle.id
-        if final.is_dir():
-            if _whole(final, bundle.manifest.artifacts):
-                yield Step(f"bundle {bundle.id[:12]}", skipped=True)
-                return Bundle(final, bundle.manifest, bundle.id)
-            shutil.rmtree(final)
+        # It may have been evaluated since: the same files under another id.
+        if stored := find_identity(bundle.manifest.identity):
+            if _whole(stored.path, stored.manifest.artifacts):
+                yield Step(f"bundle {stored.id[:12]}", skipped=True)
+                return stored
+            shutil.rmtree(stored.path)
         if check is not None:
             yield from check(bundle)
         beside.replace(final)
@@ -325,6 +358,7 @@ def _assemble(job: Job, build: Path, folder: Path) -> Bundle:
         context_tokens=job.fit.context_tokens,
         tools=job.tools,
         workflow_sha256=job.workflow_sha256(),
+        plan=job.fit.footprint,
     )
     return write_bundle(folder, manifest)
 

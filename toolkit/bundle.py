@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from toolkit.config import cache_dir, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
+from toolkit.footprint import Footprint
+from toolkit.quality import Quality
 
 MANIFEST_NAME = "manifest.json"
 MIN_PREFIX = 6
@@ -69,7 +71,10 @@ class ModelRecord(_Record):
 
 
 class Manifest(_Record):
-    """What a bundle holds and what it was made from. Nothing in it tells when or where it was built."""
+    """What a bundle holds and what it was made from. Nothing in it tells when or where it was built.
+
+    `quality` has the figures of evaluations on this machine, each by the name of its text.
+    """
 
     manifest_version: Literal[1] = 1
     name: str
@@ -80,7 +85,9 @@ class Manifest(_Record):
     context_tokens: int = Field(ge=1)
     tools: dict[str, str]
     workflow_sha256: Sha256
-    quality: dict[str, Any] = Field(default_factory=dict)
+    quality: dict[str, Quality] = Field(default_factory=dict)
+    # What the device needs, predicted when it was built; bundles of edgephi 0.1 have none.
+    plan: Footprint | None = None
 
     @model_validator(mode="after")
     def _no_path_twice(self) -> Manifest:
@@ -94,6 +101,11 @@ class Manifest(_Record):
     @property
     def size_bytes(self) -> int:
         return sum(artifact.size_bytes for artifact in self.artifacts)
+
+    @property
+    def identity(self) -> str:
+        """What stays the same when figures are recorded: the hash of the manifest without its quality."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"quality"})).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -127,12 +139,16 @@ def write_bundle(folder: Path, manifest: Manifest) -> Bundle:
 
     The artifacts must already stand there. Returns the bundle; its id follows from the manifest alone.
     """
-    text = canonical_json(manifest.model_dump(mode="json")) + "\n"
+    text = _manifest_text(manifest)
     path = folder / MANIFEST_NAME
     path.write_text(text, encoding="utf-8", newline="\n")
     for file in (path, *(folder / artifact.path for artifact in manifest.artifacts)):
         file.chmod(READ_ONLY)
     return Bundle(folder, manifest, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _manifest_text(manifest: Manifest) -> str:
+    return canonical_json(manifest.model_dump(mode="json")) + "\n"
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -236,7 +252,8 @@ def find_bundle(ref: str) -> Bundle:
     if os.sep in ref or "/" in ref or Path(ref).is_dir():
         return open_bundle(Path(ref).expanduser())
     stored = list_bundles()
-    matches = [bundle for bundle in stored if bundle.manifest.name == ref]
+    by_figures = sorted(stored, key=lambda bundle: len(bundle.manifest.quality))
+    matches = list({b.manifest.identity: b for b in by_figures if b.manifest.name == ref}.values())
     if not matches and re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", ref):
         matches = [bundle for bundle in stored if bundle.id.startswith(ref)]
     if not matches:
@@ -246,6 +263,61 @@ def find_bundle(ref: str) -> Bundle:
         ids = ", ".join(f"{bundle.id[:12]} (context {bundle.manifest.context_tokens})" for bundle in matches)
         raise ConfigError(f"'{ref}' means {len(matches)} bundles: {ids}", "name one by its id")
     return matches[0]
+
+
+def find_identity(identity: str) -> Bundle | None:
+    """The stored bundle of that identity; the one with the most figures should there be several."""
+    found = _of_identity(identity)
+    return max(found, key=lambda bundle: len(bundle.manifest.quality), default=None)
+
+
+def _of_identity(identity: str) -> list[Bundle]:
+    return [bundle for bundle in list_bundles() if bundle.manifest.identity == identity]
+
+
+def record_quality(bundle: Bundle, text: str, quality: Quality) -> Bundle:
+    """Put the figures on `text` into a bundle's manifest: in the store, and in its own folder if that is elsewhere.
+
+    The same files under a new id take the old bundle's place. Raises ConfigError when its folder can't be written.
+    """
+    stored = _of_identity(bundle.manifest.identity)
+    known = {key: value for other in (*stored, bundle) for key, value in other.manifest.quality.items()}
+    manifest = bundle.manifest.model_copy(update={"quality": known | {text: quality}})
+    try:
+        replaced = _replace_stored(stored, manifest) if stored else None
+        if replaced and any(other.path.absolute() == bundle.path.absolute() for other in stored):
+            return replaced
+        return _replace_manifest(bundle.path, manifest)
+    except OSError as exc:
+        message = f"{shown(bundle.path)}: the figures can't be recorded: {exc.strerror}"
+        raise ConfigError(message, "--no-record leaves the bundle as it is") from exc
+
+
+def _replace_stored(stored: list[Bundle], manifest: Manifest) -> Bundle:
+    beside = store_dir() / f".quality-{manifest.identity[:16]}-{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        link_files(stored[0].path, [artifact.path for artifact in manifest.artifacts], beside)
+        made = write_bundle(beside, manifest)
+        final = store_dir() / made.id
+        if not final.is_dir():
+            beside.replace(final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    # Killed before this, two of one identity stay: whoever looks takes the one with figures.
+    for old in stored:
+        if old.id != made.id:
+            shutil.rmtree(old.path)
+    return Bundle(final, manifest, made.id)
+
+
+def _replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    beside = folder.with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
+    beside.write_text(_manifest_text(manifest), encoding="utf-8", newline="\n")
+    beside.chmod(READ_ONLY)
+    beside.replace(folder / MANIFEST_NAME)
+    return open_bundle(folder)
 
 
 def link_files(source: Path, names: Iterable[str], folder: Path) -> None:

@@ -86,7 +86,7 @@ def _turn(text: str, payload: dict[str, list[int]]) -> Turn:
 @contextmanager
 def converse(device: Device, sampling: dict[str, float | bool] | None = None) -> Iterator[Conversation]:
     """Start a conversation with the active release; greedy unless `sampling` gives genai search options."""
-    process = device.start("chat", sampling=sampling, threads=device.profile.runtime.threads)
+    process = device.start("chat", sampling=sampling, settings=device.profile.runtime.settings.model_dump())
     try:
         yield Conversation(device, process)
     finally:

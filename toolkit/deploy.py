@@ -11,6 +11,7 @@ from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.device import Device, check_profile, connect
 from toolkit.errors import ConfigError, DeviceFull
 from toolkit.events import Progress, Service, Step, Warning_
+from toolkit.plan import PROMPT_TOKENS
 from toolkit.runtime import Runtime, describe, resolve_wheels
 
 CHECK_PROMPT = "In the beginning"
@@ -76,10 +77,13 @@ def _upload(path: Path) -> Upload:
     return Upload(path, artifact.sha256, artifact.size_bytes)
 
 
-def install(bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None) -> Service[Release]:
+def install(
+    bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None, force: bool = False
+) -> Service[Release]:
     """Have a bundle verified in the target's store as a release, without activating it.
 
-    Raises CorruptBundle, DeviceFull, AgentError, HostUnreachable.
+    Raises ConfigError when the device hasn't the memory for it, which `force` makes a warning; CorruptBundle,
+    DeviceFull, AgentError, HostUnreachable.
     """
     probe, runtime = yield from prepare(device, offline=offline, wheels=wheels)
     release = Release(bundle.id, device.target.name, runtime, probe)
@@ -88,6 +92,7 @@ def install(bundle: Bundle, device: Device, *, offline: bool = False, wheels: Pa
     if state["installed"]:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
+    yield from check_memory(bundle, device, probe, force=force)
     yield Step(f"verify {bundle.manifest.name} here")
     yield from verify_bundle(bundle)
     yield from push(device, files, state)
@@ -96,15 +101,46 @@ def install(bundle: Bundle, device: Device, *, offline: bool = False, wheels: Pa
     return release
 
 
-def deploy(bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None) -> Service[Release]:
-    """Install a bundle, prove that it loads and generates there, then activate it atomically."""
-    release = yield from install(bundle, device, offline=offline, wheels=wheels)
+def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force: bool) -> Service[None]:
+    """Hold what the bundle was planned to need against the memory that the device really has.
+
+    Bundles without a plan pass. Raises ConfigError when it is too little and `force` isn't set.
+    """
+    footprint, context = bundle.manifest.plan, bundle.manifest.context_tokens
+    if footprint is None or not probe["ram_bytes"]:
+        return
+    prompt = device.profile.runtime.chunk_size or PROMPT_TOKENS
+    needed = footprint.needed_bytes(context, prompt)
+    room = probe["ram_bytes"] - device.profile.hardware.ram_reserved_bytes
+    name = f"{device.target.name}: {bundle.manifest.name}"
+    if needed > room:
+        message = (
+            f"{name} needs {needed / 1e9:.2f} GB of memory with its context of {context} tokens; the device has "
+            f"{probe['ram_bytes'] / 1e9:.2f} GB, {max(0, room) / 1e9:.2f} GB of it for a model"
+        )
+        if not force:
+            largest = footprint.largest_context(room, prompt)
+            smaller = f"optimize again with --context {largest}" if largest else "take a smaller recipe or model"
+            raise ConfigError(message, f"{smaller}; --force deploys it anyway")
+        yield Warning_(message)
+    elif probe["mem_available_bytes"] and needed > probe["mem_available_bytes"]:
+        yield Warning_(
+            f"{name} needs {needed / 1e9:.2f} GB of memory, and {probe['mem_available_bytes'] / 1e9:.2f} GB are "
+            "available there now: end what else runs"
+        )
+
+
+def deploy(
+    bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None, force: bool = False
+) -> Service[Release]:
+    """Install a bundle, prove that it loads and generates there, then activate it atomically; raises as `install`."""
+    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force)
     pointer = device.ask("releases")["pointer"]
     if (pointer["release"], pointer["runtime"]) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **_check_request(release.runtime), release=bundle.id)
+    yield from device.call("check", **_check_request(device, release.runtime), release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
@@ -121,11 +157,13 @@ def check_here(bundle: Bundle) -> Service[None]:
     with connect("local") as device:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
-        yield from device.call("check", **_check_request(runtime), model_folder=str(bundle.path.resolve()))
+        yield from device.call("check", **_check_request(device, runtime), model_folder=str(bundle.path.resolve()))
 
 
-def _check_request(runtime: Runtime) -> dict[str, Any]:
-    return {"runtime": runtime.lock, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS}
+def _check_request(device: Device, runtime: Runtime) -> dict[str, Any]:
+    # With the profile's settings: what becomes active has been seen to work the way it will be used.
+    settings = device.profile.runtime.settings.model_dump()
+    return {"runtime": runtime.lock, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
 
 
 def ask_missing(device: Device, files: list[Upload], **params: str) -> dict[str, Any]:
@@ -199,6 +237,6 @@ def activate(device: Device, reference: str) -> Service[str]:
         raise ConfigError(
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
-    yield from device.call("check", **_check_request(runtime), release=fitting[0])
+    yield from device.call("check", **_check_request(device, runtime), release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return str(fitting[0])

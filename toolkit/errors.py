@@ -1,8 +1,8 @@
 """Every error that edgephi words for its users.
 
 An error says what, where and what to do next. `exit_code` is part of the command-line contract:
-config 3, missing extra 4, build 5, corrupt bundle 6, device 7; 10 is kept for gates. Click keeps 2 for usage,
-a bug is 70, Ctrl-C is 130.
+config 3, missing extra 4, build 5, corrupt bundle 6, device 7, gate failed 10. Click keeps 2 for usage, a bug is 70,
+Ctrl-C is 130.
 """
 
 from __future__ import annotations
@@ -86,3 +86,9 @@ class AgentError(DeviceError):
 
 class DeviceFull(DeviceError):
     """The device has too little free space."""
+
+
+class GateFailed(ToolkitError):
+    """A bundle works, but doesn't hold its profile's limits."""
+
+    exit_code = 10

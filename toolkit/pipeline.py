@@ -11,6 +11,7 @@ from toolkit.build import optimize
 from toolkit.deploy import check_here, deploy, prepare
 from toolkit.device import connect
 from toolkit.errors import ToolkitError
+from toolkit.evaluate import with_figures
 from toolkit.events import Service, Step, Warning_
 from toolkit.profiles import load_profile
 from toolkit.recipes import load_recipe
@@ -42,6 +43,8 @@ class Options:
     force: bool = False
     fresh: bool = False
     prompt_secret: PromptSecret | None = None
+    trust_remote_code: bool = False
+    evaluate: bool = False
 
 
 def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: Options) -> Service[list[Row]]:
@@ -89,9 +92,16 @@ def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[
         context=options.context_tokens,
         calibration=options.calibration,
         force=options.force,
+        trust_remote_code=options.trust_remote_code,
         check=check_here,
     )
+    if options.evaluate:
+        bundle = yield from with_figures(
+            bundle, model, force=options.force, trust_remote_code=options.trust_remote_code
+        )
     with connect(target, options.prompt_secret) as device:
-        release = yield from deploy(bundle, device, offline=options.offline, wheels=options.wheels)
+        release = yield from deploy(
+            bundle, device, offline=options.offline, wheels=options.wheels, force=options.force
+        )
         report: Report = yield from bench(device, release.bundle_id, options.workload, reuse=not options.fresh)
     return report

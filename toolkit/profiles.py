@@ -33,7 +33,9 @@ from toolkit.config import (
 )
 from toolkit.errors import ConfigError
 from toolkit.machine import ARCH_NAMES
-from toolkit.units import bandwidth_text, bytes_text, parse_bandwidth, parse_bytes
+from toolkit.settings import NAMES as SETTING_NAMES
+from toolkit.settings import RuntimeSettings
+from toolkit.units import bandwidth_text, bytes_text, compute_text, parse_bandwidth, parse_bytes, parse_compute
 
 SCHEMA_VERSION = 1
 AUTO = "auto"
@@ -72,6 +74,15 @@ def _rate(value: object) -> float:
     return bytes_per_s
 
 
+def _compute(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError(f"a rate is text with a unit like '614 GOP/s', not {value!r}")
+    ops_per_s = parse_compute(value)
+    if ops_per_s <= 0:
+        raise ValueError("must be above 0")
+    return ops_per_s
+
+
 def _pins(packages: tuple[str, ...]) -> tuple[str, ...]:
     names: set[str] = set()
     for package in packages:
@@ -106,10 +117,14 @@ def _or_auto(pattern: str, example: str) -> WithJsonSchema:
 _SIZE_PATTERN = r"[0-9]+(\.[0-9]+)?\s*([kKMGT]i?)?B"
 _SIZE_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE_PATTERN}$", "examples": ["768 MiB"]})
 _RATE_SCHEMA = WithJsonSchema({"type": "string", "pattern": f"^{_SIZE_PATTERN}/s$", "examples": ["17 GB/s"]})
+_COMPUTE_SCHEMA = WithJsonSchema(
+    {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*[GT]OP/s$", "examples": ["614 GOP/s"]}
+)
 
 Size = Annotated[int, BeforeValidator(_size), _SIZE_SCHEMA]
 Ram = Annotated[int, BeforeValidator(_ram), _or_auto(_SIZE_PATTERN, "8 GiB")]
 Rate = Annotated[float, BeforeValidator(_rate), _RATE_SCHEMA]
+Compute = Annotated[float, BeforeValidator(_compute), _COMPUTE_SCHEMA]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -141,6 +156,12 @@ class Hardware(_Table):
     memory_bandwidth_bytes_per_s: Rate | None = Field(
         None, alias="memory_bandwidth", description="peak rate of the memory, from the data sheet"
     )
+    compute_ops_per_s: Compute | None = Field(
+        None,
+        alias="compute",
+        description="peak rate of matrix products, a multiplication and an addition counted as two operations: in int8 "
+        "on a CPU (in fp32 where it has no int8 dot product), in 16-bit floats on a GPU",
+    )
 
     @field_validator("ram_reserved_bytes")
     @classmethod
@@ -151,8 +172,8 @@ class Hardware(_Table):
         return reserved
 
 
-class Runtime(_Table):
-    """What executes a bundle there."""
+class Runtime(RuntimeSettings):
+    """What executes a bundle there, and how."""
 
     provider: Literal["cpu", "cuda", "openvino", "qnn", "vitisai"] = Field(
         description="execution provider of ONNX Runtime"
@@ -169,8 +190,11 @@ class Runtime(_Table):
     python: Annotated[str, AfterValidator(_python_specifier)] = Field(
         description="versions of Python that the packages have wheels for"
     )
-    threads: Count | None = Field(None, description="threads for inference; all usable cores when absent")
     wheel_index_note: str | None = Field(None, description="where packages come from that the index lacks")
+
+    @property
+    def settings(self) -> RuntimeSettings:
+        return RuntimeSettings(**{name: getattr(self, name) for name in SETTING_NAMES})
 
 
 class Defaults(_Table):
@@ -218,6 +242,11 @@ class Profile(_Table):
         hardware, runtime = self.hardware, self.runtime
         if runtime.threads is not None and runtime.threads > hardware.cores:
             raise ValueError(f"runtime.threads: {runtime.threads} is more than hardware.cores ({hardware.cores})")
+        if runtime.chunk_size is not None and runtime.chunk_size > self.defaults.context_tokens:
+            raise ValueError(
+                f"runtime.chunk_size: {runtime.chunk_size} is more than defaults.context "
+                f"({self.defaults.context_tokens}); 0 reads the whole prompt at once"
+            )
         for tag in runtime.platform_tags:
             _check_tag(tag, hardware)
         max_memory = self.limits.max_memory_bytes
@@ -273,6 +302,8 @@ def profile_table(profile: Profile) -> dict[str, Any]:
             table[section][key] = bytes_text(table[section][key])
     if "memory_bandwidth" in table["hardware"]:
         table["hardware"]["memory_bandwidth"] = bandwidth_text(table["hardware"]["memory_bandwidth"])
+    if "compute" in table["hardware"]:
+        table["hardware"]["compute"] = compute_text(table["hardware"]["compute"])
     return table
 
 

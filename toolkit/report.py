@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
 
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
+from toolkit.quality import Quality
+from toolkit.settings import RuntimeSettings
 from toolkit.stats import Summary, percentile, perplexity, summarize
 from toolkit.workloads import Workload
 
@@ -24,11 +27,16 @@ class _Record(BaseModel):
 
 
 class Sample(_Record):
-    """One generation. `token_ns[i]` is the time from submitting the prompt to having token i, in nanoseconds."""
+    """One generation. `token_ns[i]` is the time from submitting the prompt to having token i, in nanoseconds.
+
+    With n-gram speculation, how many tokens were drafted and checked, and how many of them held.
+    """
 
     prompt_tokens: int
     token_ns: list[int]
     tokens_sha256: str
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 class NegativeLogLikelihood(_Record):
@@ -55,6 +63,28 @@ class Run(_Record):
     nll: list[NegativeLogLikelihood] | None = None
 
 
+class Predicted(_Record):
+    """What the fit plan expected of this workload on this target before it was measured.
+
+    None where nothing was known of the device's speed; the sources are `stated`, `measured` or `reports`, of which
+    `reports` were used. The rest is what the rates were derived from: bytes read for a token at the workload's mean
+    depth, operations of the whole prompt, and seconds a step takes besides.
+    """
+
+    bundle_bytes: int
+    load_bytes: int
+    memory_bytes: int
+    decode_tps: float | None
+    prefill_tps: float | None
+    ttft_ms: float | None
+    decode_source: str | None
+    prefill_source: str | None
+    reports: int
+    read_bytes: int
+    prompt_ops: int
+    step_s: float
+
+
 class Report(_Record):
     """Comparable runs of one bundle on one target under one workload."""
 
@@ -72,10 +102,26 @@ class Report(_Record):
     bundle_bytes: int
     context_tokens: int
     workload: Workload
-    threads: int | None
+    settings: RuntimeSettings = RuntimeSettings()
     runtime: list[str]
     environment: dict[str, Any]
+    # The bundle's own, by text: measured on the host, not by these runs.
+    quality: dict[str, Quality] = {}
+    predicted: Predicted | None = None
     runs: list[Run]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_old(cls, table: dict[str, Any]) -> dict[str, Any]:
+        """The first reports knew no other setting than `threads`, and had it beside the workload."""
+        if "settings" in table or "threads" not in table:
+            return table
+        return table | {"settings": {"threads": table["threads"]}}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def threads(self) -> int | None:
+        return self.settings.threads
 
 
 def ttft_ms(sample: Sample) -> float:
@@ -153,7 +199,7 @@ def _quality(runs: list[Run]) -> dict[str, Summary]:
 
 
 def remarks(report: Report) -> list[str]:
-    """Why a row should be read with care: throttled, unstable, different outputs between repetitions."""
+    """Why a row should be read with care: throttled, unstable, outputs that differ, speculation."""
     found = []
     if any(run.throttled for run in report.runs):
         found.append("throttled")
@@ -161,6 +207,9 @@ def remarks(report: Report) -> list[str]:
         found.append("unstable")
     if len({sample.tokens_sha256 for run in report.runs for sample in run.samples}) > 1:
         found.append("tokens differ between repetitions")
+    if drafted := sum(sample.drafted_tokens or 0 for run in report.runs for sample in run.samples):
+        accepted = sum(sample.accepted_tokens or 0 for run in report.runs for sample in run.samples)
+        found.append(f"{accepted / drafted:.0%} of the drafted tokens held, which depends on the text")
     return found
 
 
@@ -175,10 +224,16 @@ def reports_dir() -> Path:
     return data_dir() / "reports"
 
 
+def report_path(report: Report) -> Path:
+    """Where a report is kept. Settings stand in the name too: a search can measure several in one second."""
+    stamp = report.created_utc.replace(":", "").replace("-", "")
+    settings = hashlib.sha256(report.settings.model_dump_json().encode()).hexdigest()[:4]
+    return reports_dir() / f"{stamp}-{report.target}-{report.bundle_id[:8]}-{settings}.json"
+
+
 def save_report(report: Report) -> Path:
     """Keep a report; written beside and renamed."""
-    stamp = report.created_utc.replace(":", "").replace("-", "")
-    path = reports_dir() / f"{stamp}-{report.target}-{report.bundle_id[:8]}.json"
+    path = report_path(report)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
     beside.write_text(json.dumps(to_json(report), indent=1), encoding="utf-8")

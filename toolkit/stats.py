@@ -50,6 +50,26 @@ def summarize(values: Sequence[float], rounds: int = 2000) -> Summary:
     return Summary(median, percentile(medians, 2.5), percentile(medians, 97.5), len(values))
 
 
+def ratio(new: Sequence[float], base: Sequence[float], rounds: int = 2000) -> Summary:
+    """How many times the median of `base` the median of `new` is, with the bootstrap's 95 % interval.
+
+    Both are resampled independently, with a fixed seed. With fewer than three values on a side the interval is the
+    widest that the values allow. `n` is the smaller count. Raises ValueError when a side is empty or not above 0.
+    """
+    if min(base, default=0) <= 0:
+        raise ValueError("the base has to be above 0")
+    middle = percentile(new, 50) / percentile(base, 50)
+    n = min(len(new), len(base))
+    if n < 3:
+        return Summary(middle, min(new) / max(base), max(new) / min(base), n)
+    source = random.Random(0)
+    drawn = [
+        percentile(source.choices(new, k=len(new)), 50) / percentile(source.choices(base, k=len(base)), 50)
+        for _ in range(rounds)
+    ]
+    return Summary(middle, percentile(drawn, 2.5), percentile(drawn, 97.5), n)
+
+
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error; NaN for the error of a single value. Raises ValueError when there are none."""
     if not values:

@@ -1,4 +1,7 @@
-"""Sizes and rates as people write them, and back. Bytes, never bits: memory is sold and planned in bytes."""
+"""Sizes, rates, durations and percentages as people write them, and back.
+
+Bytes, never bits: memory is sold and planned in bytes.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+
+COMPUTE = {"GOP/s": 10**9, "TOP/s": 10**12}
 
 # The bound on the digits keeps a typing accident from becoming a number that no float holds.
 _QUANTITY = re.compile(r"(-?)([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*(.*)")
@@ -54,9 +59,43 @@ def bytes_text(n_bytes: int) -> str:
     return min(exact, key=lambda text: (len(text.split()[0]), len(text)))
 
 
+def parse_compute(text: str) -> float:
+    """`614 GOP/s`, `10 TOP/s` → operations per second. Raises ValueError that shows a correct example."""
+    number, unit = _split(text, example="614 GOP/s")
+    if unit not in COMPUTE:
+        raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '614 GOP/s' or '10 TOP/s'")
+    return float(number * COMPUTE[unit])
+
+
+def compute_text(ops_per_s: float) -> str:
+    """A rate in GOP/s that `parse_compute` reads."""
+    return f"{ops_per_s / 1e9:.12g} GOP/s"
+
+
 def bandwidth_text(bytes_per_s: float) -> str:
     """A rate in GB/s that `parse_bandwidth` reads."""
     return f"{bytes_per_s / 1e9:.12g} GB/s"
+
+
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def parse_duration(text: str) -> float:
+    """`90s`, `30m`, `1.5 h` → seconds. Raises ValueError that shows a correct example."""
+    number, unit = _split(text, example="30m")
+    if unit not in SECONDS:
+        raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '90s', '30m' or '2h'")
+    if number == 0:
+        raise ValueError(f"'{text}' is no time at all; write it like '30m'")
+    return float(number * SECONDS[unit])
+
+
+def parse_percent(text: str) -> float:
+    """`3%`, `0.5 %` → a fraction: 0.03, 0.005. Raises ValueError that shows a correct example."""
+    number, unit = _split(text, example="3%")
+    if unit != "%":
+        raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '3%'")
+    return float(number / 100)
 
 
 def _split(text: str, example: str) -> tuple[Fraction, str]:

@@ -180,6 +180,68 @@ def test_activate_and_rollback_move_one_pointer(root: Path) -> None:
     assert {entry["release"]: entry["active"] for entry in listed["releases"]} == {first: True, second: False}
 
 
+def test_deactivate_points_at_nothing_and_keeps_the_way_back(root: Path) -> None:
+    fake_runtime(root)
+    first, second = install(root, {"a": b"1"}), install(root, {"a": b"2"})
+    ask(root, "activate", release=first, runtime=LOCK)
+    ask(root, "activate", release=second, runtime=LOCK)
+    assert ask(root, "deactivate")["result"] == {"release": None, "from": second}
+    assert not any(entry["active"] for entry in ask(root, "releases")["result"]["releases"])
+    assert ask(root, "rollback")["result"] == {"release": first, "from": None}
+    ask(root, "deactivate")
+    assert ask(root, "activate", release=second, runtime=LOCK)["result"]["activated"]
+
+
+def test_discard_removes_what_arrived_and_nothing_else(root: Path) -> None:
+    release = install(root, {"a": b"1"})
+    deliver(root, {"b": b"2"})
+    sha256 = hashlib.sha256(b"2").hexdigest()
+    assert ask(root, "discard", sha256=[sha256, "f" * 64])["result"] == {}
+    assert not list((root / "incoming").iterdir())
+    assert (root / "releases" / release / "a").exists()
+    assert ask(root, "discard", sha256=["../../current"])["error"]["code"] == "bad_request"
+
+
+def test_prompts_are_spread_over_a_text_without_overlap(agent: ModuleType) -> None:
+    ids = list(range(100))
+    assert agent.cut_prompts(ids, 3, 10) == [ids[0:10], ids[33:43], ids[66:76]]
+    assert len(agent.cut_prompts(ids, 16, 32)) == 3
+    assert agent.cut_prompts(ids, 0, 32) == agent.cut_prompts(ids[:5], 4, 32) == []
+
+
+def test_windows_are_whole(agent: ModuleType) -> None:
+    assert agent.text_windows([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4]]
+    assert agent.text_windows([1], 2) == []
+
+
+def test_common_prefix(agent: ModuleType) -> None:
+    assert agent.common_prefix([1, 2, 3], [1, 2, 4]) == 2
+    assert agent.common_prefix([1, 2], [1, 2]) == 2
+    assert agent.common_prefix([5], [1]) == 0
+
+
+def test_comparing_a_table_with_itself_and_with_another(agent: ModuleType) -> None:
+    numpy = pytest.importorskip("numpy")
+    # More rows than are compared at once.
+    logits = numpy.random.default_rng(0).normal(size=(150, 7)).astype(numpy.float32)
+    agent.normalize(logits)
+    tokens = [index % 7 for index in range(151)]
+    reference = {
+        "log_probs": logits.astype(numpy.float16),
+        "top": logits.argmax(axis=-1),
+        "nll": agent.chosen_nll(logits, tokens),
+    }
+    same = agent.compare(logits, reference, tokens)
+    assert len(same["kld"]) == 150 and max(map(abs, same["kld"])) < 1e-6
+    assert same["same_top"] == 150 and same["nll"] == same["reference_nll"]
+    uniform = numpy.full_like(logits, -numpy.log(7))
+    other = agent.compare(uniform, reference, tokens)
+    entropy = -(numpy.exp(logits) * logits).sum(axis=-1)
+    assert other["kld"] == pytest.approx((numpy.log(7) - entropy).tolist(), abs=2e-3)
+    with pytest.raises(agent.AgentFailure, match="the reference knows 7 tokens, this bundle 6"):
+        agent.compare(logits[:, :6], reference, tokens)
+
+
 def test_activating_what_is_not_installed_changes_nothing(root: Path) -> None:
     fake_runtime(root)
     release = install(root, {"a": b"1"})
@@ -239,3 +301,30 @@ def test_parse_os_release_and_status(agent: ModuleType) -> None:
     assert agent.parse_os_release('NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n').startswith("Debian")
     assert agent.parse_status_kib("VmPeak:\t 10 kB\nVmHWM:\t  2048 kB\n", "VmHWM") == 2 * 2**20
     assert agent.parse_status_kib("", "VmHWM") is None
+
+
+def test_a_runtime_without_speculation_says_what_to_change(agent: ModuleType) -> None:
+    with pytest.raises(agent.AgentFailure) as caught:
+        agent.speculate(object(), {"ngram_size": 3, "max_draft_tokens": None})
+    assert caught.value.code == "unsupported"
+    assert "this runtime can't do n-gram speculation with {'ngram_size': 3}" in caught.value.message
+    assert caught.value.hint == "take ngram_size out of the profile's [runtime]"
+
+
+@pytest.mark.parametrize(
+    ("rotary", "planned", "chunked"),
+    [("default", 8192, True), ("longrope", 4096, True), ("longrope", 4097, False), ("su", 8192, False)],
+)
+def test_prompt_that_crosses_the_original_context_is_read_whole(
+    agent: ModuleType, tmp_path: Path, rotary: str, planned: int, chunked: bool
+) -> None:
+    config = {"original_max_position_embeddings": 4096, "rope_scaling": {"type": rotary}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "genai_config.json").write_text(json.dumps({"search": {"max_length": planned}}))
+    request = {"model_folder": str(tmp_path), "settings": {"chunk_size": 512, "threads": 2}}
+    assert agent.settings_of(request) == {"threads": 2} | ({"chunk_size": 512} if chunked else {})
+
+
+def test_settings_without_a_model_stay_as_they_are(agent: ModuleType) -> None:
+    assert agent.settings_of({"settings": {"chunk_size": 512}}) == {"chunk_size": 512}
+    assert agent.settings_of({}) == {}

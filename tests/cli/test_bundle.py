@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests import builds
-from toolkit.bundle import Bundle
+from tests.test_quality import figures
+from toolkit.bundle import Bundle, find_bundle, record_quality
 from toolkit.cli import main
+from toolkit.quality import HELD_OUT
 
 
 @pytest.fixture
@@ -70,3 +72,9 @@ def test_unknown_bundle_ends_with_3(run) -> None:  # type: ignore[no-untyped-def
     code, _, err = run("show", "abcdef")
     assert code == 3
     assert "unknown bundle 'abcdef'" in err
+
+
+def test_show_tells_the_figures_of_an_evaluated_bundle(run, stored: Bundle) -> None:  # type: ignore[no-untyped-def]
+    evaluated = record_quality(find_bundle(stored.manifest.name), HELD_OUT, figures())
+    assert "quality, held-out" in (shown := run("show", evaluated.id)[1])
+    assert "perplexity 20.40 (+2.00%), KLD 0.0100, top-1 90.0%, token match 50.0%; 4088 tokens on x86_64" in shown

@@ -123,7 +123,7 @@ def test_run_ends_in_a_table(local: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["phi-3-tiny-gqa", "phi-3-tiny-longrope"])
 def test_run_on_a_local_folder_of_another_shape(preset: str, local: Path, isolated: Path) -> None:
-    assert edgephi("model", "synth", preset, "-o", "model").returncode == 0
+    assert edgephi("models", "synth", preset, "-o", "model").returncode == 0
     done = edgephi("run", "./model", "local", "-w", "quick", "--json")
     assert done.returncode == 0, done.stderr
     (report,) = json.loads(done.stdout)["reports"]

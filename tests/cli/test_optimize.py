@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests import builds
 from toolkit.cli import main
+from toolkit.models import shipped_model
 
 RTN = "int4-rtn-b32"
 
@@ -100,3 +102,42 @@ def test_missing_extra_ends_with_4(run, monkeypatch: pytest.MonkeyPatch) -> None
     code, _, err = run("phi3-nano", "-p", "local")
     assert code == 4
     assert "torch isn't installed" in err and "edgephi[optimize]" in err
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder that needs remote code, which would be noticed if it ran."""
+    model = shipped_model("phi3-nano")
+    assert model is not None
+    folder = Path(shutil.copytree(model.folder, tmp_path / "small"))
+    config = json.loads((folder / "config.json").read_text()) | {
+        "architectures": ["Phi3SmallForCausalLM"],
+        "auto_map": {"AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_phi3_small.py").write_text("raise SystemExit('remote code ran')")
+    return folder
+
+
+def test_remote_code_wants_a_flag_that_names_it(run, small: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run(str(small), "-p", "local", "-r", "fp32", "--no-check")
+    assert code == 3
+    assert "needs remote code: Python files that come with the model" in err
+    assert "--trust-remote-code" in err
+
+
+def test_trusted_code_in_a_dry_run(run, small: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run(str(small), "-p", "local", "-r", RTN, "--dry-run", "--trust-remote-code")
+    assert code == 0, err
+    workflow = json.loads(out)
+    assert workflow["input_model"]["load_kwargs"] == {"trust_remote_code": True}
+    assert list(workflow["passes"]) == ["export"]
+    assert workflow["passes"]["export"]["extra_options"]["hf_remote"] is True
+
+
+def test_the_flag_alone_trusts_nothing_that_needs_no_code(run) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = run("phi3-nano", "-p", "local", "-r", RTN, "--dry-run", "--trust-remote-code")
+    assert code == 0, err
+    workflow = json.loads(out)
+    assert workflow["input_model"]["load_kwargs"] == {"trust_remote_code": False}
+    assert workflow["passes"]["export"]["extra_options"]["hf_remote"] is False

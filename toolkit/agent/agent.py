@@ -54,6 +54,10 @@ CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST_FILE"
 HISTORY_LENGTH = 10
 SIGKILL = 9  # Windows' signal module hasn't got it
 CHUNK = 1 << 20
+LOGIT_ROWS = 64
+# More than caches hold, and a length that the best of several passes is stable in.
+MEASURED_BYTES = 256 << 20
+MEASURED_S = 0.5
 ISA_FEATURES = {
     "neon", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "fphp",
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
@@ -471,6 +475,23 @@ def op_rollback(_request: dict[str, Any]) -> dict[str, Any]:
         return {"release": previous[0]["release"], "from": pointer["release"]}
 
 
+def op_deactivate(_request: dict[str, Any]) -> dict[str, Any]:
+    """Point `current` at nothing: for a release that must not stay and has none before it."""
+    with store_lock():
+        pointer = read_pointer()
+        write_durably(POINTER, json.dumps(dict(pointer, release=None, runtime=None, activated_unix_s=time.time())))
+    return {"release": None, "from": pointer["release"]}
+
+
+def op_discard(request: dict[str, Any]) -> dict[str, Any]:
+    """Throw away what arrived in incoming/ and isn't for the store, whole or not."""
+    for sha256 in request["sha256"]:
+        if not HEX64.match(sha256):
+            raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
+        (INCOMING / f"{sha256}.part").unlink(missing_ok=True)
+    return {}
+
+
 def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
     """Everything installed, newest first, and the pointer."""
     pointer = read_pointer()
@@ -710,6 +731,49 @@ def op_bench(request: dict[str, Any]) -> Any:
     return run
 
 
+def op_measure(request: dict[str, Any]) -> dict[str, Any]:
+    """How fast this device reads memory and, where `runtime` is installed, multiplies `kernel`; best of a second."""
+    found = {"read_bytes_per_s": read_rate(usable_cores()), "kernels_per_s": None}
+    if (RUNTIMES / request["runtime"] / "ready.json").is_file():
+        try:
+            found.update(in_runtime(dict(request, model_folder=str(ROOT))))
+        except AgentFailure as exc:
+            # A runtime that can't do this product may do its models all the same.
+            sys.stderr.write(f"no kernel was measured: {exc.message}\n")
+    return found
+
+
+def read_rate(threads: int) -> float:
+    """Bytes a second of several threads that look through more memory than caches hold for a byte that isn't there."""
+    import ctypes
+
+    library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
+    search = library.memchr  # ctypes lets go of the interpreter's lock meanwhile
+    search.argtypes, search.restype = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], ctypes.c_void_p
+    buffers = [bytearray(MEASURED_BYTES // threads) for _ in range(threads)]
+    views = [(ctypes.c_char * len(buffer)).from_buffer(buffer) for buffer in buffers]
+
+    def read_all() -> None:
+        jobs = [threading.Thread(target=search, args=(ctypes.addressof(view), 255, len(view))) for view in views]
+        for job in jobs:
+            job.start()
+        for job in jobs:
+            job.join()
+
+    return sum(map(len, buffers)) / best_time_s(read_all)
+
+
+def best_time_s(action: Callable[[], Any]) -> float:
+    """The shortest of what MEASURED_S has room for, three at least: what disturbs only makes it longer."""
+    best, started, rounds = float("inf"), time.perf_counter(), 0
+    while rounds < 3 or time.perf_counter() - started < MEASURED_S:
+        begun = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - begun)
+        rounds += 1
+    return best
+
+
 def drop_page_cache(folder: Path) -> bool:
     """Ask the kernel to forget a release's pages so that loading reads the disk. True if it was asked."""
     if not hasattr(os, "posix_fadvise"):
@@ -749,7 +813,7 @@ def load_model(request: dict[str, Any]) -> tuple[Any, Any, Any, int]:
     try:
         config = og.Config(request["model_folder"])
         # Left alone, the runtime takes one thread on some virtual machines and boards, at half the speed or less.
-        options = {"intra_op_num_threads": request.get("threads") or usable_cores()}
+        options = {"intra_op_num_threads": settings_of(request).get("threads") or usable_cores()}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
         model = og.Model(config)
         tokenizer = og.Tokenizer(model)
@@ -762,10 +826,57 @@ def first_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
-def new_generator(og: Any, model: Any, **options: Any) -> Any:
+def settings_of(request: dict[str, Any]) -> dict[str, Any]:
+    """The profile's settings: threads, chunk_size, ngram_size, max_draft_tokens; what is None isn't set.
+
+    A prompt that crosses a LongRoPE model's original context must be read at once: chunks of it would get one set of
+    rotary frequencies before the crossing and another one after it, and the answer would be wrong without a word.
+    """
+    settings = dict(request.get("settings") or {})
+    if settings.get("chunk_size") and crosses_original_context(request):
+        del settings["chunk_size"]
+    return settings
+
+
+def crosses_original_context(request: dict[str, Any]) -> bool:
+    """Whether the planned context is longer than what a LongRoPE model's short frequencies are for."""
+    folder = request.get("model_folder")
+    text = read_text(Path(folder) / "config.json") if folder else ""
+    config = json.loads(text) if text else {}
+    rotary = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = rotary.get("rope_type") or rotary.get("type") or "default"
+    original = config.get("original_max_position_embeddings")
+    return kind != "default" and original is not None and planned_context(request) > original
+
+
+def new_generator(og: Any, model: Any, settings: dict[str, Any] | None = None, **options: Any) -> Any:
+    """A greedy generator unless `options` say otherwise.
+
+    Quality is measured without `settings`: a prompt read in chunks leaves the last chunk's logits only.
+    """
     params = og.GeneratorParams(model)
-    params.set_search_options(batch_size=1, do_sample=False, **options)
+    search = {"batch_size": 1, "do_sample": False, **options}
+    if settings and settings.get("chunk_size"):
+        search["chunk_size"] = settings["chunk_size"]
+    params.set_search_options(**search)
+    if settings and settings.get("ngram_size"):
+        speculate(params, settings)
     return og.Generator(model, params)
+
+
+def speculate(params: Any, settings: dict[str, Any]) -> None:
+    chosen = {name: settings[name] for name in ("ngram_size", "max_draft_tokens") if settings.get(name)}
+    try:
+        params.set_speculative_options(**chosen)
+    except (AttributeError, RuntimeError) as exc:
+        message = f"this runtime can't do n-gram speculation with {chosen}: {first_line(exc)}"
+        raise AgentFailure("unsupported", message, "take ngram_size out of the profile's [runtime]") from exc
+
+
+def draft_facts(generator: Any) -> dict[str, int]:
+    """How many tokens speculation had checked, and how many of them held."""
+    stats = generator.get_speculative_stats()
+    return {"drafted_tokens": stats["draft_tokens_evaluated"], "accepted_tokens": stats["draft_tokens_accepted"]}
 
 
 def planned_context(request: dict[str, Any]) -> int:
@@ -820,7 +931,8 @@ def child_check(request: dict[str, Any]) -> dict[str, Any]:
     og, model, tokenizer, load_ns = load_model(request)
     ids = prompt_ids(tokenizer, request["prompt"], 8)
     count = min(request["tokens"], planned_context(request) - len(ids))
-    generator = new_generator(og, model, max_length=len(ids) + count, min_length=len(ids) + count)
+    length = len(ids) + count
+    generator = new_generator(og, model, settings_of(request), max_length=length, min_length=length)
     generator.append_tokens(ids)
     if not all_finite(generator):
         hint = "the weights or the quantization are broken"
@@ -846,7 +958,7 @@ def child_bench(request: dict[str, Any]) -> dict[str, Any]:
     rounds = workload["warmup"] + workload["repetitions"]
     samples = []
     for index in range(rounds):
-        sample = measure(og, model, ids, workload["generate_tokens"])
+        sample = measure(og, model, ids, workload["generate_tokens"], settings_of(request))
         if index >= workload["warmup"]:
             samples.append(sample)
         progress("measure", index + 1, rounds)
@@ -857,10 +969,10 @@ def child_bench(request: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def measure(og: Any, model: Any, ids: list[int], generate_tokens: int) -> dict[str, Any]:
+def measure(og: Any, model: Any, ids: list[int], generate_tokens: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Stamps in nanoseconds of one generation: `submit`, then one for every token that came out."""
     length = len(ids) + generate_tokens
-    generator = new_generator(og, model, max_length=length, min_length=length)
+    generator = new_generator(og, model, settings, max_length=length, min_length=length)
     submit = time.perf_counter_ns()
     generator.append_tokens(ids)
     stamps = []
@@ -869,7 +981,8 @@ def measure(og: Any, model: Any, ids: list[int], generate_tokens: int) -> dict[s
         stamps.append(time.perf_counter_ns() - submit)
     tokens = [int(token) for token in generator.get_sequence(0)][len(ids) :]
     digest = hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
-    return {"prompt_tokens": len(ids), "token_ns": stamps, "tokens_sha256": digest}
+    drafts = draft_facts(generator) if settings.get("ngram_size") else {}
+    return {"prompt_tokens": len(ids), "token_ns": stamps, "tokens_sha256": digest, **drafts}
 
 
 def negative_log_likelihood(
@@ -880,42 +993,66 @@ def negative_log_likelihood(
     Windows don't overlap, and every token but a window's first is predicted from those before it there.
     """
     results = []
-    windows = text_windows(tokenizer, text, workload["quality_tokens"], workload["quality_window_tokens"])
+    ids = [int(token) for token in tokenizer.encode(text)][: workload["quality_tokens"]]
+    windows = text_windows(ids, workload["quality_window_tokens"])
+    stepwise = last_logits_only(og, model)
     for index, tokens in enumerate(windows):
-        log_probs = log_probabilities(og, model, tokens)
+        log_probs = log_probabilities(og, model, tokens, stepwise)
         results.append({"sum": chosen_nll(log_probs, tokens), "count": len(tokens) - 1})
         progress("perplexity", index + 1, len(windows))
     return results
 
 
-def text_windows(tokenizer: Any, text: str, limit: int, window: int) -> list[list[int]]:
-    """The first `limit` tokens of a text in whole windows."""
-    ids = [int(token) for token in tokenizer.encode(text)][:limit]
+def text_windows(ids: list[int], window: int) -> list[list[int]]:
+    """Token ids in whole windows; what is left over is left out."""
     return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
 
 
-def log_probabilities(og: Any, model: Any, tokens: list[int]) -> Any:
+def last_logits_only(og: Any, model: Any) -> bool:
+    """Whether this bundle's graph gives the last token's logits alone (a pruned head), whatever it reads."""
+    generator = new_generator(og, model, max_length=3)
+    generator.append_tokens([0, 0])
+    return int(generator.get_output("logits").shape[1]) == 1
+
+
+def log_probabilities(og: Any, model: Any, tokens: list[int], stepwise: bool) -> Any:
     """Natural logarithms of the probabilities of every next token, float32 (len(tokens) - 1, vocabulary).
 
-    One window's logits are the most that is held.
+    One window's logits are the most that is held. `stepwise` reads one token at a time, as a pruned head needs it.
     """
     import numpy
 
     generator = new_generator(og, model, max_length=len(tokens) + 1)
-    generator.append_tokens(tokens)
-    logits = numpy.array(generator.get_output("logits"), dtype=numpy.float32)[0]
-    if logits.shape[0] != len(tokens):
-        raise AgentFailure(
-            "no_full_logits", "this bundle computes the last token's logits only: quality needs them all"
-        )
+    if stepwise:
+        rows = []
+        for token in tokens[:-1]:
+            generator.append_tokens([token])
+            rows.append(numpy.array(generator.get_output("logits")[0, -1], dtype=numpy.float32))
+        logits = numpy.stack(rows)
+    else:
+        generator.append_tokens(tokens)
+        logits = numpy.array(generator.get_output("logits")[0, :-1], dtype=numpy.float32)
     if not numpy.isfinite(logits).all():
         raise AgentFailure(
             "bad_logits", "the model's logits aren't finite numbers", "the weights or the quantization are broken"
         )
-    logits = logits[:-1]
-    logits -= logits.max(axis=-1, keepdims=True)
-    logits -= numpy.log(numpy.exp(logits).sum(axis=-1, keepdims=True))
+    for rows in row_blocks(logits):
+        rows -= rows.max(axis=-1, keepdims=True)
+        normalize(rows)
     return logits
+
+
+def row_blocks(table: Any) -> Iterator[Any]:
+    """Views of some rows each: what is computed from them needs little memory beside a window's logits."""
+    for start in range(0, len(table), LOGIT_ROWS):
+        yield table[start : start + LOGIT_ROWS]
+
+
+def normalize(rows: Any) -> None:
+    """Shift each row, in place, so that its exponentials add up to one."""
+    import numpy
+
+    rows -= numpy.log(numpy.exp(rows).sum(axis=-1, keepdims=True))
 
 
 def chosen_nll(log_probs: Any, tokens: list[int]) -> float:
@@ -924,36 +1061,190 @@ def chosen_nll(log_probs: Any, tokens: list[int]) -> float:
     return float(-log_probs[numpy.arange(len(tokens) - 1), tokens[1:]].sum())
 
 
+def greedy(og: Any, model: Any, prompt: list[int], count: int) -> list[int]:
+    """The `count` likeliest tokens after a prompt, one by one; an end of text doesn't stop it."""
+    generator = new_generator(og, model, max_length=len(prompt) + count, min_length=len(prompt) + count)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)][len(prompt) :]
+
+
+def child_reference(request: dict[str, Any]) -> dict[str, Any]:
+    """Write what bundles are compared with: a file of log-probabilities for each window of text, and greedy tokens.
+
+    No more than one window is held. One whose file stands in `folder` already, from an attempt that was cut off, stays.
+    """
+    og, model, tokenizer, _ = load_model(request)
+    ids = [int(token) for token in tokenizer.encode(request["text"])][: request["tokens"]]
+    windows = text_windows(ids, request["window_tokens"])
+    stepwise = last_logits_only(og, model)
+    for index, tokens in enumerate(windows):
+        path = Path(request["folder"]) / f"{index:05}.npz"
+        if not path.is_file():
+            write_window(path, log_probabilities(og, model, tokens, stepwise), tokens)
+        progress("reference", index + 1, len(windows))
+    continuations = []
+    for prompt in cut_prompts(ids, request["prompts"], request["prompt_tokens"]):
+        continuations.append({"prompt": prompt, "tokens": greedy(og, model, prompt, request["match_tokens"])})
+        progress("reference, greedy", len(continuations), request["prompts"])
+    return {"text_tokens": len(ids), "windows": windows, "continuations": continuations}
+
+
+def write_window(path: Path, log_probs: Any, tokens: list[int]) -> None:
+    """Half precision, with what must be exact beside it: the likeliest tokens and the text's own likelihood."""
+    import numpy
+
+    top, nll = log_probs.argmax(axis=-1), chosen_nll(log_probs, tokens)
+    beside = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
+    numpy.savez(beside, log_probs=log_probs.astype(numpy.float16), top=top, nll=nll)
+    beside.replace(path)
+
+
+def cut_prompts(ids: list[int], count: int, length: int) -> list[list[int]]:
+    """`count` prompts spread evenly over a text; fewer when it is too short for them not to overlap."""
+    count = min(count, len(ids) // length)
+    return [ids[index * len(ids) // count :][:length] for index in range(count)]
+
+
 def child_evaluate(request: dict[str, Any]) -> dict[str, Any]:
-    """Compare a bundle with a reference token by token. Returns raw values, one entry a window.
+    """Compare a bundle with a reference's files. Returns raw values, one entry a window and one a prompt.
 
     KLD is KL(reference || bundle) in nats for every predicted token (Kullback and Leibler 1951).
     """
-    og, model, tokenizer, _ = load_model(request)
-    _, reference, reference_tokenizer, _ = load_model(dict(request, model_folder=request["reference_folder"]))
-    size = (request["tokens"], request["window_tokens"])
-    windows = text_windows(tokenizer, request["text"], *size)
-    if windows != text_windows(reference_tokenizer, request["text"], *size):
-        raise AgentFailure("bad_request", "the two bundles tokenize the text differently: they aren't of one model")
-    if not windows:
-        raise AgentFailure("bad_request", f"the text is shorter than one window of {size[1]} tokens")
-    results = []
-    for index, tokens in enumerate(windows):
-        results.append(compare(log_probabilities(og, model, tokens), log_probabilities(og, reference, tokens), tokens))
-        progress("evaluate", index + 1, len(windows))
-    return {"windows": results}
+    og, model, _, _ = load_model(request)
+    stepwise = last_logits_only(og, model)
+    results, matches = [], []
+    for index, window in enumerate(request["windows"]):
+        tokens = window["tokens"]
+        reference = read_window(window)
+        results.append(compare(log_probabilities(og, model, tokens, stepwise), reference, tokens))
+        progress("evaluate", index + 1, len(request["windows"]))
+    for index, wanted in enumerate(request["continuations"]):
+        found = greedy(og, model, wanted["prompt"], len(wanted["tokens"]))
+        matches.append(common_prefix(found, wanted["tokens"]) / len(found))
+        progress("greedy tokens", index + 1, len(request["continuations"]))
+    return {"windows": results, "matches": matches, "stepwise": stepwise}
 
 
-def compare(found: Any, wanted: Any, tokens: list[int]) -> dict[str, Any]:
+def read_window(window: dict[str, Any]) -> Any:
+    """The arrays of a window's file, which has arrived whole."""
     import numpy
 
-    kld = (numpy.exp(wanted) * (wanted - found)).sum(axis=-1)
+    path = ROOT / window["file"]
+    if not path.is_file() or sha256_file(path) != window["sha256"]:
+        message = "the reference's log-probabilities haven't arrived whole"
+        raise AgentFailure("corrupt", message, "evaluate again: what is missing is sent afresh")
+    with numpy.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def compare(found: Any, reference: Any, tokens: list[int]) -> dict[str, Any]:
+    import numpy
+
+    wanted = reference["log_probs"]
+    if wanted.shape != found.shape:
+        sizes = f"the reference knows {wanted.shape[1]} tokens, this bundle {found.shape[1]}"
+        raise AgentFailure("bad_request", f"{sizes}: they aren't of one model")
+    kld: list[float] = []
+    for half, ours in zip(row_blocks(wanted), row_blocks(found)):  # noqa: B905  (Python 3.9 has no zip(strict=))
+        rows = half.astype(numpy.float32)
+        # Rounded probabilities don't add up to one. Normalized, what rounding leaves in KLD is of second order.
+        normalize(rows)
+        kld += (numpy.exp(rows) * (rows - ours)).sum(axis=-1).tolist()
     return {
         "nll": chosen_nll(found, tokens),
-        "reference_nll": chosen_nll(wanted, tokens),
-        "kld": [round(float(value), 7) for value in kld],
-        "same_top": int((found.argmax(axis=-1) == wanted.argmax(axis=-1)).sum()),
+        "reference_nll": float(reference["nll"]),
+        "kld": [round(value, 7) for value in kld],
+        "same_top": int((found.argmax(axis=-1) == reference["top"]).sum()),
     }
+
+
+def common_prefix(found: list[int], wanted: list[int]) -> int:
+    pairs = enumerate(zip(found, wanted))  # noqa: B905  (Python 3.9 has no zip(strict=))
+    return next((index for index, (a, b) in pairs if a != b), min(len(found), len(wanted)))
+
+
+def child_score(request: dict[str, Any]) -> dict[str, Any]:
+    """Answer a test harness's questions until stdin ends: one JSON line in, one event out."""
+    og, model, tokenizer, _ = load_model(request)
+    context = planned_context(request)
+    stepwise = last_logits_only(og, model)
+    begin = begin_token(request)
+    for line in sys.stdin:
+        question = json.loads(line)
+        if question["kind"] == "generate":
+            found = complete(og, model, tokenizer, question, context)
+        else:
+            head, tokens = encode_pair(tokenizer, question["context"], question["continuation"], begin)
+            found = score(og, model, tokens, head, context - 1, stepwise)
+        emit("event", dict(found, type="answer"))
+    return {}
+
+
+def begin_token(request: dict[str, Any]) -> int:
+    """What a text without a context is predicted after."""
+    text = (Path(request["model_folder"]) / "genai_config.json").read_text(encoding="utf-8")
+    token: int = json.loads(text)["model"]["bos_token_id"]
+    return token
+
+
+def encode_pair(tokenizer: Any, context: str, continuation: str, begin: int) -> tuple[int, list[int]]:
+    """How many tokens are given, and all of them. Blanks between the two belong to the continuation's first word."""
+    kept = context.rstrip()
+    tokens = [int(token) for token in tokenizer.encode(context + continuation)]
+    head = len(tokenizer.encode(kept)) if kept else 0
+    return (head, tokens) if head else (1, [begin, *tokens])
+
+
+def score(og: Any, model: Any, tokens: list[int], head: int, limit: int, stepwise: bool) -> dict[str, Any]:
+    """Log-likelihood in nats of the tokens after the first `head`, and whether each of them is the likeliest.
+
+    What is longer than `limit` is read in windows: each token is predicted once, the last ones from a whole window.
+    """
+    total, likeliest, position = 0.0, True, head
+    while position < len(tokens):
+        first = max(0, min(position - 1, len(tokens) - limit))
+        window = tokens[first : first + limit]
+        rows = log_probabilities(og, model, window, stepwise)[position - first - 1 :]
+        chosen = window[position - first :]
+        total += float(rows[range(len(chosen)), chosen].sum())
+        likeliest = likeliest and bool((rows.argmax(axis=-1) == chosen).all())
+        position = first + len(window)
+    return {"log_likelihood": total, "greedy": likeliest}
+
+
+def complete(og: Any, model: Any, tokenizer: Any, question: dict[str, Any], context: int) -> dict[str, Any]:
+    """Continue a text greedily until a stop text, the end of the answer or a number of tokens; the stop is cut off."""
+    count = min(question["max_tokens"], context // 2)
+    ids = [int(token) for token in tokenizer.encode(question["context"])][count - context :]
+    generator = new_generator(og, model, max_length=len(ids) + count)
+    generator.append_tokens(ids)
+    stream = tokenizer.create_stream()
+    text = ""
+    while not generator.is_done():
+        generator.generate_next_token()
+        text += stream.decode(int(generator.get_next_tokens()[0]))
+        ends = [text.index(stop) for stop in question["until"] if stop in text]
+        if ends:
+            return {"text": text[: min(ends)]}
+    return {"text": text}
+
+
+def child_measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Runs a second of an ONNX model (`kernel`, base64) with an input of the shape `input`."""
+    import base64
+
+    import numpy
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = settings_of(request).get("threads") or usable_cores()
+    session = onnxruntime.InferenceSession(
+        base64.b64decode(request["kernel"]), options, providers=["CPUExecutionProvider"]
+    )
+    feed = {"x": numpy.full(request["input"], 0.5, dtype=numpy.float32)}
+    return {"kernels_per_s": 1 / best_time_s(lambda: session.run(None, feed))}
 
 
 def child_chat(request: dict[str, Any]) -> dict[str, Any]:
@@ -1008,9 +1299,7 @@ def continue_from(og: Any, model: Any, generator: Any, ids: list[int], context: 
     emit("event", {"type": "prefill", "tokens": len(ids)})
     if generator is not None:
         known = [int(token) for token in generator.get_sequence(0)]
-        pairs = enumerate(zip(known, ids))  # noqa: B905  (Python 3.9 has no zip(strict=))
-        common = next((i for i, (a, b) in pairs if a != b), min(len(known), len(ids)))
-        common = min(common, len(ids) - 1)
+        common = min(common_prefix(known, ids), len(ids) - 1)
         try:
             generator.rewind_to(common)
             generator.append_tokens(ids[common:])
@@ -1018,10 +1307,8 @@ def continue_from(og: Any, model: Any, generator: Any, ids: list[int], context: 
         except Exception as exc:
             # Not every cache can be rewound (a sliding window's can't): read it all again.
             sys.stderr.write(f"no rewind: {first_line(exc)}\n")
-    params = og.GeneratorParams(model)
-    sampling = request.get("sampling") or {"do_sample": False}
-    params.set_search_options(batch_size=1, max_length=context, **sampling)
-    generator = og.Generator(model, params)
+    sampling = request.get("sampling") or {}
+    generator = new_generator(og, model, settings_of(request), max_length=context, **sampling)
     generator.append_tokens(ids)
     return generator
 
@@ -1049,17 +1336,25 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "install": op_install,
     "activate": op_activate,
     "rollback": op_rollback,
+    "deactivate": op_deactivate,
+    "discard": op_discard,
     "releases": op_releases,
     "provision": op_provision,
     "check": in_runtime,
+    "reference": in_runtime,
     "evaluate": in_runtime,
     "bench": op_bench,
+    "measure": op_measure,
     "chat": op_chat,
+    "score": op_chat,
 }
 CHILD_OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "check": child_check,
     "bench": child_bench,
+    "measure": child_measure,
     "chat": child_chat,
+    "score": child_score,
+    "reference": child_reference,
     "evaluate": child_evaluate,
 }
 

@@ -10,6 +10,7 @@ from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.bundle import Bundle
+    from toolkit.quality import Quality
 
 
 @click.group()
@@ -74,6 +75,7 @@ def show(ref: str, as_json: bool) -> None:
         ["context", f"{manifest.context_tokens} tokens"],
         ["size", render.size(manifest.size_bytes)],
         ["built with", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())],
+        *([f"quality, {text}", _figures(quality)] for text, quality in sorted(manifest.quality.items())),
     ]
     render.table(["", ""], facts)
     files = [[artifact.path, render.size(artifact.size_bytes), artifact.sha256[:16]] for artifact in manifest.artifacts]
@@ -97,6 +99,16 @@ def verify(ref: str, as_json: bool) -> None:
         render.print_json(_summary(found) | {"verified": True})
     else:
         render.note(f"{found.manifest.name} {found.id[:12]}: all {len(found.manifest.artifacts)} files are whole")
+
+
+def _figures(quality: Quality) -> str:
+    from toolkit.cli import render
+
+    return (
+        f"perplexity {render.figure(quality.ppl, 4)} ({quality.ppl_increase:+.2%}), KLD {quality.kld_mean:.4f}, "
+        f"top-1 {quality.top1:.1%}, token match {render.percent(quality.token_match)}; "
+        f"{quality.tokens} tokens on {quality.arch}"
+    )
 
 
 def _summary(entry: Bundle) -> dict[str, Any]:

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     help="Load the bundle and generate before storing it.",
 )
 @click.option("--force", is_flag=True, help="Build even what isn't expected to fit the device.")
+@options.trust_remote_code
+@options.evaluate
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Also put the bundle there.")
 @options.as_json
 def optimize(
@@ -58,6 +60,8 @@ def optimize(
     dry_run: bool,
     check: bool,
     force: bool,
+    trust_remote_code: bool,
+    evaluate: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -68,14 +72,15 @@ def optimize(
     from toolkit import build
     from toolkit.cli import render
     from toolkit.deploy import check_here
+    from toolkit.evaluate import with_figures
     from toolkit.profiles import load_profile
     from toolkit.recipes import load_recipe
 
     profile = load_profile(profile_name)
     recipe = load_recipe(recipe_name or profile.defaults.recipe)
     if dry_run:
-        _show_plan(model, recipe, profile, context)
-        render.print_json(build.workflow_for(model, recipe, profile, calibration))
+        _show_plan(model, recipe, profile, context, trust_remote_code=trust_remote_code)
+        render.print_json(build.workflow_for(model, recipe, profile, calibration, trust_remote_code=trust_remote_code))
         return
     bundle = render.follow(
         build.optimize(
@@ -86,27 +91,37 @@ def optimize(
             calibration=calibration,
             out=out,
             force=force,
+            trust_remote_code=trust_remote_code,
             check=check_here if check else None,
         )
     )
+    if evaluate:
+        bundle = render.follow(with_figures(bundle, model, force=force, trust_remote_code=trust_remote_code))
     _show(bundle, as_json=as_json)
 
 
-def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None) -> None:
+def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None, *, trust_remote_code: bool) -> None:
+    from toolkit.build import build_provider
     from toolkit.cli import render
+    from toolkit.host import host_needs
+    from toolkit.models import known_shape
     from toolkit.optimizer.hub import local_model
     from toolkit.plan import plan
+    from toolkit.presets import PRESETS
 
-    model: SourceModel | None = local_model(ref)
-    if model is None:
-        render.note("no plan: the model's shape is known once it is downloaded")
+    model: SourceModel | None = local_model(ref, trust_remote_code=trust_remote_code)
+    if model is None and ref not in {preset.hub_id for preset in PRESETS.values()}:
+        render.note(f"no plan without its config.json: edgephi plan {ref} -p {profile.name} fetches that file")
         return
-    fit = plan(model.shape, recipe, profile, context)
+    shape = model.shape if model else known_shape(ref)
+    fit = plan(shape, recipe, profile, context)
+    needs = host_needs(shape, recipe, build_provider(profile))
     verdict = "fits" if fit.fits else "does NOT fit"
     render.note(
         f"{recipe.name} on {profile.name} {verdict}: {render.size(fit.bundle_bytes)} on disk, "
         f"{render.size(fit.needed_bytes)} of {render.size(fit.available_bytes)} memory "
-        f"with a context of {fit.context_tokens} tokens"
+        f"with a context of {fit.context_tokens} tokens; building it here takes about {render.size(needs.ram_bytes)} "
+        f"of memory and {render.size(needs.disk_bytes)} of disk"
     )
 
 

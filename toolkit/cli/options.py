@@ -50,6 +50,21 @@ def offline(command: F) -> F:
     )(command)
 
 
+def trust_remote_code(command: F) -> F:
+    """Consent to what no other option ever does: run code of a model."""
+    return click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="Let Python files that come with the model run here, for architectures that need them (Phi-3-small).",
+    )(command)
+
+
+def evaluate(command: F) -> F:
+    """Whether a built bundle gets its quality figures."""
+    text = "Compare it with its fp32 original, built if need be, and keep the quality figures in the bundle."
+    return click.option("--eval", "evaluate", is_flag=True, help=text)(command)
+
+
 def workload(command: F) -> F:
     return click.option(
         "--workload",

@@ -111,6 +111,11 @@ def figure(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - whole)}f}"
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share of one as a percentage."""
+    return "–" if value is None else f"{value:.{digits}%}"
+
+
 def follow(service: Service[T]) -> T:
     """Run a service, draw what it yields on stderr, return what it returns."""
     with _Drawer() as drawer:

@@ -29,7 +29,9 @@ from toolkit.cli import options
 @options.workload
 @options.offline
 @click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")
+@options.trust_remote_code
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
+@options.evaluate
 @options.report
 def run(
     model: str,
@@ -41,7 +43,9 @@ def run(
     offline: bool,
     wheels: Path | None,
     force: bool,
+    trust_remote_code: bool,
     fresh: bool,
+    evaluate: bool,
     as_json: bool,
     markdown: bool,
     output: Path | None,
@@ -63,7 +67,16 @@ def run(
     for recipe in recipes:
         load_recipe(recipe)
     chosen = Options(
-        load_workload(workload), context, offline, wheels, calibration, force, fresh, render.prompt_secret()
+        load_workload(workload),
+        context,
+        offline,
+        wheels,
+        calibration,
+        force,
+        fresh,
+        render.prompt_secret(),
+        trust_remote_code=trust_remote_code,
+        evaluate=evaluate,
     )
     rows = render.follow(run_service(model, [load_target(name) for name in targets], recipes, chosen))
     reports = [row.report for row in rows if row.report]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from toolkit.cli import render
 from toolkit.errors import ConfigError
-from toolkit.report import Report, metrics, remarks, to_json
+from toolkit.quality import Quality, headline
+from toolkit.report import Predicted, Report, metrics, remarks, to_json
 from toolkit.stats import Summary
 
 COLUMNS = (
@@ -28,9 +29,28 @@ COLUMNS = (
 )
 
 
+# Beside them where a bundle has figures; they are the bundle's, measured on the host.
+QUALITY_COLUMNS = ("ppl\nincrease", "KLD", "token\nmatch")
+
+
+# What the fit plan had said of each row, with its error against what was measured.
+PREDICTED_COLUMNS = ("target", "recipe", "size", "TTFT ms", "prefill tok/s", "decode tok/s", "peak RSS", "speed from")
+_PREDICTED_TITLE = "Predicted before it was measured (and how far off)"
+
+
+def columns(reports: Sequence[Report]) -> list[str]:
+    """The headings of `report_rows`."""
+    return [*COLUMNS, *(QUALITY_COLUMNS if _evaluated(reports) else ())]
+
+
+def _evaluated(reports: Sequence[Report]) -> bool:
+    return any(report.quality for report in reports)
+
+
 def report_rows(reports: Sequence[Report]) -> list[list[str]]:
-    """One row of text a report, in the order of COLUMNS. `load s` is the cold load where there was one."""
-    return [_row(report) for report in reports]
+    """One row of text a report, in the order of `columns`. `load s` is the cold load where there was one."""
+    quality = _evaluated(reports)
+    return [_row(report) + (_quality(report) if quality else []) for report in reports]
 
 
 def _row(report: Report) -> list[str]:
@@ -52,6 +72,40 @@ def _row(report: Report) -> list[str]:
     ]
 
 
+def _quality(report: Report) -> list[str]:
+    found = headline(report.quality)
+    if found is None:
+        return ["–", "–", "–"]
+    return [f"{found.ppl_increase:+.2%}", f"{found.kld_mean:.4f}", render.percent(found.token_match)]
+
+
+def predicted_rows(reports: Sequence[Report]) -> list[list[str]]:
+    """One row a report that has a prediction, in the order of PREDICTED_COLUMNS."""
+    return [_predicted(report, report.predicted) for report in reports if report.predicted]
+
+
+def _predicted(report: Report, predicted: Predicted) -> list[str]:
+    found = metrics(report)
+    sources = dict.fromkeys(source for source in (predicted.decode_source, predicted.prefill_source) if source)
+    memory = found.get("rss_peak_bytes")
+    return [
+        report.target,
+        report.recipe,
+        _off(predicted.bundle_bytes, report.bundle_bytes, render.size),
+        _off(predicted.ttft_ms, found["ttft_ms"].median, render.figure),
+        _off(predicted.prefill_tps, found["prefill_tps"].median, render.figure),
+        _off(predicted.decode_tps, found["decode_tps"].median, render.figure),
+        _off(predicted.memory_bytes, memory.median if memory else None, render.size),
+        ", ".join(sources) or "–",
+    ]
+
+
+def _off(predicted: float | None, measured: float | None, text: Callable[[float], str]) -> str:
+    if predicted is None:
+        return "–"
+    return text(predicted) if not measured else f"{text(predicted)} ({predicted / measured - 1:+.0%})"
+
+
 def footnotes(reports: Sequence[Report]) -> list[str]:
     """What the table doesn't show: where and under what it was measured, and which rows to read with care."""
     notes = []
@@ -59,7 +113,8 @@ def footnotes(reports: Sequence[Report]) -> list[str]:
         if marks := remarks(report):
             notes.append(f"{report.target}, {report.recipe}: {', '.join(marks)}")
     seen = dict.fromkeys(
-        f"{r.target}: {r.environment['board']}, {r.environment['cores']} cores, {r.threads} threads, "
+        f"{r.target}: {r.environment['board']}, {r.environment['cores']} cores, "
+        f"{r.settings.text or 'threads by the runtime'}, "
         f"{r.environment['os_name']}, Python {r.environment['python']}, {_runtime(r)}"
         for r in reports
     )
@@ -69,7 +124,16 @@ def footnotes(reports: Sequence[Report]) -> list[str]:
         "medians, ± is half the 95 % interval of decode"
         for r in reports
     )
-    return [*workloads, *seen, *notes]
+    found = [quality for quality in (headline(report.quality) for report in reports) if quality]
+    qualities = dict.fromkeys(_about(quality) for quality in found)
+    return [*workloads, *seen, *qualities, *notes]
+
+
+def _about(quality: Quality) -> str:
+    text = f"quality: {quality.tokens} tokens, beside fp32, on {quality.arch}"
+    if quality.token_match is not None:
+        text += f"; token match: share of {quality.match_tokens} greedy tokens before the first difference"
+    return text
 
 
 def _runtime(report: Report) -> str:
@@ -85,7 +149,10 @@ def _median(summary: Summary | None) -> str:
 def as_markdown(reports: Sequence[Report]) -> str:
     """The table with its footnotes as Markdown."""
     notes = "\n".join(f"- {note}" for note in footnotes(reports))
-    return f"{render.markdown_table(COLUMNS, report_rows(reports))}\n\n{notes}\n"
+    text = f"{render.markdown_table(columns(reports), report_rows(reports))}\n\n{notes}\n"
+    if predictions := predicted_rows(reports):
+        text += f"\n{_PREDICTED_TITLE}:\n\n{render.markdown_table(PREDICTED_COLUMNS, predictions)}\n"
+    return text
 
 
 def _show(reports: Sequence[Report]) -> None:
@@ -93,10 +160,13 @@ def _show(reports: Sequence[Report]) -> None:
     rows = report_rows(reports)
     common = [index for index in (0, 1) if len({row[index] for row in rows}) == 1]
     title = " on ".join(rows[0][index] for index in reversed(common))
-    kept = [index for index in range(len(COLUMNS)) if index not in common]
-    render.table([COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in rows], title=title or None)
+    names = columns(reports)
+    kept = [index for index in range(len(names)) if index not in common]
+    render.table([names[i] for i in kept], [[row[i] for i in kept] for row in rows], title=title or None)
     for note in footnotes(reports):
         render.note(f"  {note}")
+    if predictions := predicted_rows(reports):
+        render.table(PREDICTED_COLUMNS, predictions, title=_PREDICTED_TITLE)
 
 
 def as_payload(reports: Sequence[Report]) -> dict[str, object]:

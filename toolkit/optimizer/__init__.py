@@ -16,7 +16,7 @@ TOOLS = {
     "torch": "torch",
     "transformers": "transformers",
 }
-_ALSO_NEEDED = {"psutil": "psutil", "datasets": "datasets", "onnx": "onnx", "onnx-ir": "onnx_ir"}
+_ALSO_NEEDED = {"psutil": "psutil", "datasets": "datasets", "onnx": "onnx", "onnx-ir": "onnx_ir", "optuna": "optuna"}
 
 
 def require_extra() -> None:
