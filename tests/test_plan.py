@@ -61,7 +61,7 @@ def test_chunks_bound_what_a_prompt_takes() -> None:
     runtime = profile.runtime.model_copy(update={"chunk_size": 128})
     whole = plan(MINI, recipe, profile, 2048)
     chunked = plan(MINI, recipe, profile.model_copy(update={"runtime": runtime}), 2048)
-    assert (whole.prompt_tokens, chunked.prompt_tokens) == (512, 128)
+    assert (whole.at_once_tokens, chunked.at_once_tokens) == (512, 128)
     assert whole.needed_bytes - chunked.needed_bytes == 384 * whole.footprint.prompt_bytes_per_token
     assert whole.ttft_ms == chunked.ttft_ms
 
@@ -82,5 +82,5 @@ def test_longrope_beyond_its_original_context_is_planned_as_read_whole() -> None
     model, recipe = shape("phi-3-mini-128k"), load_recipe("int4-rtn-b32")
     board = load_profile("raspberry-pi-5-16gb")
     assert board.runtime.settings.chunk_size == 512
-    assert plan(model, recipe, board, 4096, prompt=2048).prompt_tokens == 512
-    assert plan(model, recipe, board, 8192, prompt=2048).prompt_tokens == 2048
+    assert plan(model, recipe, board, 4096, prompt=2048).at_once_tokens == 512
+    assert plan(model, recipe, board, 8192, prompt=2048).at_once_tokens == 2048

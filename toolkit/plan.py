@@ -19,7 +19,7 @@ PROMPT_TOKENS = 512
 class FitPlan:
     """What is predicted for one model, recipe and device.
 
-    Memory is the process's peak with the whole context in use and a prompt of `prompt_tokens` processed at once, or
+    Memory is the process's peak with the whole context in use and `at_once_tokens` of the prompt processed together, or
     while loading, whichever is more; it must be at most `available_bytes`. `largest_context_tokens` is 0 when not even
     one token fits. Rates are for that prompt and for decoding right after it.
     """
@@ -28,6 +28,7 @@ class FitPlan:
     available_bytes: int
     context_tokens: int
     prompt_tokens: int
+    at_once_tokens: int
     largest_context_tokens: int
     predicted: Predicted
 
@@ -49,7 +50,7 @@ class FitPlan:
 
     @property
     def steady_bytes(self) -> int:
-        return self.footprint.steady_bytes(self.context_tokens, self.prompt_tokens)
+        return self.footprint.steady_bytes(self.context_tokens, self.at_once_tokens)
 
     @property
     def needed_bytes(self) -> int:
@@ -99,7 +100,8 @@ def plan(
         footprint=found,
         available_bytes=available,
         context_tokens=tokens,
-        prompt_tokens=at_once,
+        prompt_tokens=prompt,
+        at_once_tokens=at_once,
         largest_context_tokens=min(shape.max_context, found.largest_context(available, at_once)),
         predicted=predict(found, speed, prompt, 0, tokens, chunk),
     )

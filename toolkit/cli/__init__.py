@@ -20,7 +20,7 @@ BUG, INTERRUPTED = 70, 130
 # nothing; a test holds it equal to the command's own.
 COMMANDS = {
     "run": ("toolkit.cli.run:run", "Plan, optimize, deploy and bench a model on one or more targets."),
-    "plan": ("toolkit.cli.plan:plan", "Predict size and memory before anything is downloaded or built."),
+    "plan": ("toolkit.cli.plan:plan", "Predict size, memory and speed before anything is downloaded or built."),
     "optimize": ("toolkit.cli.optimize:optimize", "Quantize a model with Olive into a bundle."),
     "deploy": ("toolkit.cli.deploy:deploy", "Push a bundle to a target, verify it there and activate it."),
     "bench": ("toolkit.cli.bench:bench", "Measure latency, throughput and memory on a target."),
