@@ -100,8 +100,6 @@ def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[
             bundle, model, force=options.force, trust_remote_code=options.trust_remote_code
         )
     with connect(target, options.prompt_secret) as device:
-        release = yield from deploy(
-            bundle, device, offline=options.offline, wheels=options.wheels, force=options.force
-        )
+        release = yield from deploy(bundle, device, offline=options.offline, wheels=options.wheels, force=options.force)
         report: Report = yield from bench(device, release.bundle_id, options.workload, reuse=not options.fresh)
     return report

@@ -225,5 +225,5 @@ def test_a_shape_that_only_the_hub_knows() -> None:
 
 def test_a_repository_without_a_configuration(hub: Hub) -> None:
     (hub.folder / "config.json").unlink()
-    with pytest.raises(ConfigError, match="no config.json"):
+    with pytest.raises(ConfigError, match=r"no config\.json"):
         follow(resolve_shape(REPO))

@@ -44,9 +44,7 @@ class OliveRun:
     log: Path
 
 
-def run_workflow(
-    workflow: dict[str, Any], work: Path, *, kv_cache: dict[str, Any] | None = None
-) -> Service[OliveRun]:
+def run_workflow(workflow: dict[str, Any], work: Path, *, kv_cache: dict[str, Any] | None = None) -> Service[OliveRun]:
     """Have Olive execute `workflow`, everything temporary below the folder `work`.
 
     `kv_cache` are the arguments of `quantize_kv_cache`, run on what Olive made.
