@@ -104,6 +104,16 @@ def test_reports_of_other_bundles_calibrate() -> None:
     assert found.reports == 1
 
 
+def test_a_report_faster_than_the_steps_that_were_allowed_for_it_shortens_the_steps() -> None:
+    steps_s = of("int4-rtn-b32").step_s
+    save_report(report(2 / steps_s, 1024 / steps_s, bundle_id="1" * 64))
+    speed = find_speed(LOCAL, "here", of("int4-rtn-b128"))
+    assert (speed.reports, speed.step_share) == (1, pytest.approx(0.25))
+    found = predict(of("int4-rtn-b32"), speed, 512, 128, 640, 0)
+    assert found.decode_tps == pytest.approx(2 / steps_s, rel=0.01)
+    assert found.prefill_tps == pytest.approx(1024 / steps_s, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -28,6 +28,9 @@ _STATED_OPS_SHARE = 0.40
 # runtime's own time make small models another world.
 _SIMILAR = 4.0
 _REPORTS = 20
+# How much of a token's time a report may lay on steps. A small model on a fast core takes less for the whole token
+# than `step_s` allows: there the step is what has to be shorter.
+_MOST_OF_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,12 @@ class Speed:
     """What a device reaches while it runs a model; None where nothing is known.
 
     The sources are `stated` (in the profile), `measured` (`edgephi plan --measure`) or `reports`, of which `reports`
-    were used. Operations are counted as in `Footprint`.
+    were used. Operations are counted as in `Footprint`, whose `step_s` takes `step_share` of it here.
     """
 
     read_bytes_per_s: float | None = None
     ops_per_s: float | None = None
+    step_share: float = 1.0
     read_source: str | None = None
     ops_source: str | None = None
     reports: int = 0
@@ -89,12 +93,13 @@ def predict(
     read = footprint.read_bytes_per_token
     depth_read = read + (prompt_tokens + generate_tokens // 2) * footprint.kv_bytes_per_token
     ops = prompt_tokens * (footprint.prompt_ops_per_token + footprint.attention_ops * prompt_tokens // 2)
+    step_s = footprint.step_s * speed.step_share
     decode_tps = prefill_s = None
     if speed.read_bytes_per_s:
-        decode_tps = 1 / (depth_read / speed.read_bytes_per_s + footprint.step_s)
+        decode_tps = 1 / (depth_read / speed.read_bytes_per_s + step_s)
     if speed.ops_per_s:
         reading_s = read / speed.read_bytes_per_s if speed.read_bytes_per_s else 0.0
-        prefill_s = max(ops / speed.ops_per_s, reading_s) + footprint.step_s
+        prefill_s = max(ops / speed.ops_per_s, reading_s) + step_s
     return Predicted(
         bundle_bytes=footprint.bundle_bytes,
         load_bytes=footprint.load_bytes,
@@ -156,17 +161,18 @@ def _with_measured(speed: Speed, measured: Measurement, *, cpu: bool) -> Speed:
 
 
 def _with_reports(speed: Speed, reports: list[tuple[Report, Predicted]]) -> Speed:
-    reads, ops = [], []
+    if not reports:
+        return speed
+    reads, ops, shares = [], [], []
     for report, predicted in reports:
         found = metrics(report)
-        decode_s = 1 / found["decode_tps"].median - predicted.step_s
-        prefill_s = found["ttft_ms"].median / 1000 - predicted.step_s
-        if decode_s > 0 and prefill_s > 0:
-            reads.append(predicted.read_bytes / decode_s)
-            ops.append(predicted.prompt_ops / prefill_s)
-    if not reads:
-        return speed
-    return Speed(statistics.median(reads), statistics.median(ops), "reports", "reports", len(reads))
+        decode_s, prefill_s = 1 / found["decode_tps"].median, found["ttft_ms"].median / 1000
+        step_s = min(predicted.step_s, _MOST_OF_A_STEP * decode_s)
+        shares.append(step_s / predicted.step_s)
+        reads.append(predicted.read_bytes / (decode_s - step_s))
+        ops.append(predicted.prompt_ops / max(prefill_s - step_s, (1 - _MOST_OF_A_STEP) * prefill_s))
+    read, op, share = (statistics.median(values) for values in (reads, ops, shares))
+    return Speed(read, op, share, "reports", "reports", len(reports))
 
 
 def _similar(
