@@ -32,6 +32,7 @@ _SCALE = 4.0
 _SPREAD = 0.1
 # Phi-3-small divides its logits by this.
 _MUP_WIDTH = 8.0
+_TOKENIZER_CODE = "tokenization_phi3_small.Phi3SmallTokenizer"
 # Ordinary words of every tiny vocabulary.
 _FIRST_TOKEN, _LAST_TOKEN = 5, 3000
 
@@ -80,13 +81,19 @@ def write_model(preset: Preset, folder: Path) -> Path:
     if small:
         for source in PHI3_SMALL_CODE.glob("*.py"):
             shutil.copy(source, folder)
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        config["auto_map"] = {
-            "AutoConfig": "configuration_phi3_small.Phi3SmallConfig",
-            "AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM",
-        }
-        (folder / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
+        _name_code(
+            folder / "config.json",
+            AutoConfig="configuration_phi3_small.Phi3SmallConfig",
+            AutoModelForCausalLM="modeling_phi3_small.Phi3SmallForCausalLM",
+            AutoTokenizer=_TOKENIZER_CODE,
+        )
+        _name_code(folder / "tokenizer_config.json", AutoTokenizer=[_TOKENIZER_CODE, None])
     return folder
+
+
+def _name_code(file: Path, **mapped: object) -> None:
+    config = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(config | {"auto_map": mapped}, indent=1), "utf-8")
 
 
 def _rescale(file: Path, *, head: float) -> None:

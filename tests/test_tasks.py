@@ -96,7 +96,6 @@ def test_a_task_file_names_its_task(tmp_path: Path) -> None:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Path:
-    pytest.importorskip("lm_eval", reason="needs the lm-eval extra")
     documents = tmp_path / "documents.jsonl"
     pairs = [("In the beginning God created the heaven and the", "earth"), ("And God said, Let there be", "light")]
     lines = [json.dumps({"q": q, "choices": [answer, "banana"], "gold": 0}) for q, answer in pairs]

@@ -40,6 +40,7 @@ from toolkit.models import SourceModel, hash_model
 from toolkit.optimizer import require_extra, tool_versions
 from toolkit.optimizer.calibration import token_ids
 from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
+from toolkit.optimizer.remote_code import without_tokenizer_code
 from toolkit.optimizer.runner import run_workflow
 from toolkit.plan import FitPlan, plan
 from toolkit.profiles import Profile
@@ -78,7 +79,10 @@ class Job:
         return table | {"trust_remote_code": True} if self.model.remote_code else table
 
     def workflow(self, work: Path) -> dict[str, Any]:
+        """What Olive is given to do in the folder `work`, where it finds a model with remote code as well."""
         folder = self.model.folder.resolve()
+        if self.model.remote_code:
+            folder = without_tokenizer_code(folder, work / "model")
         return self._render(folder, self.calibration, work / "output", work / "cache")
 
     def _render(self, model: Path | str, text: Path | None, output: Path, cache: Path) -> dict[str, Any]:

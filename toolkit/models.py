@@ -27,10 +27,9 @@ SHIPPED = ("phi3-nano",)
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_MORE_TOKENIZER_FILES = (
     "tokenizer.model",
-    "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
@@ -192,7 +191,8 @@ def open_model(
         if not trust_remote_code:
             raise refuse_remote_code(where, shape.architecture)
         _check_remote_code(config, folder, where)
-    _check_tokenizer(folder, where)
+    if missing := [name for name in TOKENIZER_FILES if not (folder / name).is_file()]:
+        raise missing_tokenizer(where, missing)
     _check_weights(folder, where)
     # Trust goes no further than need: an architecture that transformers knows never runs the model's own code.
     return SourceModel(id or folder.resolve().name, folder, revision, shape, remote_code=shape.needs_remote_code)
@@ -243,11 +243,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_tokenizer(folder: Path, where: str) -> None:
-    missing = [name for name in ("tokenizer.json", "tokenizer_config.json") if not (folder / name).is_file()]
-    if missing:
-        hint = "copy them from the model's page, or save the tokenizer again with transformers"
-        raise ConfigError(f"{where}: missing tokenizer files: {', '.join(missing)}", hint)
+def missing_tokenizer(where: str, names: list[str]) -> ConfigError:
+    """What a model is told without the tokenizer files that builds and devices read."""
+    hint = (
+        "copy them from the model's page, or save the tokenizer again with transformers; "
+        "those of Phi-3-small stand on the page of its ONNX version"
+    )
+    return ConfigError(f"{where}: missing tokenizer files: {', '.join(names)}", hint)
 
 
 def _check_weights(folder: Path, where: str) -> None:
@@ -315,7 +317,9 @@ def _shard_problem(path: Path) -> str | None:
 
 def model_files(model: SourceModel) -> list[Path]:
     """The files that make the model what it is, sorted by name: configuration, tokenizer, weights, trusted code."""
-    names = [name for name in (*_CONFIG_FILES, *_TOKENIZER_FILES) if (model.folder / name).is_file()]
+    names = [
+        name for name in (*_CONFIG_FILES, *TOKENIZER_FILES, *_MORE_TOKENIZER_FILES) if (model.folder / name).is_file()
+    ]
     if model.remote_code:
         names += [path.name for path in model.folder.glob("*.py")]
     return [model.folder / name for name in sorted(names + _weight_names(model.folder))]

@@ -167,6 +167,16 @@ def test_remote_code_is_refused_before_the_download() -> None:
         follow(resolve_model("microsoft/Phi-3-small-8k-instruct"))
 
 
+def test_a_model_without_a_tokenizer_is_refused_before_the_download(hub: Hub) -> None:
+    (hub.folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError) as caught:
+        follow(resolve_model(REPO))
+    assert caught.value.message == f"{REPO}: missing tokenizer files: tokenizer.json"
+    assert "the page of its ONNX version" in (caught.value.hint or "")
+    assert not any("/resolve/" in path for path in hub.asked)
+    assert follow(resolve_shape(REPO)).layers == 4, "a plan needs none"
+
+
 def test_revision_is_asked_for(hub: Hub) -> None:
     follow(resolve_model(f"{REPO}@v2"))
     assert any(path.startswith(f"/api/models/{REPO}/revision/v2") for path in hub.asked)

@@ -25,9 +25,11 @@ from toolkit.events import Progress, Service, Step, Warning_
 from toolkit.models import (
     REMOTE_CODE,
     SHIPPED,
+    TOKENIZER_FILES,
     ModelShape,
     SourceModel,
     known_shape,
+    missing_tokenizer,
     open_model,
     read_shape,
     refuse_remote_code,
@@ -190,6 +192,8 @@ def _worded(repo: str, revision: str, kind: str, detail: str) -> ToolkitError:
         return ConfigError(
             f"{repo}: no such model on the hub, or it is private", "check the spelling, or `hf auth login`"
         )
+    if kind == "tokenizer":
+        return missing_tokenizer(repo, detail.split())
     if kind == "revision":
         return ConfigError(f"{repo}: no revision '{revision}'", "leave out @… for the newest")
     return BuildError(f"{repo}: the download failed: {detail}", _BY_FOLDER)
@@ -227,6 +231,11 @@ def _from_hub(repo: str, revision: str, patterns: list[str]) -> dict[str, Any]:
         for sibling in info.siblings or []
         if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in patterns)
     ]
+    offered = {sibling.rfilename for sibling in info.siblings or []}
+    # Before gigabytes are fetched for nothing. Nobody asks for the tokenizer where only a shape is wanted.
+    needed = [name for name in TOKENIZER_FILES if any(fnmatch(name, pattern) for pattern in patterns)]
+    if missing := [name for name in needed if name not in offered]:
+        return {"error": "tokenizer", "detail": " ".join(missing)}
     cached = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     _say({"total": sum(sibling.size or 0 for sibling in wanted), "blobs": str(cached / "blobs")})
     # The commit, not the branch: what was looked at is what is fetched.
