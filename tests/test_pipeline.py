@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.builds import follow, seed_cache
 from tests.test_deploy import target_at
-from toolkit.errors import HostUnreachable
+from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step
 from toolkit.pipeline import Options, run
 from toolkit.targets import Target
@@ -38,6 +39,16 @@ def test_one_row_for_each_recipe_and_a_rerun_measures_nothing_again(root: Path, 
 def test_without_recipes_the_profile_decides(root: Path, options: Options) -> None:
     (row,) = follow(run("phi3-nano", [target_at(root)], (), options))
     assert row.recipe == "int4-rtn-b32"
+
+
+def test_calibration_text_goes_to_the_recipes_that_look_at_some(root: Path, options: Options) -> None:
+    Path("tiny.txt").write_text("too few words")
+    given = replace(options, calibration=Path("tiny.txt"))
+    plain, calibrated = follow(run("phi3-nano", [target_at(root)], ("int4-rtn-b32", "int4-gptq-b32"), given))
+    assert plain.report is not None
+    assert calibrated.error is not None and "tiny.txt" in calibrated.error.message
+    with pytest.raises(ConfigError, match="takes no calibration text"):
+        follow(run("phi3-nano", [target_at(root)], ("int4-rtn-b32",), given))
 
 
 def test_a_target_that_is_off_does_not_take_the_others_along(root: Path, options: Options) -> None:

@@ -14,7 +14,15 @@ import pytest
 from tests import builds
 from toolkit.errors import ConfigError
 from toolkit.models import shipped_model
-from toolkit.recipes import PROVIDERS, calibration_file, impossible, list_recipes, load_recipe, render_workflow
+from toolkit.recipes import (
+    PROVIDERS,
+    calibration_file,
+    check_calibration,
+    impossible,
+    list_recipes,
+    load_recipe,
+    render_workflow,
+)
 
 SHIPPED = [recipe.name for recipe in list_recipes()]
 
@@ -119,6 +127,18 @@ def test_calibration_that_does_not_exist() -> None:
 def test_calibration_for_a_recipe_that_takes_none() -> None:
     with pytest.raises(ConfigError, match="takes no calibration text"):
         calibration_file(load_recipe("int4-rtn-b32"), Path("x.jsonl"))
+
+
+def test_calibration_text_has_to_be_of_use_to_one_of_several_recipes() -> None:
+    rtn, gptq, text = load_recipe("int4-rtn-b32"), load_recipe("int4-gptq-b32"), Path("mine.txt")
+    text.write_text("words")
+    check_calibration([rtn, gptq], text)
+    check_calibration([rtn], None)
+    check_calibration([], text)
+    with pytest.raises(ConfigError, match="'int4-rtn-b32' takes no calibration text"):
+        check_calibration([rtn], text)
+    with pytest.raises(ConfigError, match="no such calibration file"):
+        check_calibration([rtn, gptq], Path("absent.txt"))
 
 
 def test_recipe_names_its_own_calibration_relative_to_itself() -> None:

@@ -65,6 +65,26 @@ def test_a_calibration_file_is_still_found(tmp_path: Path) -> None:
     assert (file.parent / calibration.file).resolve() == (source.parent / "text.jsonl").resolve()
 
 
+def test_text_that_was_given_instead_is_what_the_file_names(tmp_path: Path) -> None:
+    text = tmp_path / "mine.txt"
+    text.write_text("words")
+    write("board", board())
+    for name, named in (("int4-gptq-b32", True), ("int4-rtn-b32", False)):
+        file, _ = write_files(
+            tmp_path / "out",
+            load_recipe(name),
+            load_profile("board"),
+            SETTINGS,
+            context_tokens=None,
+            calibration=text,
+            notes=[],
+        )
+        calibration = load_recipe(str(file)).calibration
+        assert (calibration is not None) == named
+        if calibration is not None and calibration.file is not None:
+            assert (file.parent / calibration.file).samefile(text)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(ConfigError, match="cannot be written") as caught:

@@ -14,7 +14,7 @@ from toolkit.errors import ToolkitError
 from toolkit.evaluate import with_figures
 from toolkit.events import Service, Step, Warning_
 from toolkit.profiles import load_profile
-from toolkit.recipes import load_recipe
+from toolkit.recipes import check_calibration, load_recipe
 from toolkit.report import Report
 from toolkit.targets import Target
 from toolkit.transport import PromptSecret
@@ -52,8 +52,9 @@ def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: 
 
     A row that fails doesn't take the others along: its error stands in the row. Targets are reached and their
     runtimes provisioned before anything is built, so that a board that is off is known at once and not after
-    the build.
+    the build. Calibration text goes to the recipes that look at some; ConfigError is raised when none does.
     """
+    check_calibration([load_recipe(name) for name in recipes], options.calibration)
     wanted: dict[str, Sequence[str]] = {}
     failed: dict[str, ToolkitError] = {}
     for target in targets:
@@ -85,12 +86,13 @@ def _one(model: str, target: Target, recipe: str, options: Options) -> Service[R
 def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[Report]:
     profile = load_profile(target.profile)
     yield Step(f"{model} with {recipe} for {profile.name}")
+    chosen = load_recipe(recipe)
     bundle = yield from optimize(
         model,
-        load_recipe(recipe),
+        chosen,
         profile,
         context=options.context_tokens,
-        calibration=options.calibration,
+        calibration=options.calibration if chosen.calibrated else None,
         force=options.force,
         trust_remote_code=options.trust_remote_code,
         check=check_here,

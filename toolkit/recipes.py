@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -151,6 +152,12 @@ def list_recipes() -> list[Recipe]:
 
 def _load(path: Path) -> Recipe:
     return parse_table(Recipe, read_toml(path), path, given={"name": path.stem, "path": path})
+
+
+def check_calibration(recipes: Sequence[Recipe], given: Path | None) -> None:
+    """Raise ConfigError when text is given to recipes of which none looks at any, or when there is no such file."""
+    if given is not None and recipes:
+        calibration_file(next((recipe for recipe in recipes if recipe.calibrated), recipes[0]), given)
 
 
 def calibration_file(recipe: Recipe, given: Path | None = None) -> Path | None:

@@ -33,7 +33,7 @@ from toolkit.optimizer.hub import resolve_model
 from toolkit.pareto import OBJECTIVES, Verdict, judge
 from toolkit.profiles import Profile, load_profile
 from toolkit.proposal import Point, Proposal, Question, propose
-from toolkit.recipes import Recipe
+from toolkit.recipes import Recipe, check_calibration
 from toolkit.reference import ensure_reference, read_sample
 from toolkit.report import Report, metrics, report_path
 from toolkit.settings import RuntimeSettings
@@ -66,6 +66,7 @@ class Options:
     quality: bool = True
     quality_tokens: int = 8192
     text: Path | None = None
+    calibration: Path | None = None
     offline: bool = False
     wheels: Path | None = None
     fresh: bool = False
@@ -104,6 +105,7 @@ def tune(model_ref: str, target: Target, question: Question, options: Options) -
         machine = target_key(device, probe)
     model = yield from resolve_model(model_ref, trust_remote_code=options.trust_remote_code)
     proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=probe["cores"])
+    check_calibration([candidate.recipe for candidate in proposal.candidates], options.calibration)
     yield from _say_pruned(proposal, profile)
     about = {
         "target": target.name,
@@ -136,6 +138,7 @@ def _about(proposal: Proposal, question: Question, options: Options) -> dict[str
     return {
         "objective": question.objective,
         "quality": _bound(proposal, options) if options.quality else None,
+        "calibration": _sha256(options.calibration),
         "context_tokens": question.context_tokens,
         "workload": question.workload.model_dump(),
         "recipes": [candidate.recipe.table() for candidate in proposal.candidates],
@@ -145,8 +148,12 @@ def _about(proposal: Proposal, question: Question, options: Options) -> dict[str
 
 
 def _bound(proposal: Proposal, options: Options) -> dict[str, Any]:
-    text = options.text and hashlib.sha256(options.text.read_bytes()).hexdigest()
-    return {"max_ppl_increase": proposal.max_ppl_increase, "tokens": options.quality_tokens, "text": text}
+    tokens = options.quality_tokens
+    return {"max_ppl_increase": proposal.max_ppl_increase, "tokens": tokens, "text": _sha256(options.text)}
+
+
+def _sha256(file: Path | None) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else None
 
 
 @contextmanager
@@ -273,6 +280,7 @@ class _Search:
             recipe,
             self.profile,
             context=self.question.context_tokens,
+            calibration=self.options.calibration if recipe.calibrated else None,
             trust_remote_code=self.options.trust_remote_code,
             check=check_here,
         )
@@ -359,7 +367,15 @@ class _Search:
             notes.append(f"{SPECULATION_NOTE}.")
         recipe = self.proposal.recipe(row.point.recipe)
         settings: RuntimeSettings = row.point.settings
-        return write_files(out, recipe, self.profile, settings, context_tokens=question.context_tokens, notes=notes)
+        return write_files(
+            out,
+            recipe,
+            self.profile,
+            settings,
+            context_tokens=question.context_tokens,
+            calibration=self.options.calibration,
+            notes=notes,
+        )
 
     def _nothing(self, rows: Sequence[Row]) -> ToolkitError:
         """The error of a search without a figure: what the first failure was, in this call or in an earlier one."""

@@ -23,12 +23,14 @@ def write_files(
     settings: RuntimeSettings,
     *,
     context_tokens: int | None,
+    calibration: Path | None = None,
     notes: Sequence[str],
 ) -> tuple[Path, Path]:
     """Write `recipes/<recipe>.toml` and `profiles/<profile>-tuned.toml` below `folder`, `notes` above each as comments.
 
-    The layout is that of a project's and of the user's own folder, so the names resolve where they lie. Raises
-    ConfigError when the folder can't be written.
+    The layout is that of a project's and of the user's own folder, so the names resolve where they lie. `calibration`
+    is the text that a calibrated recipe was built with instead of its own. Raises ConfigError when the folder can't be
+    written.
     """
     recipe_file = folder / "recipes" / f"{recipe.name}.toml"
     profile_file = folder / "profiles" / f"{profile.name}-tuned.toml"
@@ -42,20 +44,20 @@ def write_files(
         "defaults": {"recipe": recipe.name} | ({"context": context_tokens} if context_tokens else {}),
     }
     try:
-        _write(recipe_file, _recipe_table(recipe, recipe_file.parent), notes)
+        _write(recipe_file, _recipe_table(recipe, recipe_file.parent, calibration), notes)
         _write(profile_file, overlay, notes)
     except OSError as exc:
         raise ConfigError(f"{shown(folder)}: cannot be written: {exc.strerror}", "name another folder: --out") from exc
     return recipe_file, profile_file
 
 
-def _recipe_table(recipe: Recipe, folder: Path) -> dict[str, Any]:
+def _recipe_table(recipe: Recipe, folder: Path, calibration: Path | None) -> dict[str, Any]:
     table = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if recipe.calibration is not None:
         # Defaults too: a table that isn't there means no calibration.
         table["calibration"] = recipe.calibration.model_dump(mode="json", exclude_none=True)
-        if recipe.calibration.file:
-            text = recipe.path.parent / recipe.calibration.file
+        own = recipe.path.parent / recipe.calibration.file if recipe.calibration.file else None
+        if text := calibration or own:
             table["calibration"]["file"] = Path(os.path.relpath(text, folder)).as_posix()
     return table
 

@@ -34,11 +34,7 @@ if TYPE_CHECKING:
     help="How to quantize; the profile's recipe when absent.",
 )
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens of prompt and answer together.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    help="JSON lines with a 'text' each, for recipes that calibrate.",
-)
+@options.calibration
 @click.option("--dry-run", is_flag=True, help="Print the Olive workflow; build and download nothing.")
 @click.option(
     "--check/--no-check",

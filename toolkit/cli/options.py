@@ -59,6 +59,16 @@ def trust_remote_code(command: F) -> F:
     )(command)
 
 
+def calibration(command: F) -> F:
+    """Text of the user's own for recipes that look at some."""
+    return click.option(
+        "--calibration",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Text for the recipes that calibrate: .jsonl with a 'text' in each line, or .txt. Default: a shipped one.",
+    )(command)
+
+
 def evaluate(command: F) -> F:
     """Whether a built bundle gets its quality figures."""
     text = "Compare it with its fp32 original, built if need be, and keep the quality figures in the bundle."

@@ -21,11 +21,7 @@ from toolkit.cli import options
     help="Recipe; repeat it for a row each. Default: the profile's.",
 )
 @click.option("--context", type=click.IntRange(1), help="Context in tokens to plan for. Default: the profile's.")
-@click.option(
-    "--calibration",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Calibration text (.jsonl or .txt) for recipes that need one.",
-)
+@options.calibration
 @options.workload
 @options.offline
 @click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")

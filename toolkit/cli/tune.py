@@ -95,6 +95,7 @@ def _parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None],
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="UTF-8 text to measure quality on. Default: the held-out text that ships with phi3-nano.",
 )
+@options.calibration
 @click.option("--quality/--no-quality", default=True, help="Compare with fp32 on this machine (the default).")
 @options.offline
 @options.trust_remote_code
@@ -118,6 +119,7 @@ def tune(
     workload: str,
     context: int | None,
     text: Path | None,
+    calibration: Path | None,
     quality: bool,
     offline: bool,
     wheels: Path | None,
@@ -152,6 +154,7 @@ def tune(
         trials=trials,
         quality=quality,
         text=text,
+        calibration=calibration,
         offline=offline,
         wheels=wheels,
         fresh=fresh,
