@@ -107,9 +107,9 @@ def optimize(model: Path, work: Path, limit_bytes: int | None) -> Build:
     os.environ["EDGEPHI_CACHE_DIR"] = str(work / "cache")
     shutil.rmtree(work / "cache" / "builds", ignore_errors=True)
     shutil.rmtree(work / "cache" / "bundles", ignore_errors=True)
+    # Without --force: the preflight has to know that this fits.
     argv = [sys.executable, "-m", "toolkit", "optimize", str(model), "--recipe", RECIPE, "--profile", "local"]
-    # --force: the plan speaks of the device's memory and the host's, and this is the test of the latter.
-    return run(f"{model.name}, edgephi, {limit}", [*argv, "--force", "-o", str(out)], limit_bytes, out)
+    return run(f"{model.name}, edgephi, {limit}", [*argv, "-o", str(out)], limit_bytes, out)
 
 
 def stock(model: Path, work: Path) -> Build:

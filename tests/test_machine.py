@@ -68,11 +68,16 @@ def test_limits(text: str, limit: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["anon 5\nfile 900\ninactive_file 300\n", "inactive_file 3\ntotal_inactive_file 300\n"]
+    ("text", "reclaimable"),
+    [
+        ("anon 5\nfile 900\ninactive_file 300\nactive_file 20\n", 320),
+        # Version 1 counts a group's own pages, and with all groups below it.
+        ("inactive_file 3\nactive_file 2\ntotal_inactive_file 300\ntotal_active_file 20\n", 320),
+        ("anon 5\n", 0),
+    ],
 )
-def test_page_cache_can_be_reclaimed(text: str) -> None:
-    assert machine.parse_reclaimable(text) in (3, 300)
-    assert machine.parse_reclaimable("anon 5\n") == 0
+def test_page_cache_can_be_reclaimed(text: str, reclaimable: int) -> None:
+    assert machine.parse_reclaimable(text) == reclaimable
 
 
 def write(root: Path, **files: str) -> None:

@@ -111,9 +111,10 @@ def parse_limit(text: str) -> int | None:
 
 
 def parse_reclaimable(text: str) -> int:
-    """memory.stat to the bytes of page cache that the kernel gives up before it kills."""
-    match = re.search(r"^(?:total_)?inactive_file (\d+)$", text, re.MULTILINE)
-    return int(match[1]) if match else 0
+    """memory.stat to the bytes of page cache that the kernel gives up before it kills: files read once, and those read
+    again, such as a model that was hashed before it is built."""
+    found = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
+    return sum(found.get(f"total_{name}", found.get(name, 0)) for name in ("inactive_file", "active_file"))
 
 
 def cgroup_left_bytes(root: Path) -> int | None:
