@@ -13,10 +13,11 @@ from tests.servers import needs_sshd
 from tests.test_deploy import target_at, target_over
 from tests.test_profiles import write
 from toolkit.chat import Conversation, converse
-from toolkit.deploy import activate, deploy
+from toolkit.deploy import deploy
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Event, Token, Warning_
+from toolkit.releases import activate
 from toolkit.transport.sshd import PrivateSshd
 
 QUESTION = "And it came to pass in those days, that there went out a decree."

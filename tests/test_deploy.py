@@ -14,7 +14,7 @@ from tests.builds import bundle as build
 from tests.builds import follow
 from tests.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle import Bundle, open_bundle
-from toolkit.deploy import activate, deploy, install
+from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
@@ -163,19 +163,6 @@ def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundl
         follow(deploy(fp32, device))
         with pytest.raises(AgentError, match="the runtime can't load this bundle"):
             follow(deploy(broken, device))
-    assert pointer(root)["release"] == fp32.id
-
-
-def test_activate_by_name_by_prefix_and_rollback(root: Path, fp32: Bundle, int4: Bundle) -> None:
-    with device_at(root) as device:
-        follow(deploy(fp32, device))
-        follow(deploy(int4, device))
-        assert follow(activate(device, fp32.manifest.name)) == fp32.id
-        assert follow(activate(device, int4.id[:10])) == int4.id
-        assert device.ask("rollback")["release"] == fp32.id
-        with pytest.raises(ConfigError) as error:
-            follow(activate(device, "nothing"))
-    assert error.value.message == "here: no release called 'nothing'"
     assert pointer(root)["release"] == fp32.id
 
 

@@ -65,7 +65,7 @@ def _ensure_runtime(device: Device, probe: dict[str, Any], *, offline: bool, whe
     if offline or wheels:
         yield Step(f"resolve wheels for {probe['arch']}, Python {runtime.python}")
         files = [_upload(wheel) for wheel in resolve_wheels(runtime, wheels)]
-        yield from push(device, files, ask_missing(device, files))
+        yield from push(device, files)
         request["wheels"] = [{"name": file.source.name, "sha256": file.sha256} for file in files]
     yield Step(f"{device.target.name}: install runtime {runtime.lock} ({', '.join(runtime.packages)})")
     answer = yield from device.call("provision", **request)
@@ -88,14 +88,13 @@ def install(
     probe, runtime = yield from prepare(device, offline=offline, wheels=wheels)
     release = Release(bundle.id, device.target.name, runtime, probe)
     files = [Upload(bundle.path / a.path, a.sha256, a.size_bytes) for a in bundle.manifest.artifacts]
-    state = ask_missing(device, files, release=bundle.id)
-    if state["installed"]:
+    if device.ask("missing", artifacts=[], release=bundle.id)["installed"]:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
     yield from check_memory(bundle, device, probe, force=force)
     yield Step(f"verify {bundle.manifest.name} here")
     yield from verify_bundle(bundle)
-    yield from push(device, files, state)
+    yield from push(device, files)
     yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
     yield from device.call("install", release=bundle.id, manifest=bundle.manifest_text)
     return release
@@ -140,7 +139,7 @@ def deploy(
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **_check_request(device, release.runtime), release=bundle.id)
+    yield from device.call("check", **check_request(device, release.runtime), release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
@@ -157,28 +156,32 @@ def check_here(bundle: Bundle) -> Service[None]:
     with connect("local") as device:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
-        yield from device.call("check", **_check_request(device, runtime), model_folder=str(bundle.path.resolve()))
+        yield from device.call("check", **check_request(device, runtime), model_folder=str(bundle.path.resolve()))
 
 
-def _check_request(device: Device, runtime: Runtime) -> dict[str, Any]:
+def check_request(device: Device, runtime: Runtime) -> dict[str, Any]:
+    """What a load check is asked to do."""
     # With the profile's settings: what becomes active has been seen to work the way it will be used.
     settings = device.profile.runtime.settings.model_dump()
     return {"runtime": runtime.lock, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
 
 
-def ask_missing(device: Device, files: list[Upload], **params: str) -> dict[str, Any]:
-    """What the target still lacks of these files, each content named once."""
-    sizes = {file.sha256: file.size_bytes for file in files}
-    artifacts = [{"sha256": sha256, "size_bytes": size} for sha256, size in sizes.items()]
-    state: dict[str, Any] = device.ask("missing", artifacts=artifacts, **params)
-    return state
-
-
-def push(device: Device, files: list[Upload], state: dict[str, Any]) -> Service[None]:
+def push(device: Device, files: list[Upload]) -> Service[None]:
     """Send the files whose content the target hasn't yet; what broke off earlier goes on where it stopped.
 
-    `state` is what `ask_missing` said of these files. Raises DeviceFull before the first byte.
+    While somebody else pushes there, it waits. Raises DeviceFull before the first byte.
     """
+    hold = yield from device.hold()
+    try:
+        yield from _push(device, files)
+    finally:
+        hold.release()
+
+
+def _push(device: Device, files: list[Upload]) -> Service[None]:
+    sizes = {file.sha256: file.size_bytes for file in files}
+    artifacts = [{"sha256": sha256, "size_bytes": size} for sha256, size in sizes.items()]
+    state = device.ask("missing", artifacts=artifacts)
     by_hash = {file.sha256: file for file in files}
     plan = [(by_hash[entry["sha256"]], _resume_offset(by_hash[entry["sha256"]], entry)) for entry in state["missing"]]
     total = sum(file.size_bytes - offset for file, offset in plan)
@@ -217,26 +220,3 @@ def _resume_offset(file: Upload, entry: dict[str, Any]) -> int:
 
 def _megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:,.1f} MB"
-
-
-def activate(device: Device, reference: str) -> Service[str]:
-    """Activate an installed release by id, by the first characters of its id, or by name; returns its id.
-
-    It is loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one,
-    fits.
-    """
-    _, runtime = yield from prepare(device)
-    releases = device.ask("releases")["releases"]
-    fitting = [
-        entry["release"]
-        for entry in releases
-        if entry["release"].startswith(reference) or entry["manifest"]["name"] == reference
-    ]
-    if len(fitting) != 1:
-        count = "no release" if not fitting else f"{len(fitting)} releases"
-        raise ConfigError(
-            f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
-        )
-    yield from device.call("check", **_check_request(device, runtime), release=fitting[0])
-    device.ask("activate", release=fitting[0], runtime=runtime.lock)
-    return str(fitting[0])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import json
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +21,7 @@ from toolkit.errors import (
     DeviceFull,
     RemoteCommandFailed,
 )
-from toolkit.events import Progress, Service, drain
+from toolkit.events import Progress, Service, Step, drain
 from toolkit.profiles import Profile, load_profile
 from toolkit.runtime import Runtime
 from toolkit.targets import Target, load_target
@@ -28,7 +32,36 @@ _ERRORS: dict[str, type[CorruptBundle] | type[DeviceError]] = {
     "corrupt": CorruptBundle,
 }
 # An agent's line holds a few kilobytes; a manifest list some hundred. Whoever sends more isn't our agent.
+# Operations that hold a lock for more than a moment.
+_HOLDING = {
+    "hold": "a push",
+    "install": "a release is verified and installed",
+    "provision": "a runtime is installed",
+    "verify": "the releases are verified",
+    "prune": "old releases are removed",
+}
 _LONGEST_LINE = 16 * 1024 * 1024
+
+
+@dataclass
+class Hold:
+    """The right to push files to a device; it ends with `release`, and with the connection."""
+
+    process: Process
+
+    def release(self) -> None:
+        self.process.close_stdin()
+        with contextlib.suppress(DeviceError):
+            self.process.wait()
+
+
+def _who() -> str:
+    """What others are told who wait for us."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as containers have
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass
@@ -40,6 +73,7 @@ class Device:
     transport: Transport
     prepared: tuple[dict[str, Any], Runtime] | None = field(default=None, repr=False)
     _agent_path: str | None = field(default=None, repr=False)
+    _waited_for: dict[str, Any] | None = field(default=None, repr=False)
 
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""
@@ -60,7 +94,7 @@ class Device:
     def start(self, op: str, **params: Any) -> Process:
         """Start the agent with one request; its stdin stays open."""
         process = self.transport.start([_from_login_folder(self.target.python), "-u", self.ensure_agent()])
-        request = {"protocol": PROTOCOL, "op": op, **params}
+        request = {"protocol": PROTOCOL, "op": op, "by": _who(), **params}
         process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
         return process
 
@@ -91,11 +125,36 @@ class Device:
                     return payload
                 if payload.get("type") == "progress":
                     yield Progress(payload["label"], payload["done"], payload["total"], payload["unit"])
+                elif payload.get("type") == "waiting":
+                    yield from self._say_waiting(payload["holder"])
         finally:
             if finished:
                 process.wait()
             else:
                 process.kill()
+
+    def hold(self) -> Service[Hold]:
+        """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
+        process = self.start("hold")
+        try:
+            for kind, payload in self.messages(process):
+                if kind == "event" and payload.get("type") == "held":
+                    return Hold(process)
+                if payload.get("type") == "waiting":
+                    yield from self._say_waiting(payload["holder"])
+        except BaseException:
+            process.kill()
+            raise
+        raise AgentError(f"{self.target.name}: the agent ended instead of holding the lock", "run it again")
+
+    def _say_waiting(self, holder: dict[str, Any] | None) -> Service[None]:
+        """Who has the lock, said once for each holder."""
+        if holder is None or holder == self._waited_for:
+            return
+        self._waited_for = holder
+        since = time.strftime("%H:%M:%S", time.localtime(holder["since_unix_s"]))
+        what = _HOLDING.get(holder["op"], f"an operation of the store ({holder['op']})")
+        yield Step(f"{self.target.name}: wait for {holder['by']}: {what} since {since}")
 
     def ask(self, op: str, **params: Any) -> Any:
         """`call` for the operations that are quick: the result, without progress."""

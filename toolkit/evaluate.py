@@ -11,7 +11,7 @@ from typing import Any
 from toolkit import machine
 from toolkit.bench import installed
 from toolkit.bundle import Bundle, Manifest, record_quality
-from toolkit.deploy import ask_missing, prepare, push
+from toolkit.deploy import prepare, push
 from toolkit.device import Device, connect
 from toolkit.errors import DeviceError
 from toolkit.events import Service, Step, Warning_
@@ -157,7 +157,7 @@ def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> S
     if device.target.transport == "local":
         return (yield from _call(device, reference, request, lambda index: str(files[index].source)))
     try:
-        yield from push(device, files, ask_missing(device, files))
+        yield from push(device, files)
         return (yield from _call(device, reference, request, lambda index: f"incoming/{files[index].sha256}.part"))
     finally:
         # Nobody else needs them there. Over a link that broke they stay, and the next push goes on from them.

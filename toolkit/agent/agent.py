@@ -52,6 +52,11 @@ WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
 CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST_FILE"
 HISTORY_LENGTH = 10
+LOCK_POLL_S = 0.1
+WAITING_S = 5.0
+LOCKED_BYTE = 1 << 30
+# What arrived and wasn't taken for so long is nobody's push any more.
+STALE_S = 24 * 3600.0
 SIGKILL = 9  # Windows' signal module hasn't got it
 CHUNK = 1 << 20
 LOGIT_ROWS = 64
@@ -262,19 +267,64 @@ def write_durably(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def store_lock() -> Iterator[None]:
-    """Only one agent changes the store at a time; a second one waits."""
+def held(name: str, request: dict[str, Any]) -> Iterator[None]:
+    """Hold one of the store's locks, `lock` (it changes) or `push.lock` (files arrive); the system frees it at our end.
+
+    One that is taken is waited for, and the host hears of its holder again and again: a host that has gone ends us.
+    """
     ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (ROOT / "lock").open("a+b") as file:
+    with (ROOT / name).open("a+b") as file:
+        told = None
+        while not try_lock(file):
+            if told is None or time.monotonic() - told > WAITING_S:
+                told = time.monotonic()
+                emit("event", {"type": "waiting", "holder": read_holder(ROOT / name)})
+            time.sleep(LOCK_POLL_S)
+        file.truncate(0)
+        holder = {"by": str(request.get("by", "?"))[:200], "op": request["op"], "since_unix_s": time.time()}
+        file.write(json.dumps(holder).encode("utf-8"))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def try_lock(file: Any) -> bool:
+    try:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            # Windows lets nobody read what is locked: a byte far behind the holder's name.
+            file.seek(LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+
+
+def read_holder(path: Path) -> dict[str, Any] | None:
+    """Who holds a lock; None in the moment before it has written its name."""
+    try:
+        holder: dict[str, Any] = json.loads(read_text(path))
+    except ValueError:
+        return None
+    return holder
+
+
+def op_hold(request: dict[str, Any]) -> dict[str, Any]:
+    """Keep `push.lock` for as long as the host keeps our stdin open: two pushers would write to the same files."""
+    with held("push.lock", request):
+        emit("event", {"type": "held"})
+        while os.read(0, CHUNK):
+            pass
+    return {}
 
 
 def sha256_file(path: Path, heard: Callable[[int], None] | None = None) -> str:
@@ -338,7 +388,7 @@ def op_install(request: dict[str, Any]) -> dict[str, Any]:
     """Turn what arrived into a release: all artifacts hashed, linked and flushed, the folder renamed last."""
     release, text = request["release"], request["manifest"]
     artifacts = read_manifest(text, release)
-    with store_lock():
+    with held("lock", request):
         if (RELEASES / release).is_dir():
             return {"release": release, "installed": False}
         BLOBS.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -437,7 +487,7 @@ def op_activate(request: dict[str, Any]) -> dict[str, Any]:
     release, runtime = request["release"], request["runtime"]
     release_folder(release)
     runtime_python(runtime)
-    with store_lock():
+    with held("lock", request):
         pointer = read_pointer()
         if (pointer["release"], pointer["runtime"]) == (release, runtime):
             return {"release": release, "activated": False}
@@ -449,7 +499,7 @@ def op_activate(request: dict[str, Any]) -> dict[str, Any]:
     return {"release": release, "activated": True}
 
 
-def set_pointer(release: str, runtime: str, previous: list[dict[str, Any]]) -> None:
+def set_pointer(release: str | None, runtime: str | None, previous: list[dict[str, Any]]) -> None:
     pointer = {
         "pointer_version": 1,
         "release": release,
@@ -460,9 +510,9 @@ def set_pointer(release: str, runtime: str, previous: list[dict[str, Any]]) -> N
     write_durably(POINTER, json.dumps(pointer, indent=1))
 
 
-def op_rollback(_request: dict[str, Any]) -> dict[str, Any]:
+def op_rollback(request: dict[str, Any]) -> dict[str, Any]:
     """Point `current` at the release that was active before, as often as there is one."""
-    with store_lock():
+    with held("lock", request):
         pointer = read_pointer()
         previous = [entry for entry in pointer["previous"] if (RELEASES / entry["release"]).is_dir()]
         if not previous:
@@ -475,9 +525,9 @@ def op_rollback(_request: dict[str, Any]) -> dict[str, Any]:
         return {"release": previous[0]["release"], "from": pointer["release"]}
 
 
-def op_deactivate(_request: dict[str, Any]) -> dict[str, Any]:
+def op_deactivate(request: dict[str, Any]) -> dict[str, Any]:
     """Point `current` at nothing: for a release that must not stay and has none before it."""
-    with store_lock():
+    with held("lock", request):
         pointer = read_pointer()
         write_durably(POINTER, json.dumps(dict(pointer, release=None, runtime=None, activated_unix_s=time.time())))
     return {"release": None, "from": pointer["release"]}
@@ -511,6 +561,155 @@ def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
     return {"releases": releases, "pointer": pointer}
 
 
+def op_verify(request: dict[str, Any]) -> dict[str, Any]:
+    """Hash every file of every release again. With `repair` what is damaged is removed: the blobs, and the releases
+    that have them; when the active one is among these, `current` goes back to the newest whole one.
+
+    The next deploy sends the damaged files afresh, and those alone.
+    """
+    with held("lock", request):
+        damage = find_damage()
+        damaged = [entry["release"] for entry in damage if entry["damaged"]]
+        pointer = read_pointer()
+        if damaged and request.get("repair"):
+            pointer = leave(pointer, damaged)
+            for entry in damage:
+                for sha256 in entry["blobs"] if entry["damaged"] else []:
+                    (BLOBS / sha256).unlink(missing_ok=True)
+            remove_releases(damaged)
+    return {"releases": damage, "active": pointer["release"], "repaired": bool(damaged and request.get("repair"))}
+
+
+def find_damage() -> list[dict[str, Any]]:
+    """Each release with its damaged paths and the blobs behind them; a file with two names is read once."""
+    releases = [(folder, release_artifacts(folder)) for folder in release_folders()]
+    total = sum(artifact["size_bytes"] for _, artifacts in releases for artifact in artifacts or [])
+    done = 0
+    known: dict[tuple[int, int], str] = {}
+
+    def heard(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("verify", done, total, "bytes")
+
+    def whole(path: Path, artifact: dict[str, Any]) -> bool:
+        try:
+            stat = path.stat()
+            inode = (stat.st_dev, stat.st_ino)
+            if inode not in known:
+                known[inode] = sha256_file(path, heard)
+            elif stat.st_size:
+                heard(stat.st_size)
+        except OSError:  # missing, or the disk can't read it any more
+            return False
+        wanted: str = artifact["sha256"]
+        return known[inode] == wanted
+
+    found = []
+    for folder, artifacts in releases:
+        wrong = [artifact for artifact in artifacts or [] if not whole(folder / artifact["path"], artifact)]
+        paths = ["manifest.json"] if artifacts is None else sorted(artifact["path"] for artifact in wrong)
+        blobs = sorted({artifact["sha256"] for artifact in wrong})
+        found.append({"release": folder.name, "damaged": paths, "blobs": blobs})
+    return found
+
+
+def release_folders() -> list[Path]:
+    folders = RELEASES.glob("*") if RELEASES.is_dir() else []
+    return sorted(folder for folder in folders if HEX64.match(folder.name))
+
+
+def release_artifacts(folder: Path) -> list[dict[str, Any]] | None:
+    """The artifacts of an installed release, None when its manifest isn't what its name says."""
+    try:
+        return read_manifest((folder / "manifest.json").read_text(encoding="utf-8"), folder.name)
+    except (OSError, ValueError, AgentFailure):
+        return None
+
+
+def leave(pointer: dict[str, Any], releases: list[str]) -> dict[str, Any]:
+    """Move `current`, and the way back, off some releases before they are removed; returns the new pointer."""
+    previous = [entry for entry in pointer["previous"] if entry["release"] not in releases]
+    active = {"release": pointer["release"], "runtime": pointer["runtime"]}
+    if active["release"] in releases:
+        there = [entry for entry in previous if (RELEASES / entry["release"]).is_dir()]
+        active, previous = (there[0], there[1:]) if there else ({"release": None, "runtime": None}, [])
+    elif previous == pointer["previous"]:
+        return pointer
+    set_pointer(active["release"], active["runtime"], previous)
+    return read_pointer()
+
+
+def remove_releases(releases: list[str]) -> None:
+    """A release disappears under its name at once; a power cut leaves a folder that nothing trusts."""
+    for release in releases:
+        gone = RELEASES / f".gone-{release[:16]}"
+        shutil.rmtree(gone, ignore_errors=True)
+        (RELEASES / release).replace(gone)
+    fsync_path(RELEASES)
+    for release in releases:
+        shutil.rmtree(RELEASES / f".gone-{release[:16]}", ignore_errors=True)
+
+
+def op_prune(request: dict[str, Any]) -> dict[str, Any]:
+    """Remove all but the active release and the `keep` others used or installed last, with what only they needed.
+
+    First the pointer forgets them, then their folders go, then blobs and runtimes that nothing names any more: a
+    power cut at any point leaves a store in which everything named is there. With `dry_run` nothing is removed.
+    """
+    with held("push.lock", request), held("lock", request):
+        pointer = read_pointer()
+        doomed = releases_to_prune(pointer, request["keep"])
+        kept = [folder for folder in release_folders() if folder.name not in doomed]
+        named = [release_artifacts(folder) for folder in kept]
+        if any(artifacts is None for artifacts in named):
+            raise AgentFailure("corrupt", "a release's manifest is damaged", "`edgephi verify TARGET --repair` first")
+        blobs = {artifact["sha256"] for artifacts in named for artifact in artifacts or []}
+        runtimes = {e["runtime"] for e in [pointer, *pointer["previous"]] if e["release"] not in doomed}
+        rest = list(leftovers(blobs, runtimes))
+        freed = sum(tree_bytes(path) for path in rest)
+        if not request.get("dry_run"):
+            if doomed:
+                leave(pointer, doomed)
+                remove_releases(doomed)
+            for path in rest:
+                remove(path)
+    return {"removed": doomed, "kept": [folder.name for folder in kept], "freed_bytes": freed}
+
+
+def releases_to_prune(pointer: dict[str, Any], keep: int) -> list[str]:
+    """All but the active one and `keep` others: those active before first, then the newest installed."""
+    installed = sorted(release_folders(), key=lambda folder: -folder.stat().st_mtime)
+    order = [entry["release"] for entry in pointer["previous"]] + [folder.name for folder in installed]
+    there = {folder.name for folder in installed} - {pointer["release"]}
+    others = [release for release in dict.fromkeys(order) if release in there]
+    return others[keep:]
+
+
+def leftovers(blobs: set[str], runtimes: set[str]) -> Iterator[Path]:
+    """What nothing names: all blobs and runtimes but these, what never became a release, what killed agents left."""
+    # While we hold the lock nobody is writing the last two.
+    for folder, pattern in ((BLOBS, "*"), (RUNTIMES, "*"), (INCOMING, "*"), (RELEASES, ".*"), (ROOT, "*.tmp")):
+        for path in sorted(folder.glob(pattern)) if folder.is_dir() else []:
+            # A runtime is made before its release is activated, an evaluation's files are read after their push.
+            in_use = folder in (RUNTIMES, INCOMING) and time.time() - path.stat().st_mtime < STALE_S
+            if not in_use and path.name not in (blobs if folder == BLOBS else runtimes):
+                yield path
+
+
+def tree_bytes(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file() and not inner.is_symlink())
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 # --- runtimes -----------------------------------------------------------------------------------------------
 
 
@@ -526,7 +725,7 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
     if not LOCK_NAME.match(lock):
         raise AgentFailure("bad_request", f"not a runtime: {lock!r}")
     folder = RUNTIMES / lock
-    with store_lock():
+    with held("lock", request):
         ready = folder / "ready.json"
         if ready.is_file():
             return dict(json.loads(ready.read_text(encoding="utf-8")), installed=False)
@@ -1339,6 +1538,9 @@ OPS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "deactivate": op_deactivate,
     "discard": op_discard,
     "releases": op_releases,
+    "hold": op_hold,
+    "verify": op_verify,
+    "prune": op_prune,
     "provision": op_provision,
     "check": in_runtime,
     "reference": in_runtime,

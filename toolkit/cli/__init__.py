@@ -27,9 +27,14 @@ COMMANDS = {
     "tune": ("toolkit.cli.tune:tune", "Search recipes and runtime settings by measuring them on a target."),
     "eval": ("toolkit.cli.evaluate:evaluate", "Compare a bundle's quality with the model it came from."),
     "chat": ("toolkit.cli.chat:chat", "Talk to the active release of a target."),
-    "releases": ("toolkit.cli.deploy:releases", "List what is installed on a target."),
-    "activate": ("toolkit.cli.deploy:activate", "Make an installed release the active one."),
-    "rollback": ("toolkit.cli.deploy:rollback", "Go back to the release that was active before."),
+    "releases": ("toolkit.cli.releases:releases", "List what is installed on a target."),
+    "activate": ("toolkit.cli.releases:activate", "Make an installed release the active one."),
+    "rollback": ("toolkit.cli.releases:rollback", "Go back to the release that was active before."),
+    "verify": ("toolkit.cli.releases:verify", "Hash every file of every release on a target again."),
+    "prune": (
+        "toolkit.cli.releases:prune",
+        "Remove old releases from a target, with the files and runtimes that only they needed.",
+    ),
     "bundle": ("toolkit.cli.bundle:bundle", "List, show and verify built bundles."),
     "models": (
         "toolkit.cli.models:models",

@@ -1,0 +1,93 @@
+"""What is installed on a target: activate it, verify it, remove what is old."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolkit.deploy import check_request, prepare
+from toolkit.device import Device
+from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.events import Service, Step
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A release whose files were hashed again, and the paths that no longer have their SHA-256."""
+
+    release: str
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verifying a store found. `active` is the release that is active afterwards, None when nothing is."""
+
+    target: str
+    releases: tuple[Checked, ...]
+    active: str | None
+    repaired: bool
+
+    @property
+    def damaged(self) -> list[Checked]:
+        return [checked for checked in self.releases if checked.damaged]
+
+    def enforce(self) -> None:
+        """Raise CorruptBundle unless everything is whole."""
+        if not self.damaged:
+            return
+        found = "; ".join(f"{checked.release[:12]}: {', '.join(checked.damaged)}" for checked in self.damaged)
+        if self.repaired:
+            hint = "they were removed; `edgephi deploy` sends what was damaged afresh, and nothing else"
+        else:
+            hint = f"edgephi verify {self.target} --repair removes them; a deploy then sends what was damaged afresh"
+        raise CorruptBundle(f"{self.target}: damaged releases: {found}", hint)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Releases that were removed, or would be, those that stay, and the bytes of all that goes."""
+
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    freed_bytes: int
+
+
+def activate(device: Device, reference: str) -> Service[str]:
+    """Activate an installed release by id, by the first characters of its id, or by name; returns its id.
+
+    It is loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one,
+    fits.
+    """
+    _, runtime = yield from prepare(device)
+    releases = device.ask("releases")["releases"]
+    fitting = [
+        entry["release"]
+        for entry in releases
+        if entry["release"].startswith(reference) or entry["manifest"]["name"] == reference
+    ]
+    if len(fitting) != 1:
+        count = "no release" if not fitting else f"{len(fitting)} releases"
+        raise ConfigError(
+            f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
+        )
+    yield from device.call("check", **check_request(device, runtime), release=fitting[0])
+    device.ask("activate", release=fitting[0], runtime=runtime.lock)
+    return str(fitting[0])
+
+
+def verify(device: Device, *, repair: bool = False) -> Service[Verification]:
+    """Hash every file of every release on the device again; nothing is sent.
+
+    With `repair` damaged releases are removed, and the newest whole one that was active before takes the place of a
+    damaged active one.
+    """
+    yield Step(f"{device.target.name}: hash every release")
+    answer = yield from device.call("verify", repair=repair)
+    checked = tuple(Checked(entry["release"], tuple(entry["damaged"])) for entry in answer["releases"])
+    return Verification(device.target.name, checked, answer["active"], answer["repaired"])
+
+
+def prune(device: Device, *, keep: int, dry_run: bool = False) -> Service[Pruned]:
+    """Remove all releases but the active one and `keep` others, with the files and runtimes that only they needed."""
+    answer = yield from device.call("prune", keep=keep, dry_run=dry_run)
+    return Pruned(tuple(answer["removed"]), tuple(answer["kept"]), answer["freed_bytes"])
