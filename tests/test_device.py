@@ -5,6 +5,7 @@ aren't it.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def impostor(tmp_path: Path, script: str) -> Device:
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     target = make_target(tmp_path / "root", python=str(python))
-    return Device(target, load_profile("local"), open_transport(target))
+    return Device(target, load_profile("local"), open_transport(target), partial(open_transport, target))
 
 
 def test_connecting_puts_the_agent_there_once(tmp_path: Path) -> None:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.units import bandwidth_text, bytes_text, parse_bandwidth, parse_bytes, parse_duration, parse_percent
+from toolkit.units import (
+    bandwidth_text,
+    bytes_text,
+    parse_bandwidth,
+    parse_bytes,
+    parse_duration,
+    parse_percent,
+    parse_rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +153,11 @@ def test_what_is_no_percentage(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_percent(text)
     assert str(caught.value) == message
+
+
+def test_parse_rate() -> None:
+    assert parse_rate("500 kB/s") == 500_000
+    with pytest.raises(ValueError, match=r"'0 MB/s' sends nothing at all; write it like '2 MB/s'"):
+        parse_rate("0 MB/s")
+    with pytest.raises(ValueError, match="is a size"):
+        parse_rate("5 MB")

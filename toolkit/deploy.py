@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.device import Device, check_profile, connect
-from toolkit.errors import ConfigError, DeviceFull
-from toolkit.events import Progress, Service, Step, Warning_
+from toolkit.errors import ConfigError
+from toolkit.events import Service, Step, Warning_
 from toolkit.plan import PROMPT_TOKENS
+from toolkit.push import Upload, push
 from toolkit.runtime import Runtime, describe, resolve_wheels
 
 CHECK_PROMPT = "In the beginning"
 CHECK_TOKENS = 4
-# What the store and the runtime's own files may need on top of what is sent.
-SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,6 @@ class Release:
     target: str
     runtime: Runtime
     probe: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A local file on its way into the target's store."""
-
-    source: Path
-    sha256: str
-    size_bytes: int
 
 
 def prepare(
@@ -164,59 +153,3 @@ def check_request(device: Device, runtime: Runtime) -> dict[str, Any]:
     # With the profile's settings: what becomes active has been seen to work the way it will be used.
     settings = device.profile.runtime.settings.model_dump()
     return {"runtime": runtime.lock, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
-
-
-def push(device: Device, files: list[Upload]) -> Service[None]:
-    """Send the files whose content the target hasn't yet; what broke off earlier goes on where it stopped.
-
-    While somebody else pushes there, it waits. Raises DeviceFull before the first byte.
-    """
-    hold = yield from device.hold()
-    try:
-        yield from _push(device, files)
-    finally:
-        hold.release()
-
-
-def _push(device: Device, files: list[Upload]) -> Service[None]:
-    sizes = {file.sha256: file.size_bytes for file in files}
-    artifacts = [{"sha256": sha256, "size_bytes": size} for sha256, size in sizes.items()]
-    state = device.ask("missing", artifacts=artifacts)
-    by_hash = {file.sha256: file for file in files}
-    plan = [(by_hash[entry["sha256"]], _resume_offset(by_hash[entry["sha256"]], entry)) for entry in state["missing"]]
-    total = sum(file.size_bytes - offset for file, offset in plan)
-    if total + SPARE_BYTES > state["free_bytes"] and total:
-        raise DeviceFull(
-            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state['free_bytes'])} free "
-            f"under {device.target.install_root}",
-            "free some space there, or set `install_root` in the target's file to a larger disk",
-        )
-    yield Step(f"{device.target.name}: push {len(plan)} of {len(files)} files, {_megabytes(total)}", skipped=not plan)
-    yield from _send(device, plan, total)
-
-
-def _send(device: Device, plan: list[tuple[Upload, int]], total: int) -> Service[None]:
-    done = 0
-    for file, offset in plan:
-        for count in device.transport.put(file.source, device.path("incoming", f"{file.sha256}.part"), offset):
-            done += count
-            yield Progress("push", done, total, "bytes")
-
-
-def _resume_offset(file: Upload, entry: dict[str, Any]) -> int:
-    """How many bytes on the target are a true prefix of the file; 0 when what lies there is something else."""
-    partial = int(entry["partial_bytes"])
-    if not 0 < partial <= file.size_bytes:
-        return 0
-    digest = hashlib.sha256()
-    with file.source.open("rb") as source:
-        left = partial
-        while left:
-            chunk = source.read(min(left, 1 << 20))
-            digest.update(chunk)
-            left -= len(chunk)
-    return partial if digest.hexdigest() == entry["partial_sha256"] else 0
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"

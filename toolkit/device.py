@@ -6,10 +6,12 @@ import contextlib
 import getpass
 import json
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from toolkit.agent import AGENT_PATH, PROTOCOL, agent_sha256
@@ -71,6 +73,10 @@ class Device:
     target: Target
     profile: Profile
     transport: Transport
+    # Another connection to the same target, which the caller closes.
+    dial: Callable[[], Transport] = field(repr=False)
+    # What pushing files there may take of the link; None is all of it.
+    limit_bytes_per_s: float | None = None
     prepared: tuple[dict[str, Any], Runtime] | None = field(default=None, repr=False)
     _agent_path: str | None = field(default=None, repr=False)
     _waited_for: dict[str, Any] | None = field(default=None, repr=False)
@@ -199,19 +205,36 @@ def _from_login_folder(path: str) -> str:
 
 
 @contextmanager
-def connect(target: Target | str, prompt_secret: PromptSecret | None = None) -> Iterator[Device]:
-    """Open a target by name or value; `prompt_secret` as in `open_transport`.
+def connect(
+    target: Target | str, prompt_secret: PromptSecret | None = None, *, limit_bytes_per_s: float | None = None
+) -> Iterator[Device]:
+    """Open a target by name or value; `prompt_secret` as in `open_transport`, `limit_bytes_per_s` as in `Device`.
 
     Raises ConfigError for an unknown target or profile, DeviceError's children when it can't be reached.
     """
     if isinstance(target, str):
         target = load_target(target)
     profile = load_profile(target.profile)
-    transport = open_transport(target, prompt_secret)
+    dial = partial(open_transport, target, prompt_secret and remembered(prompt_secret))
+    transport = dial()
     try:
-        yield Device(target, profile, transport)
+        yield Device(target, profile, transport, dial, limit_bytes_per_s)
     finally:
         transport.close()
+
+
+def remembered(prompt_secret: PromptSecret) -> PromptSecret:
+    """Ask for each secret once, however many connections need it; kept in this process's memory alone."""
+    answers: dict[str, str] = {}
+    asking = threading.Lock()
+
+    def prompt(text: str) -> str:
+        with asking:
+            if text not in answers:
+                answers[text] = prompt_secret(text)
+            return answers[text]
+
+    return prompt
 
 
 def check_profile(device: Device, probe: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any
 from toolkit import machine
 from toolkit.bench import installed
 from toolkit.bundle import Bundle, Manifest, record_quality
-from toolkit.deploy import prepare, push
+from toolkit.deploy import prepare
 from toolkit.device import Device, connect
-from toolkit.errors import DeviceError
 from toolkit.events import Service, Step, Warning_
+from toolkit.push import discard, push
 from toolkit.quality import HELD_OUT, Quality
 from toolkit.reference import (
     Reference,
@@ -160,9 +159,8 @@ def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> S
         yield from push(device, files)
         return (yield from _call(device, reference, request, lambda index: f"incoming/{files[index].sha256}.part"))
     finally:
-        # Nobody else needs them there. Over a link that broke they stay, and the next push goes on from them.
-        with contextlib.suppress(DeviceError):
-            device.ask("discard", sha256=[file.sha256 for file in files])
+        # Nobody else needs them there; what stays over a broken link is where the next push goes on.
+        discard(device, files)
 
 
 def _call(

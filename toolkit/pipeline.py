@@ -45,6 +45,7 @@ class Options:
     prompt_secret: PromptSecret | None = None
     trust_remote_code: bool = False
     evaluate: bool = False
+    limit_bytes_per_s: float | None = None
 
 
 def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: Options) -> Service[list[Row]]:
@@ -59,7 +60,7 @@ def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: 
     failed: dict[str, ToolkitError] = {}
     for target in targets:
         try:
-            with connect(target, options.prompt_secret) as device:
+            with connect(target, options.prompt_secret, limit_bytes_per_s=options.limit_bytes_per_s) as device:
                 yield from prepare(device, offline=options.offline, wheels=options.wheels)
                 wanted[target.name] = recipes or [device.profile.defaults.recipe]
         except ToolkitError as exc:
@@ -101,7 +102,7 @@ def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[
         bundle = yield from with_figures(
             bundle, model, force=options.force, trust_remote_code=options.trust_remote_code
         )
-    with connect(target, options.prompt_secret) as device:
+    with connect(target, options.prompt_secret, limit_bytes_per_s=options.limit_bytes_per_s) as device:
         release = yield from deploy(bundle, device, offline=options.offline, wheels=options.wheels, force=options.force)
         report: Report = yield from bench(device, release.bundle_id, options.workload, reuse=not options.fresh)
     return report

@@ -15,12 +15,13 @@ from toolkit.bench import held_out_text
 from toolkit.build import optimize
 from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.config import cache_dir
-from toolkit.deploy import Upload, check_here, prepare
+from toolkit.deploy import check_here, prepare
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.locks import try_lock
 from toolkit.profiles import load_profile
+from toolkit.push import Upload
 from toolkit.quality import HELD_OUT
 from toolkit.recipes import load_recipe
 

@@ -53,6 +53,14 @@ def parse_bandwidth(text: str) -> float:
     return float(number * _factor(text, unit.removesuffix("/s"), example="17 GB/s"))
 
 
+def parse_rate(text: str) -> float:
+    """A bandwidth that something is sent at: as `parse_bandwidth`, and more than nothing."""
+    rate = parse_bandwidth(text)
+    if rate == 0:
+        raise ValueError(f"'{text}' sends nothing at all; write it like '2 MB/s'")
+    return rate
+
+
 def bytes_text(n_bytes: int) -> str:
     """The shortest text that `parse_bytes` reads as exactly `n_bytes`."""
     exact = [f"{n_bytes // factor} {unit}" for unit, factor in BYTES.items() if n_bytes % factor == 0]

@@ -134,11 +134,20 @@ def test_missing_names_only_what_is_not_here_and_how_much_has_arrived(root: Path
         {"sha256": hashlib.sha256(b"first").hexdigest(), "size_bytes": 5},
         {"sha256": half, "size_bytes": 6},
     ]
-    answer = ask(root, "missing", artifacts=artifacts)["result"]
-    assert answer["missing"] == [
-        {"sha256": half, "partial_bytes": 3, "partial_sha256": hashlib.sha256(b"sec").hexdigest()}
-    ]
+    answer = ask(root, "missing", artifacts=artifacts, chunk_bytes=1 << 20)["result"]
+    assert answer["missing"] == [{"sha256": half, "chunks": [hashlib.sha256(b"sec").hexdigest()]}]
     assert answer["free_bytes"] > 0
+
+
+def test_what_has_arrived_is_hashed_in_chunks(root: Path, agent: ModuleType) -> None:
+    content = os.urandom((1 << 20) + 5)
+    wanted = [hashlib.sha256(content[: 1 << 20]).hexdigest(), hashlib.sha256(content[1 << 20 :]).hexdigest()]
+    path = root / "file"
+    for length, hashes in ((0, []), (1 << 20, wanted[:1]), (len(content), wanted)):
+        path.write_bytes(content[:length])
+        assert agent.chunk_hashes(path, 1 << 20) == hashes
+    with pytest.raises(agent.AgentFailure, match="chunks of 1 bytes"):
+        agent.chunk_hashes(path, 1)
 
 
 def test_a_flipped_bit_is_found_and_the_file_is_sent_afresh_next_time(root: Path) -> None:

@@ -179,6 +179,21 @@ def test_put_resumes_at_an_offset(case: Case, source: Path, offset: int) -> None
     assert partial.read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize(("offset", "length"), [(0, 10), (300_000, 700_001), (5_000_000, 0)])
+def test_put_of_a_range_leaves_the_rest_alone(case: Case, source: Path, offset: int, length: int) -> None:
+    content, end = source.read_bytes(), offset + length
+    there = case.folder / f"range-{offset}.bin"
+    there.write_bytes(b"z" * 6_000_000)
+    paces: list[int] = []
+    assert sum(case.transport.put(source, str(there), offset, length, paces.append)) == length
+    assert there.read_bytes() == b"z" * offset + content[offset:end] + b"z" * (6_000_000 - end)
+    assert sum(paces) == (0 if case.kind == "local" else length)
+    new = case.folder / f"new-range-{offset}.bin"
+    list(case.transport.put(source, str(new), offset, length))
+    # A write of nothing makes no file longer.
+    assert new.read_bytes() == (b"\0" * offset + content[offset:end] if length else b"")
+
+
 def test_put_with_nothing_left_to_send(case: Case, source: Path) -> None:
     (case.folder / "done.bin").write_bytes(source.read_bytes())
     assert sum(case.transport.put(source, str(case.folder / "done.bin"), source.stat().st_size)) == 0

@@ -362,7 +362,10 @@ def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
 
 
 def op_missing(request: dict[str, Any]) -> dict[str, Any]:
-    """Which of `artifacts` have no blob here yet, how much of each has arrived, and the free space."""
+    """Which of `artifacts` have no blob here yet, the hashes of what has arrived of each, and the free space.
+
+    What has arrived may have holes: it is hashed in pieces of `chunk_bytes`, and those that are right stay.
+    """
     if (RELEASES / request.get("release", "-")).is_dir():
         return {"installed": True, "missing": [], "free_bytes": shutil.disk_usage(ROOT).free}
     missing = []
@@ -373,15 +376,35 @@ def op_missing(request: dict[str, Any]) -> dict[str, Any]:
         blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
         if blob.is_file() and blob.stat().st_size == size:
             continue
-        entry: dict[str, Any] = {"sha256": sha256, "partial_bytes": 0, "partial_sha256": None}
+        entry: dict[str, Any] = {"sha256": sha256, "chunks": []}
         if part.is_file():
             if part.stat().st_size <= size:
-                entry.update(partial_bytes=part.stat().st_size, partial_sha256=sha256_file(part))
+                entry["chunks"] = chunk_hashes(part, request["chunk_bytes"])
             else:
                 part.unlink()
         missing.append(entry)
     INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
     return {"installed": False, "missing": missing, "free_bytes": shutil.disk_usage(ROOT).free}
+
+
+def chunk_hashes(path: Path, chunk_bytes: int) -> list[str]:
+    """SHA-256 of every `chunk_bytes` of a file, the last chunk as long as it is."""
+    if not CHUNK <= chunk_bytes <= 64 * CHUNK:
+        raise AgentFailure("bad_request", f"chunks of {chunk_bytes} bytes")
+    hashes = []
+    with path.open("rb", buffering=0) as file:
+        while True:
+            digest, left = hashlib.sha256(), chunk_bytes
+            while left:
+                data = file.read(min(left, CHUNK))
+                if not data:
+                    break
+                digest.update(data)
+                left -= len(data)
+            if left < chunk_bytes:
+                hashes.append(digest.hexdigest())
+            if left:
+                return hashes
 
 
 def op_install(request: dict[str, Any]) -> dict[str, Any]:

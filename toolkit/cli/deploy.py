@@ -26,13 +26,21 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 @click.argument("bundle")
 @click.argument("target", shell_complete=options.names("targets"))
 @options.offline
+@options.limit_rate
 @click.option(
     "--gate", is_flag=True, help="Measure it there first; it becomes active only within the profile's limits."
 )
 @click.option("--force", is_flag=True, help="Push it even if the device hasn't the memory it was planned to need.")
 @options.as_json
 def deploy(
-    bundle: str, target: str, offline: bool, wheels: Path | None, gate: bool, force: bool, as_json: bool
+    bundle: str,
+    target: str,
+    offline: bool,
+    wheels: Path | None,
+    limit_bytes_per_s: float | None,
+    gate: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Push a bundle to a target, verify it there and activate it.
 
@@ -48,7 +56,7 @@ def deploy(
     from toolkit.gate import deploy_gated
 
     found = find_bundle(bundle)
-    with connect(target, render.prompt_secret()) as device:
+    with connect(target, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:
         if gate:
             verdict = render.follow(deploy_gated(found, device, offline=offline, wheels=wheels, force=force))
             _show_verdict(verdict, as_json=as_json)

@@ -22,6 +22,22 @@ def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str
     return complete
 
 
+def parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None], float | None]:
+    """A callback that reads an option with a parser of toolkit.units."""
+
+    def parse(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
+        from toolkit import units
+
+        if text is None:
+            return None
+        try:
+            return float(getattr(units, name)(text))
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from exc
+
+    return parse
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
@@ -47,6 +63,17 @@ def offline(command: F) -> F:
         "--wheels",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Folder of wheels to prefer over the index; implies --offline.",
+    )(command)
+
+
+def limit_rate(command: F) -> F:
+    """How much of a link pushes may take."""
+    return click.option(
+        "--limit-rate",
+        "limit_bytes_per_s",
+        callback=parsed("parse_rate"),
+        metavar="RATE",
+        help="Send at most this much: 500 kB/s, 2 MB/s.",
     )(command)
 
 

@@ -24,6 +24,7 @@ from toolkit.cli import options
 @options.calibration
 @options.workload
 @options.offline
+@options.limit_rate
 @click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")
 @options.trust_remote_code
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
@@ -38,6 +39,7 @@ def run(
     workload: str,
     offline: bool,
     wheels: Path | None,
+    limit_bytes_per_s: float | None,
     force: bool,
     trust_remote_code: bool,
     fresh: bool,
@@ -73,6 +75,7 @@ def run(
         render.prompt_secret(),
         trust_remote_code=trust_remote_code,
         evaluate=evaluate,
+        limit_bytes_per_s=limit_bytes_per_s,
     )
     rows = render.follow(run_service(model, [load_target(name) for name in targets], recipes, chosen))
     reports = [row.report for row in rows if row.report]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,22 +32,6 @@ _COLUMNS = (
 )
 
 
-def _parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None], float | None]:
-    """A callback that reads an option with a parser of toolkit.units."""
-
-    def parse(_ctx: click.Context, _param: click.Parameter, text: str | None) -> float | None:
-        from toolkit import units
-
-        if text is None:
-            return None
-        try:
-            return float(getattr(units, name)(text))
-        except ValueError as exc:
-            raise click.BadParameter(str(exc)) from exc
-
-    return parse
-
-
 @click.command()
 @click.argument("model")
 @click.argument("target", shell_complete=options.names("targets"))
@@ -60,13 +44,13 @@ def _parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None],
 )
 @click.option(
     "--max-ppl-increase",
-    callback=_parsed("parse_percent"),
+    callback=options.parsed("parse_percent"),
     metavar="PERCENT",
     help="Perplexity that may be lost to fp32. Default: the profile's limit, or 3%.",
 )
 @click.option(
     "--budget",
-    callback=_parsed("parse_duration"),
+    callback=options.parsed("parse_duration"),
     default="30m",
     show_default=True,
     metavar="TIME",

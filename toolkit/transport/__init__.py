@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from toolkit.targets import Target
 
 
+PromptSecret = Callable[[str], str]
+Pace = Callable[[int], None]
+
+
 class Process(Protocol):
     """A command running on the target, its standard streams in our hands."""
 
@@ -43,12 +47,20 @@ class Transport(Protocol):
     def start(self, argv: Sequence[str]) -> Process:
         """Start a command in the login folder."""
 
-    def put(self, source: Path, destination: str, offset: int = 0) -> Iterator[int]:
+    def put(
+        self,
+        source: Path,
+        destination: str,
+        offset: int = 0,
+        length: int | None = None,
+        pace: Pace | None = None,
+    ) -> Iterator[int]:
         """Write a local file from byte `offset` on to the same offset of `destination`, in constant memory.
 
-        Nothing is written until the iterator is read; it gives the number of bytes of every step, and the
-        file is whole when it ends. An abandoned one leaves a shorter file. Raises DeviceFull when the
-        target's disk has no room.
+        With a `length` only so many bytes are written and the rest of `destination` stays as it is; it is created where
+        there is none. Nothing is written until the iterator is read; it gives the number of bytes of every step, and
+        all are written when it ends. An abandoned one leaves a part of them. `pace` is called with the number of bytes
+        before they are sent, and may wait. Raises DeviceFull when the target's disk has no room.
         """
 
     def make_dirs(self, path: str) -> None:
@@ -61,9 +73,6 @@ class Transport(Protocol):
         """Atomically replace `destination`."""
 
     def close(self) -> None: ...
-
-
-PromptSecret = Callable[[str], str]
 
 
 def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from toolkit.errors import RemoteCommandFailed
+from toolkit.transport import Pace
 from toolkit.transport.failures import device_full
 from toolkit.transport.streams import Feeder, Tail, split_lines
 
@@ -87,18 +88,26 @@ class LocalTransport:
         except OSError as exc:
             raise RemoteCommandFailed(f"{WHERE}: cannot start '{argv[0]}': {exc.strerror}") from exc
 
-    def put(self, source: Path, destination: str, offset: int = 0) -> Iterator[int]:
+    def put(
+        self,
+        source: Path,
+        destination: str,
+        offset: int = 0,
+        length: int | None = None,
+        pace: Pace | None = None,  # noqa: ARG002  nothing is sent anywhere
+    ) -> Iterator[int]:
         target = self._path(destination)
         total = source.stat().st_size
-        if offset == 0 and _link(source, target):
+        wanted = total - offset if length is None else length
+        if wanted == total and _link(source, target):
             yield total
             return
-        with self._explained(f"cannot write {target}", target.parent, total - offset):
+        with self._explained(f"cannot write {target}", target.parent, wanted):
             # The same file under two names: opening it for writing would cut the source.
             if target.exists() and target.samefile(source):
-                yield total - offset
+                yield wanted
             else:
-                yield from _copy(source, target, offset)
+                yield from _copy(source, target, offset, wanted, keep=offset > 0 or length is not None)
 
     def make_dirs(self, path: str) -> None:
         folder = self._path(path)
@@ -144,14 +153,16 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def _copy(source: Path, target: Path, offset: int) -> Iterator[int]:
-    with source.open("rb") as reading, target.open("r+b" if offset else "wb") as writing:
+def _copy(source: Path, target: Path, offset: int, length: int, *, keep: bool) -> Iterator[int]:
+    if keep:
+        target.touch()
+    with source.open("rb") as reading, target.open("r+b" if keep else "wb") as writing:
         reading.seek(offset)
         writing.seek(offset)
         step = _kernel_step if hasattr(os, "copy_file_range") else _buffer_step
-        while True:
+        while length:
             try:
-                done = step(reading.fileno(), writing.fileno())
+                done = step(reading.fileno(), writing.fileno(), min(length, _STEP_BYTES))
             except OSError as exc:
                 if step is _buffer_step or exc.errno not in _NO_KERNEL_COPY:
                     raise
@@ -159,15 +170,16 @@ def _copy(source: Path, target: Path, offset: int) -> Iterator[int]:
                 continue
             if done == 0:
                 return
+            length -= done
             yield done
 
 
-def _kernel_step(reading: int, writing: int) -> int:
-    return os.copy_file_range(reading, writing, _STEP_BYTES)
+def _kernel_step(reading: int, writing: int, count: int) -> int:
+    return os.copy_file_range(reading, writing, count)
 
 
-def _buffer_step(reading: int, writing: int) -> int:
-    data = os.read(reading, _STEP_BYTES)
+def _buffer_step(reading: int, writing: int, count: int) -> int:
+    data = os.read(reading, count)
     view = memoryview(data)
     while view:
         view = view[os.write(writing, view) :]

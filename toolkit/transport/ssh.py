@@ -16,7 +16,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST
 from paramiko.sftp import CMD_EXTENDED
 
 from toolkit.errors import CorruptBundle, HostKeyChanged, HostUnreachable, RemoteCommandFailed
-from toolkit.transport import PromptSecret
+from toolkit.transport import Pace, PromptSecret
 from toolkit.transport.failures import device_full
 from toolkit.transport.known_hosts import append_known_host, fingerprint, host_names
 from toolkit.transport.sftp_upload import CHUNK_BYTES, Upload
@@ -133,26 +133,45 @@ class SshTransport:
             channel.exec_command(shlex.join(argv))
         return SshProcess(channel, self._where)
 
-    def put(self, source: Path, destination: str, offset: int = 0) -> Iterator[int]:
+    def put(
+        self,
+        source: Path,
+        destination: str,
+        offset: int = 0,
+        length: int | None = None,
+        pace: Pace | None = None,
+    ) -> Iterator[int]:
         """Besides the Protocol's: CorruptBundle when `source` can't be read, RemoteCommandFailed when the
         server refuses to write."""
         path = _remote(destination)
         with _reading(source) as data, self._translated(f"writing {path}"):
             total = source.stat().st_size
-            self._refuse_if_full(path, total)
+            end = total if length is None else offset + length
+            if length is None:
+                self._refuse_if_full(path, total)
             data.seek(offset)
-            with self._files().open(path, "r+b" if offset else "wb") as file:
+            with self._open(path, keep=offset > 0 or length is not None) as file:
                 upload = Upload(self._files(), file, offset)
                 try:
-                    while chunk := _read(data):
+                    while chunk := _read(data, end - data.tell()):
+                        if pace is not None:
+                            pace(len(chunk))
                         yield upload.write(chunk)
                     yield upload.finish()
                 except OSError as exc:
                     if not self._is_lost():
-                        # Writes behind a failed one may have left a hole that a resume would trust.
-                        file.truncate(upload.acknowledged)
-                        self._explain_full(path, total - upload.acknowledged, exc)
+                        self._explain_full(path, end - upload.acknowledged, exc)
                     raise
+
+    def _open(self, path: str, *, keep: bool) -> Any:
+        """A file to write to; with `keep` what is in it stays, and it is made where there is none."""
+        if not keep:
+            return self._files().open(path, "wb")
+        try:
+            return self._files().open(path, "r+b")
+        except FileNotFoundError:
+            self._files().open(path, "ab").close()
+            return self._files().open(path, "r+b")
 
     def make_dirs(self, path: str) -> None:
         folder = _remote(path)
@@ -307,9 +326,9 @@ def _reading(source: Path) -> Iterator[Any]:
         yield data
 
 
-def _read(data: Any) -> bytes:
+def _read(data: Any, at_most: int) -> bytes:
     """A local read error must not look like one of the link."""
     try:
-        return bytes(data.read(CHUNK_BYTES))
+        return bytes(data.read(min(CHUNK_BYTES, max(0, at_most))))
     except OSError as exc:
         raise CorruptBundle(f"{data.name}: cannot be read: {exc.strerror}") from exc

@@ -1,0 +1,180 @@
+"""The push engine over real connections: what is sent, what isn't again, limits, cuts and several connections."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builds import follow
+from tests.servers import Relay
+from tests.test_deploy import target_over
+from toolkit import push as engine
+from toolkit.device import Device, connect
+from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
+from toolkit.events import Event, Progress
+from toolkit.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
+from toolkit.transport.embedded import EmbeddedServer
+
+MIB = 2**20
+
+
+def upload(path: Path, size: int, seed: bytes = b"seed") -> Upload:
+    block = hashlib.shake_256(seed).digest(MIB)
+    content = b"".join(number.to_bytes(4, "big") + block[4:] for number in range(-(-size // MIB)))[:size]
+    path.write_bytes(content)
+    return Upload(path, hashlib.sha256(content).hexdigest(), size)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def device(server: EmbeddedServer, tmp_path: Path) -> Iterator[Device]:
+    with connect(target_over(server, tmp_path / "device")) as device:
+        yield device
+
+
+def arrived(tmp_path: Path, file: Upload) -> Path:
+    return tmp_path / "device" / "incoming" / f"{file.sha256}.part"
+
+
+def test_files_arrive_whole_and_are_not_sent_twice(device: Device, tmp_path: Path) -> None:
+    files = [upload(tmp_path / "large", PIECE_BYTES + 3 * MIB + 7), upload(tmp_path / "empty", 0)]
+    events: list[Event] = []
+    assert follow(push(device, files), events) == files[0].size_bytes
+    for file in files:
+        assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+    done = [event.done for event in events if isinstance(event, Progress)]
+    assert done == sorted(done) and done[-1] == files[0].size_bytes
+    assert follow(push(device, files)) == 0
+
+
+def test_only_chunks_that_are_wrong_or_absent_are_sent_again(device: Device, tmp_path: Path) -> None:
+    file = upload(tmp_path / "large", 6 * CHUNK_BYTES + 5)
+    follow(push(device, [file]))
+    with arrived(tmp_path, file).open("r+b") as part:
+        part.seek(CHUNK_BYTES + 9)
+        part.write(b"?")  # a flipped byte in the second chunk
+        part.seek(3 * CHUNK_BYTES)
+        part.write(b"\0" * CHUNK_BYTES)  # a hole that several connections left
+        part.truncate(5 * CHUNK_BYTES + 100)
+    assert follow(push(device, [file])) == 3 * CHUNK_BYTES + 5
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+
+
+def test_pieces_are_the_gaps_between_what_is_right(tmp_path: Path) -> None:
+    count = PIECE_BYTES // CHUNK_BYTES + 2
+    file = upload(tmp_path / "large", count * CHUNK_BYTES + 5)
+    content = file.source.read_bytes()
+    right = [hashlib.sha256(content[i : i + CHUNK_BYTES]).hexdigest() for i in range(0, len(content), CHUNK_BYTES)]
+    wrong = "0" * 64
+    whole = [Piece(file, 0, PIECE_BYTES), Piece(file, PIECE_BYTES, 2 * CHUNK_BYTES + 5)]
+    assert list(lacking(file, [])) == whole
+    assert list(lacking(file, [wrong] * (count + 1))) == whole
+    assert list(lacking(file, right)) == []
+    assert list(lacking(file, [right[0], wrong, right[2], wrong, wrong, *right[5:count]])) == [
+        Piece(file, CHUNK_BYTES, CHUNK_BYTES),
+        Piece(file, 3 * CHUNK_BYTES, 2 * CHUNK_BYTES),
+        Piece(file, count * CHUNK_BYTES, 5),
+    ]
+    empty = upload(tmp_path / "empty", 0)
+    assert list(lacking(empty, [])) == [Piece(empty, 0, 0)]
+
+
+def test_another_connection_is_opened_when_it_may_help_and_all_close(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_RAMP_S", 0.05)
+    file = upload(tmp_path / "large", 160 * MIB)
+    with connect(target_over(server, tmp_path / "device")) as device:
+        opened = []
+        dial = device.dial
+        device.dial = lambda: opened.append(dial()) or opened[-1]  # type: ignore[func-returns-value]
+        follow(push(device, [file]))
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+    assert opened
+    assert all(not transport._link.transport.is_active() for transport in opened)  # type: ignore[attr-defined]
+
+
+def test_a_server_that_refuses_more_connections_gets_the_file_over_one(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_RAMP_S", 0.05)
+    file = upload(tmp_path / "large", 100 * MIB)
+
+    def refused() -> None:
+        raise HostUnreachable("pi5: no more connections")
+
+    with connect(target_over(server, tmp_path / "device")) as device:
+        device.dial = refused  # type: ignore[assignment]
+        assert follow(push(device, [file])) == file.size_bytes
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+
+
+def test_a_limit_is_held(server: EmbeddedServer, tmp_path: Path) -> None:
+    file = upload(tmp_path / "small", 3 * MIB)
+    with connect(target_over(server, tmp_path / "device"), limit_bytes_per_s=2 * MIB) as device:
+        began = time.monotonic()
+        follow(push(device, [file]))
+    assert time.monotonic() - began > 1.2
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+
+
+def test_a_push_that_is_given_up_ends_at_once_though_its_limit_is_low(server: EmbeddedServer, tmp_path: Path) -> None:
+    file = upload(tmp_path / "large", 20 * MIB)
+    with connect(target_over(server, tmp_path / "device"), limit_bytes_per_s=10_000) as device:
+        service = push(device, [file])
+        for event in service:
+            if isinstance(event, Progress):
+                break
+            time.sleep(0.3)
+        began = time.monotonic()
+        service.close()
+        assert time.monotonic() - began < 5
+    with connect(target_over(server, tmp_path / "device")) as device:
+        assert 0 < follow(push(device, [file])) <= file.size_bytes
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_link_that_is_cut_anywhere_costs_only_what_was_under_way(
+    server: EmbeddedServer, tmp_path: Path, seed: int
+) -> None:
+    file = upload(tmp_path / "large", 80 * MIB)
+    offset = int.from_bytes(hashlib.sha256(bytes([seed])).digest()[:4], "big") % file.size_bytes
+    relay = Relay(server.port)
+    target = target_over(server, tmp_path / "device").model_copy(update={"port": relay.port})
+    known_hosts = tmp_path / "known_hosts-relay"
+    known_hosts.write_text(server.known_hosts.read_text().replace(f":{server.port}", f":{relay.port}"))
+    with connect(target.model_copy(update={"known_hosts": known_hosts})) as device, pytest.raises(HostUnreachable):
+        for event in push(device, [file]):
+            if isinstance(event, Progress) and event.done >= min(offset, file.size_bytes - CHUNK_BYTES):
+                relay.cut()
+    with connect(target_over(server, tmp_path / "device")) as device:
+        sent = follow(push(device, [file]))
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
+    # Everything acknowledged stays, but for the chunks that the cut went through.
+    assert sent <= file.size_bytes - offset + 2 * CHUNK_BYTES
+
+
+def test_what_cannot_fit_is_refused_before_the_first_byte(device: Device, tmp_path: Path) -> None:
+    huge = Upload(tmp_path / "sparse", "a" * 64, 1 << 39)
+    with huge.source.open("wb") as file:
+        os.ftruncate(file.fileno(), huge.size_bytes)
+    with pytest.raises(DeviceFull, match=r"549,755\.8 MB to send, "):
+        follow(push(device, [huge]))
+    assert not arrived(tmp_path, huge).exists()
+
+
+def test_a_source_that_goes_away_is_named(device: Device, tmp_path: Path) -> None:
+    gone = Upload(tmp_path / "gone", "b" * 64, 5)
+    with pytest.raises(CorruptBundle, match="gone: cannot be read"):
+        follow(push(device, [gone]))

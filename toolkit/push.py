@@ -1,0 +1,206 @@
+"""Send files to a target: only what it lacks of them, over as many connections as help."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from toolkit.device import Device
+from toolkit.errors import DeviceError, DeviceFull, ToolkitError
+from toolkit.events import Progress, Service, Step
+from toolkit.pace import Ramp, Throttle
+from toolkit.transport import Pace, Transport
+
+# What the store and the runtime's own files may need on top of what is sent.
+SPARE_BYTES = 64 * 2**20
+# What has arrived is compared in chunks, and sent in pieces: opening a file costs round trips, so pieces are larger.
+CHUNK_BYTES = 2**20
+PIECE_BYTES = 32 * CHUNK_BYTES
+# As long as one connection is watched before another one is tried.
+_RAMP_S = 2.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A local file on its way into the target's store."""
+
+    source: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file that the target lacks."""
+
+    file: Upload
+    offset: int
+    length: int
+
+
+def push(device: Device, files: Sequence[Upload]) -> Service[int]:
+    """Send the files whose content the target hasn't yet, and return the bytes that were sent.
+
+    What broke off earlier goes on: chunks that arrived whole aren't sent again. While somebody else pushes there, it
+    waits. All connections together hold the device's `limit_bytes_per_s`. Raises DeviceFull before the first byte, and
+    HostUnreachable when the link breaks.
+    """
+    hold = yield from device.hold()
+    try:
+        return (yield from _push(device, files))
+    finally:
+        hold.release()
+
+
+def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
+    by_hash = {file.sha256: file for file in files}
+    artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
+    state = device.ask("missing", artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+    missing = [(by_hash[entry["sha256"]], entry["chunks"]) for entry in state["missing"]]
+    pieces = [piece for file, chunks in missing for piece in lacking(file, chunks)]
+    total = sum(piece.length for piece in pieces)
+    if total + SPARE_BYTES > state["free_bytes"] and total:
+        raise DeviceFull(
+            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state['free_bytes'])} free "
+            f"under {device.target.install_root}",
+            "free some space there, or set `install_root` in the target's file to a larger disk",
+        )
+    name = device.target.name
+    yield Step(f"{name}: push {len(missing)} of {len(files)} files, {_megabytes(total)}", skipped=not pieces)
+    yield from _Sending(device, pieces).run()
+    return total
+
+
+def lacking(file: Upload, chunks: Sequence[str]) -> Iterator[Piece]:
+    """The pieces of a file that aren't on the target, which has chunks with these SHA-256 of it.
+
+    An empty file is one piece of no bytes.
+    """
+    start: int | None = None
+    for index, offset in enumerate(range(0, max(1, file.size_bytes), CHUNK_BYTES)):
+        there = index < len(chunks) and chunks[index] == _chunk_sha256(file, offset)
+        if start is not None and (there or offset - start == PIECE_BYTES):
+            yield Piece(file, start, offset - start)
+            start = None
+        if start is None and not there:
+            start = offset
+    if start is not None:
+        yield Piece(file, start, file.size_bytes - start)
+
+
+def _chunk_sha256(file: Upload, offset: int) -> str:
+    with file.source.open("rb") as source:
+        source.seek(offset)
+        return hashlib.sha256(source.read(CHUNK_BYTES)).hexdigest()
+
+
+class _Sending:
+    """Connections that take pieces from one queue; each works in a thread of its own."""
+
+    def __init__(self, device: Device, pieces: Sequence[Piece]) -> None:
+        self._device = device
+        self._left = deque(pieces)
+        self._total = sum(piece.length for piece in pieces)
+        self._stop = threading.Event()
+        self._pace: Pace | None = None
+        if device.limit_bytes_per_s is not None:
+            self._pace = Throttle(device.limit_bytes_per_s, sleep=self._stop.wait).pay
+        # Who sets a limit wants less of the link, not more connections.
+        self._may_grow = device.limit_bytes_per_s is None and device.target.transport != "local"
+        self._heard: SimpleQueue[int] = SimpleQueue()
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+
+    def run(self) -> Service[None]:
+        if not self._left:
+            return
+        try:
+            self._add(self._device.transport)
+            yield from self._watch()
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _watch(self) -> Service[None]:
+        ramp, done = Ramp(), 0
+        since, before = time.monotonic(), 0
+        while any(thread.is_alive() for thread in self._threads) or not self._heard.empty():
+            if news := self._news():
+                done += news
+                yield Progress("push", done, self._total, "bytes")
+            elapsed = time.monotonic() - since
+            if self._may_grow and elapsed >= _RAMP_S:
+                rate = (done - before) / elapsed
+                self._may_grow = ramp.another(rate)
+                # What is left has to be worth a handshake.
+                if self._may_grow and self._total - done > rate * _RAMP_S:
+                    self._add(None)
+                since, before = time.monotonic(), done
+
+    def _news(self) -> int:
+        """Bytes that arrived since the last call, which waits a moment for some."""
+        news = 0
+        with suppress(Empty):
+            news = self._heard.get(timeout=_POLL_S)
+            while True:
+                news += self._heard.get_nowait()
+        return news
+
+    def _add(self, transport: Transport | None) -> None:
+        thread = threading.Thread(target=self._work, args=(transport,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, transport: Transport | None) -> None:
+        if transport is not None:
+            self._send(transport)
+            return
+        try:
+            another = self._device.dial()
+        except ToolkitError:
+            # A server may count connections; the ones there are do the work.
+            self._may_grow = False
+            return
+        try:
+            self._send(another)
+        finally:
+            another.close()
+
+    def _send(self, transport: Transport) -> None:
+        try:
+            while not self._stop.is_set():
+                piece = self._left.popleft()
+                for count in self._put(transport, piece):
+                    self._heard.put(count)
+                    if self._stop.is_set():
+                        return
+        except IndexError:
+            return
+        except BaseException as exc:
+            self._error = self._error or exc
+            self._stop.set()
+
+    def _put(self, transport: Transport, piece: Piece) -> Iterator[int]:
+        destination = self._device.path("incoming", f"{piece.file.sha256}.part")
+        return transport.put(piece.file.source, destination, piece.offset, piece.length, self._pace)
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
+def discard(device: Device, files: Sequence[Upload]) -> None:
+    """Remove files that were pushed and aren't for the store; over a broken link they stay."""
+    with suppress(DeviceError):
+        device.ask("discard", sha256=[file.sha256 for file in files])
