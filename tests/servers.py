@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -59,7 +60,12 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._sockets: list[socket.socket] = [self._listener]
+        self._frozen = False
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        """Forward nothing any more and close nothing: what a router does that has lost its memory."""
+        self._frozen = True
 
     def cut(self) -> None:
         for sock in self._sockets:
@@ -79,4 +85,6 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                while self._frozen:
+                    time.sleep(0.1)
                 sink.sendall(data)

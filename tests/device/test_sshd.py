@@ -216,7 +216,7 @@ from toolkit.transport import ssh_link
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
-ssh_link.LINK_TIMEOUT_S, ssh_link._KEEPALIVE_S = 2, 1
+ssh_link.LINK_TIMEOUT_S, ssh_link.KEEPALIVE_S = 2, 1
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 with PrivateSshd(Path(sys.argv[1])) as server:
     transport = SshTransport(server)

@@ -355,6 +355,21 @@ def test_a_refusal_of_the_server_is_worded(address: Address, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
+def test_a_link_that_falls_silent_without_closing_ends_what_waits_for_it(
+    relayed: tuple[Address, Relay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_link, "KEEPALIVE_S", 0.3)
+    monkeypatch.setattr(ssh_link, "SILENCE_S", 2.0)
+    address, relay = relayed
+    with closing(SshTransport(address)) as transport:
+        quiet = transport.start(["sleep", "4"])
+        assert quiet.wait() == 0, "a command that says nothing isn't a silent link"
+        process = transport.start(["sleep", "60"])
+        relay.freeze()
+        with pytest.raises(HostUnreachable, match="the connection was lost while a command ran"):
+            process.wait()
+
+
 def test_a_silent_link_has_a_time_limit(address: Address) -> None:
     with closing(SshTransport(address)) as transport:
         sock = transport._link.transport.sock

@@ -6,20 +6,27 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_REQUEST
+from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
 from toolkit.transport.known_hosts import KnownKey, fingerprint, host_names, read_known_hosts
 from toolkit.transport.ssh_config import SshOptions, SshTarget
 
 LINK_TIMEOUT_S = 20
-_KEEPALIVE_S = 10
+KEEPALIVE_S = 10
+# No system but Linux gives up a connection whose other side fell silent, and Linux not one through a proxy or a
+# half-dead router. One write of an upload takes that long at 4 kB/s.
+SILENCE_S = 60.0
+_WATCH_S = 1.0
 _HANDSHAKE_TIMEOUT_S = 10.0
 # The numbers that shells add to 128, by the names of RFC 4254.
 _SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11}
@@ -44,6 +51,46 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]
         **paramiko.Transport._channel_handler_table,
         MSG_CHANNEL_REQUEST: _on_channel_request,
     }
+
+
+class _Watched:
+    """A socket that knows when it was last heard of. paramiko takes it for a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.heard_at = time.monotonic()
+
+    def recv(self, count: int) -> bytes:
+        data = self._sock.recv(count)
+        self.heard_at = time.monotonic()
+        return data
+
+    def give_up(self) -> None:
+        """Whoever reads or writes there gets an error; closing alone would leave a reader waiting."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def _watch(transport: Any, sock: _Watched) -> None:
+    """End a connection that has been silent for too long though it was asked for answers."""
+    while transport.is_active():
+        if time.monotonic() - sock.heard_at > SILENCE_S:
+            sock.give_up()
+            return
+        time.sleep(_WATCH_S)
+
+
+def _ask_for_an_answer(transport: Any) -> None:
+    """A request that every server answers, if only with a refusal; paramiko's own keepalive asks for none."""
+    message = paramiko.Message()
+    message.add_byte(cMSG_GLOBAL_REQUEST)
+    message.add_string("keepalive@openssh.com")
+    message.add_boolean(True)
+    transport._send_user_message(message)
 
 
 @dataclass
@@ -179,7 +226,8 @@ def _through_proxy(command: str, where: str) -> tuple[subprocess.Popen[bytes], s
 def _negotiated(sock: socket.socket, where: str, key_types: Sequence[str]) -> Any:
     transport = None
     try:
-        transport = _Transport(sock)
+        watched = _Watched(sock)
+        transport = _Transport(watched)
         security = transport.get_security_options()
         # Sorting is stable. AES-GCM moves twice as much as paramiko's first choice.
         security.ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
@@ -187,7 +235,8 @@ def _negotiated(sock: socket.socket, where: str, key_types: Sequence[str]) -> An
         transport.banner_timeout = transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
         transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
         transport.get_remote_server_key()  # start_client returns without an error when its time is over
-        transport.set_keepalive(_KEEPALIVE_S)
+        transport.packetizer.set_keepalive(KEEPALIVE_S, partial(_ask_for_an_answer, transport))
+        threading.Thread(target=_watch, args=(transport, watched), daemon=True).start()
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if transport is not None:
             with suppress(OSError):
