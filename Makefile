@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-memory docs results matrix clean
+.PHONY: demo test check test-slow test-memory docs results matrix push-speed clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -14,7 +14,7 @@ test: check
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
 
-# Root, 24 GiB of memory, 60 GB of disk, about an hour.
+# Root, 24 GiB of memory, 60 GB of disk, twenty minutes to an hour.
 test-memory: $(VENV)/.ready
 	$(BIN)/python benchmarks/build_memory.py > benchmarks/BUILD_MEMORY.md.new
 	mv benchmarks/BUILD_MEMORY.md.new benchmarks/BUILD_MEMORY.md
@@ -31,6 +31,11 @@ docs: $(VENV)/.ready
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py > benchmarks/RESULTS.md.new
 	mv benchmarks/RESULTS.md.new benchmarks/RESULTS.md
+
+# Root and iproute2 for the lossy link; 6 GB of disk.
+push-speed: $(VENV)/.ready
+	$(BIN)/python benchmarks/push.py > benchmarks/PUSH.md.new
+	mv benchmarks/PUSH.md.new benchmarks/PUSH.md
 
 # Goes on where it stopped: what is recorded for the same workflows and versions isn't built again.
 matrix: $(VENV)/.ready

@@ -2,8 +2,8 @@
 
     python benchmarks/build_memory.py [--models DIR] [--only phi-3-mini-4k]
 
-Needs root, cgroup v1 or v2, 24 GiB of memory and 60 GB of disk (EDGEPHI_CACHE_DIR says where); about an hour on two
-cores. Exits with 1 when a limited build fails or doesn't equal the unlimited one bit for bit. Talk goes to stderr.
+Needs root, cgroup v1 or v2, 24 GiB of memory and 60 GB of disk (EDGEPHI_CACHE_DIR says where); twenty minutes to an
+hour on two cores. Exits with 1 when a limited build fails or doesn't equal the unlimited one bit for bit. Talk goes to stderr.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ def main() -> None:
         for build, equal in rows(models, options.only or list(LIMITS))
     ]
     columns = ["build", "seconds", "peak without page cache", "peak with page cache", "bits equal to the limited one"]
-    print(f"{RECIPE}, full size, random weights; load check in the runtime included:\n")
+    print("# Builds under a memory limit\n\nOutput of `make test-memory`.\n")
+    print(f"{RECIPE}, random weights; edgephi's time includes hashing the model and the load check in the runtime:\n")
     print(render.markdown_table(columns, table))
 
 
