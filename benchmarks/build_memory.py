@@ -3,7 +3,8 @@
     python benchmarks/build_memory.py [--models DIR] [--only phi-3-mini-4k]
 
 Needs root, cgroup v1 or v2, 24 GiB of memory and 60 GB of disk (EDGEPHI_CACHE_DIR says where); twenty minutes to an
-hour on two cores. Exits with 1 when a limited build fails or doesn't equal the unlimited one bit for bit. Talk goes to stderr.
+hour on two cores. Exits with 1 when a limited build fails or doesn't equal the unlimited one bit for bit. Talk goes to
+stderr.
 """
 
 from __future__ import annotations
