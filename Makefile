@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-memory docs results matrix push-speed clean
+.PHONY: demo test check test-slow test-faults test-memory docs results matrix push-speed clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not faults"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
+
+# Root for the small disks; five minutes.
+test-faults: $(VENV)/.ready
+	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m faults
 
 # Root, 24 GiB of memory, 60 GB of disk, twenty minutes to an hour.
 test-memory: $(VENV)/.ready

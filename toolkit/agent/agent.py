@@ -280,14 +280,16 @@ def held(name: str, request: dict[str, Any]) -> Iterator[None]:
                 told = time.monotonic()
                 emit("event", {"type": "waiting", "holder": read_holder(ROOT / name)})
             time.sleep(LOCK_POLL_S)
-        file.truncate(0)
         holder = {"by": str(request.get("by", "?"))[:200], "op": request["op"], "since_unix_s": time.time()}
-        file.write(json.dumps(holder).encode("utf-8"))
-        file.flush()
+        # On a full or read-only disk the lock holds without a name.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(holder).encode("utf-8"))
         try:
             yield
         finally:
-            file.truncate(0)
+            with contextlib.suppress(OSError):
+                file.truncate(0)
 
 
 def try_lock(file: Any) -> bool:
@@ -865,14 +867,31 @@ def start_child(request: dict[str, Any], *, stdin: int | None, stdout: int | Non
         raise AgentFailure("no_release", "nothing is active here", "`edgephi deploy BUNDLE TARGET` first")
     folder = request.get("model_folder") or release_folder(release)
     argv = [str(runtime_python(runtime)), "-u", __file__]
-    inner = dict(request, model_folder=str(folder))
-    # In a file: a request may carry more text than an argument or a variable may hold, and stdin is the conversation's.
-    handle, path = tempfile.mkstemp(prefix=".request-", dir=ROOT)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(inner, file)
     environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
-    environment[CHILD_REQUEST] = path
+    environment[CHILD_REQUEST] = request_file(json.dumps(dict(request, model_folder=str(folder))))
     return subprocess.Popen(argv, env=environment, stdin=stdin, stdout=stdout)
+
+
+def request_file(text: str) -> str:
+    """A private file for the child: a request may be longer than an argument, and stdin is the conversation's.
+
+    What is installed has to work on a full or read-only disk too: then the system's own folder for such files takes it.
+    """
+    try:
+        return private_file(text, ROOT)
+    except OSError:
+        return private_file(text, None)
+
+
+def private_file(text: str, folder: Path | None) -> str:
+    handle, path = tempfile.mkstemp(prefix=".request-", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        Path(path).unlink()
+        raise
+    return path
 
 
 def wait_child(child: subprocess.Popen[bytes]) -> Any:

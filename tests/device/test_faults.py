@@ -1,0 +1,322 @@
+"""What becomes of a deployment when something breaks in the middle: afterwards the device answers with the old or the
+new release, whole, and the same command completes.
+
+`make test-faults` runs all of it and writes the table in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.builds import bundle as build
+from tests.builds import follow
+from tests.servers import Relay, needs_root, needs_sshd, small_disk
+from tests.test_deploy import target_over
+from toolkit.agent import AGENT_PATH
+from toolkit.bundle import Bundle
+from toolkit.deploy import deploy, install
+from toolkit.device import Device, connect
+from toolkit.errors import CorruptBundle, DeviceError, ToolkitError
+from toolkit.events import Event, Progress, Service, Step
+from toolkit.releases import verify
+from toolkit.targets import Target
+from toolkit.transport.sshd import PrivateSshd
+
+pytestmark = [pytest.mark.faults, needs_sshd]
+
+RECORD = os.environ.get("EDGEPHI_RECORD_FAULTS")
+CHANCE = random.Random(20)
+
+
+@dataclass
+class Table:
+    """What happened, by fault: which release answered afterwards, and how many were tried."""
+
+    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, fault: str, outcome: str) -> None:
+        self.outcomes.setdefault(fault, Counter())[outcome] += 1
+
+    def markdown(self) -> str:
+        lines = ["| fault | times | old release whole | new release whole | the same command then completed |"]
+        lines.append("|---|---|---|---|---|")
+        for fault, counts in self.outcomes.items():
+            times = sum(counts.values())
+            lines.append(f"| {fault} | {times} | {counts['old']} | {counts['new']} | {times} |")
+        return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Table]:
+    found = Table()
+    yield found
+    if RECORD:
+        path = Path(RECORD)
+        head, _, rest = path.read_text("utf-8").partition("<!-- begin: faults -->\n")
+        tail = rest.partition("<!-- end: faults -->")[2]
+        path.write_text(f"{head}<!-- begin: faults -->\n{found.markdown()}\n<!-- end: faults -->{tail}", "utf-8")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PrivateSshd]:
+    with PrivateSshd(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture
+def target(server: PrivateSshd, root: Path) -> Target:
+    """A device on which the old release is active."""
+    target = target_over(server, root)
+    with connect(target) as device:
+        follow(deploy(old(), device))
+    return target
+
+
+def old() -> Bundle:
+    return build("fp32")
+
+
+def new() -> Bundle:
+    return build("int4-rtn-b32")
+
+
+def answering(device: Device) -> str:
+    """Which of the two is active; it is whole, and it loads and generates."""
+    found = follow(verify(device))
+    pointer = device.ask("releases")["pointer"]
+    damaged = {checked.release for checked in found.damaged}
+    assert pointer["release"] not in damaged
+    device.ask("check", release=pointer["release"], runtime=pointer["runtime"], prompt="In the", tokens=2, settings={})
+    return {old().id: "old", new().id: "new"}[pointer["release"]]
+
+
+def settle(table: Table, fault: str, target: Target) -> None:
+    """After a fault: the device answers, and a re-run completes."""
+    with connect(target) as device:
+        table.add(fault, answering(device))
+        follow(deploy(new(), device))
+        assert answering(device) == "new"
+        follow(verify(device)).enforce()
+
+
+def broken_by(service: Service[object], strike: Callable[[Event], bool], fault: Callable[[], object]) -> None:
+    """Run a service and let the fault happen at the first event that `strike` names."""
+    struck = False
+    with suppress(ToolkitError):
+        for event in service:
+            if not struck and strike(event):
+                struck = True
+                fault()
+    assert struck, "the fault came too late"
+
+
+def sent(count: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, Progress) and event.label == "push" and event.done >= count
+
+
+def says(text: str) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, Step) and text in event.text
+
+
+def over(relay: Relay, target: Target, tmp_path: Path) -> Target:
+    assert target.known_hosts is not None
+    known = tmp_path / "known_hosts-relay"
+    known.write_text(target.known_hosts.read_text().replace(f":{target.port}", f":{relay.port}"))
+    return target.model_copy(update={"port": relay.port, "known_hosts": known})
+
+
+@pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_900_000), 20)))
+def test_the_link_is_cut_while_files_are_pushed(table: Table, target: Target, tmp_path: Path, offset: int) -> None:
+    assert target.port is not None
+    relay = Relay(target.port)
+    # Slow enough that there is a middle.
+    with connect(over(relay, target, tmp_path), limit_bytes_per_s=8e6) as device:
+        broken_by(deploy(new(), device), sent(offset), relay.cut)
+    settle(table, "link cut while files are pushed", target)
+
+
+@pytest.mark.parametrize("text", ["verify phi3-nano", "load it and generate"])
+def test_the_link_is_cut_later(table: Table, target: Target, tmp_path: Path, text: str) -> None:
+    assert target.port is not None
+    relay = Relay(target.port)
+    with connect(over(relay, target, tmp_path)) as device:
+        broken_by(deploy(new(), device), lambda event: says(text)(event) and "here" not in str(event), relay.cut)
+    settle(table, "link cut while the device verifies or loads", target)
+
+
+@pytest.mark.parametrize("offset", [1, 900_000, 2_000_000])
+def test_sshd_and_its_sessions_are_killed(
+    table: Table, target: Target, server: PrivateSshd, root: Path, tmp_path: Path, offset: int
+) -> None:
+    with connect(target, limit_bytes_per_s=8e6) as device:
+        broken_by(deploy(new(), device), sent(offset), server.kill)
+    with PrivateSshd(tmp_path / "again") as again:
+        settle(table, "sshd killed with its sessions", target_over(again, root))
+
+
+@pytest.fixture
+def disk(tmp_path: Path, runtimes: Path) -> Iterator[Path]:
+    """A small disk as install root."""
+    with small_disk(tmp_path / "disk", "160m") as folder:
+        (folder / "runtimes").symlink_to(runtimes)
+        yield folder
+
+
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "filler").open("wb") as file:
+        while True:
+            file.write(b"x" * 65536)
+            file.flush()
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "where", ["300000", "1500000", "2500000", "verify phi3-nano-int4-rtn-b32 there", "load it and generate"]
+)
+def test_the_disk_becomes_full(
+    table: Table, server: PrivateSshd, disk: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("toolkit.push.SPARE_BYTES", 0)
+    target = target_over(server, disk)
+    with connect(target) as device:
+        follow(deploy(old(), device))
+    strike = sent(int(where)) if where.isdigit() else says(where)
+    with connect(target, limit_bytes_per_s=8e6) as device:
+        broken_by(deploy(new(), device), strike, lambda: fill(disk))
+    with connect(target) as device:
+        answer = answering(device)
+    assert answer == "old"
+    (disk / "filler").unlink()
+    settle(table, "disk full", target)
+
+
+@needs_root
+def test_the_disk_becomes_read_only(table: Table, server: PrivateSshd, disk: Path) -> None:
+    target = target_over(server, disk)
+    with connect(target) as device:
+        follow(deploy(old(), device))
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with connect(target) as device, pytest.raises(DeviceError, match=r"[Rr]ead-only file system"):
+        follow(deploy(new(), device))
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    settle(table, "root read-only", target)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_bit_flips_in_a_stored_file(table: Table, target: Target, root: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    with connect(target) as device:
+        follow(deploy(new(), device))
+        files = [path for path in (root / "releases" / new().id).iterdir() if path.stat().st_size]
+        path = chance.choice(sorted(files))
+        content = bytearray(path.read_bytes())
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.chmod(0o644)
+        path.write_bytes(content)
+        with pytest.raises(CorruptBundle):
+            follow(verify(device)).enforce()
+        follow(verify(device, repair=True))
+    settle(table, "bit flipped in a stored file, found by `verify`, removed by `--repair`", target)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bit_flips_on_the_way(table: Table, target: Target, root: Path, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def flip() -> None:
+        part = max((root / "incoming").iterdir(), key=lambda path: path.stat().st_size)
+        with part.open("r+b") as file:
+            file.seek(chance.randrange(part.stat().st_size))
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+
+    with connect(target) as device:
+        broken_by(deploy(new(), device), says("verify phi3-nano-int4-rtn-b32 there"), flip)
+    settle(table, "bit flipped in a file that has just arrived", target)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same bundle", "two bundles"])
+def test_two_push_at_once(table: Table, target: Target, same: bool) -> None:
+    bundles = [new(), new() if same else build("int4-rtn-b128")]
+    errors: list[BaseException] = []
+
+    def push(bundle: Bundle) -> None:
+        try:
+            with connect(target, limit_bytes_per_s=8e6) as device:
+                follow(install(bundle, device))
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=push, args=(bundle,)) for bundle in bundles]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    settle(table, "two pushers at once", target)
+
+
+# Ends the agent before its n-th change to the file system, as a power cut would that flushes nothing more.
+ENDING = """
+import os, runpy, sys
+left = int(sys.argv[1])
+def ending(call):
+    def wrapped(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return call(*args, **kwargs)
+    return wrapped
+for name in ("unlink", "rename", "replace", "rmdir", "link", "mkdir", "fsync", "chmod"):
+    setattr(os, name, ending(getattr(os, name)))
+sys.argv = [sys.argv[2]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def killed_agent(root: Path, request: dict[str, object], calls: int) -> int:
+    agent = root / "agent" / "agent-of-test.py"
+    if not agent.exists():
+        shutil.copy(AGENT_PATH, agent)
+    line = json.dumps({"protocol": 1, "by": "test", **request}) + "\n"
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, str(calls), str(agent)], input=line, capture_output=True, text=True
+    )
+    return done.returncode
+
+
+@pytest.mark.parametrize("op", ["install", "activate"])
+def test_the_agent_is_killed_at_every_change_to_the_disk(table: Table, target: Target, root: Path, op: str) -> None:
+    with connect(target) as device:
+        follow(install(new(), device))
+        lock = device.ask("releases")["pointer"]["runtime"]
+        if op == "install":
+            shutil.rmtree(root / "releases" / new().id)
+            arrived = [artifact.sha256 for artifact in new().manifest.artifacts]
+            for sha256 in {*arrived} - {artifact.sha256 for artifact in old().manifest.artifacts}:
+                blob = root / "blobs" / "sha256" / sha256
+                blob.rename(root / "incoming" / f"{sha256}.part")
+        request = {"op": op, "release": new().id, "runtime": lock, "manifest": new().manifest_text}
+        for calls in range(200):
+            code = killed_agent(root, request, calls)
+            table.add(f"agent killed at each change to the disk: {op}", answering(device))
+            if code == 0:
+                break
+            assert code == 9
+        assert calls > 3
+    settle(table, f"agent killed at each change to the disk: {op}", target)
