@@ -55,10 +55,12 @@ def _value(key: str, value: Any) -> str:
 
     if key.endswith("_bytes"):
         return render.size(value)
-    if value is None or value == []:
+    if value in (None, [], {}):
         return "–"
     if isinstance(value, list):
-        return " ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) if key == "accelerators" else " ".join(map(str, value))
     if isinstance(value, dict):
-        return " ".join(name for name, on in value.items() if on) or "none"
+        if all(isinstance(item, bool) for item in value.values()):
+            return " ".join(name for name, on in value.items() if on) or "none"
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     return str(value)
