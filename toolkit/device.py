@@ -18,7 +18,8 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, drain
-from toolkit.profiles import Profile, load_profile
+from toolkit.profiles import Profile, list_profiles, load_profile
+from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.runtime import Runtime
 from toolkit.targets import Target, load_target
 from toolkit.transport import Process, PromptSecret, Transport, open_transport
@@ -156,22 +157,26 @@ def connect(target: Target | str, prompt_secret: PromptSecret | None = None) -> 
 
 
 def check_profile(device: Device, probe: dict[str, Any]) -> None:
-    """Refuse a device that isn't of its profile's class: other CPU, or much less memory than the plan counts
+    """Refuse a device that isn't of its profile's class: other CPU or system, or much less memory than the plan counts
     on.
 
     Raises ConfigError.
     """
-    hardware = device.profile.hardware
-    where = f"{device.target.name} (profile {device.profile.name})"
-    if probe["arch"] != hardware.arch:
+    reason = misfit(device.profile, probe)
+    if reason is not None:
         raise ConfigError(
-            f"{where}: the device is {probe['arch']}, the profile says {hardware.arch}",
+            f"{device.target.name} (profile {device.profile.name}): {reason}",
             "set the right profile in the target's file; `edgephi profiles list` shows them",
         )
-    # A board's firmware and GPU keep a part of the memory that the data sheet counts.
-    if probe["ram_bytes"] and probe["ram_bytes"] < 0.8 * hardware.ram_bytes:
-        raise ConfigError(
-            f"{where}: the device has {probe['ram_bytes'] / 2**30:.1f} GiB of memory, "
-            f"the profile says {hardware.ram_bytes / 2**30:.1f} GiB",
-            "set the right profile in the target's file; `edgephi profiles list` shows them",
-        )
+
+
+def identify(target: Target, prompt_secret: PromptSecret | None = None) -> Match:
+    """Connect to a target, probe it and find the profile that suits it; the one it names isn't looked at.
+
+    Raises ConfigError that names the candidates when none does, and whatever `connect` raises.
+    """
+    # The agent's probe asks nothing of a profile; `local` is always there.
+    with connect(target.model_copy(update={"profile": "local"}), prompt_secret) as device:
+        probe = device.ask("probe")
+    profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
+    return propose_profile(probe, profiles, target.name)
