@@ -140,7 +140,7 @@ def deploy(
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **_check_request(device, release.runtime), release=bundle.id)
+    yield from device.call("check", **_check_request(device, release.runtime.lock), release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
@@ -157,13 +157,25 @@ def check_here(bundle: Bundle) -> Service[None]:
     with connect("local") as device:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
-        yield from device.call("check", **_check_request(device, runtime), model_folder=str(bundle.path.resolve()))
+        yield from device.call("check", **_check_request(device, runtime.lock), model_folder=str(bundle.path.resolve()))
 
 
-def _check_request(device: Device, runtime: Runtime) -> dict[str, Any]:
+def load_active(device: Device) -> Service[str | None]:
+    """Load the active release and generate with it; returns its id, None when nothing is active.
+
+    Raises AgentError, CorruptBundle, HostUnreachable.
+    """
+    pointer = device.ask("releases")["pointer"]
+    release: str | None = pointer["release"]
+    if release is not None:
+        yield from device.call("check", **_check_request(device, pointer["runtime"]), release=release)
+    return release
+
+
+def _check_request(device: Device, runtime: str) -> dict[str, Any]:
     # With the profile's settings: what becomes active has been seen to work the way it will be used.
     settings = device.profile.runtime.settings.model_dump()
-    return {"runtime": runtime.lock, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
+    return {"runtime": runtime, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
 
 
 def ask_missing(device: Device, files: list[Upload], **params: str) -> dict[str, Any]:
@@ -237,6 +249,6 @@ def activate(device: Device, reference: str) -> Service[str]:
         raise ConfigError(
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
-    yield from device.call("check", **_check_request(device, runtime), release=fitting[0])
+    yield from device.call("check", **_check_request(device, runtime.lock), release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return str(fitting[0])

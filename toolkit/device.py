@@ -42,6 +42,11 @@ class Device:
     prepared: tuple[dict[str, Any], Runtime] | None = field(default=None, repr=False)
     _agent_path: str | None = field(default=None, repr=False)
 
+    @property
+    def python(self) -> str:
+        """The Python there, as a command that is started in the login folder."""
+        return _from_login_folder(self.target.python)
+
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""
         return "/".join((_from_login_folder(self.target.install_root), *parts))
@@ -60,7 +65,7 @@ class Device:
 
     def start(self, op: str, **params: Any) -> Process:
         """Start the agent with one request; its stdin stays open."""
-        process = self.transport.start([_from_login_folder(self.target.python), "-u", self.ensure_agent()])
+        process = self.transport.start([self.python, "-u", self.ensure_agent()])
         request = {"protocol": PROTOCOL, "op": op, **params}
         process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
         return process
@@ -128,11 +133,12 @@ class Device:
         last = stderr.splitlines()[-1] if stderr else "it said nothing"
         hint = None
         if status == 127 or "not found" in last:
-            hint = (
-                f"is there a Python at '{self.target.python}'? "
-                f"Set `python` in the target's file, or install python3 on the device"
-            )
+            hint = no_python_hint(self.target.python)
         raise RemoteCommandFailed(f"{self.target.name}: the agent ended with exit code {status}: {last}", hint)
+
+
+def no_python_hint(python: str) -> str:
+    return f"is there a Python at '{python}'? Set `python` in the target's file, or install python3 on the device"
 
 
 def _from_login_folder(path: str) -> str:
