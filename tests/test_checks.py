@@ -214,7 +214,14 @@ def test_what_is_wrong_is_said_with_what_to_do(
 @pytest.mark.parametrize("name", ["memory", "temperature", "throttling", "governor"])
 def test_what_the_device_does_not_tell_is_skipped(name: str) -> None:
     silent = dict.fromkeys(("ram_bytes", "mem_available_bytes", "temp_c", "throttled", "governor"))
-    assert judge(PROBE | silent)[name] == checks.Check(name, "skipped", "the device doesn't tell")
+    assert judge(PROBE | silent | {"board": "a board"})[name] == checks.Check(
+        name, "skipped", "the device doesn't tell"
+    )
+
+
+def test_a_pi_whose_firmware_may_not_be_asked() -> None:
+    check = judge(PROBE | {"throttled": None})["throttling"]
+    assert (check.state, check.hint) == ("skipped", "on the device: sudo usermod -aG video $USER")
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,9 @@ def temperature(probe: Probe) -> Check:
 def throttling(probe: Probe) -> Check:
     flags = probe["throttled"]
     if flags is None:
-        return skipped("throttling", "the device doesn't tell")
+        # Only members of that group may ask a Raspberry Pi's firmware.
+        hint = "on the device: sudo usermod -aG video $USER" if "Raspberry Pi" in probe["board"] else None
+        return Check("throttling", "skipped", "the device doesn't tell", hint)
     raised = [name.replace("_", " ") for name, on in flags.items() if on]
     if not raised:
         return ok("throttling", "none since it was started")

@@ -176,12 +176,10 @@ def test_parse_nvpmodel(agent: ModuleType) -> None:
 def test_parse_tegrastats_leaves_out_what_is_off(agent: ModuleType) -> None:
     line = "RAM 2345/7620MB (lfb 1x4MB) CV0@-256C CPU@48.5C tj@49C NC 0mW/0mW VDD_IN 4800mW/4790mW"
     assert agent.parse_tegrastats(line) == {
-        "ram_used_bytes": 2345 << 20,
-        "ram_bytes": 7620 << 20,
         "temp_c": {"CPU": 48.5, "tj": 49.0},
         "rails_mw": {"VDD_IN": 4800},
     }
-    assert agent.parse_tegrastats("") == {"ram_used_bytes": None, "ram_bytes": None, "temp_c": {}, "rails_mw": {}}
+    assert agent.parse_tegrastats("") == {"temp_c": {}, "rails_mw": {}}
 
 
 def test_parse_nvidia_smi(agent: ModuleType) -> None:

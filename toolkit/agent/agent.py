@@ -193,16 +193,13 @@ def parse_nvpmodel_conf(text: str) -> dict[str, int]:
 
 
 def parse_tegrastats(line: str) -> dict[str, Any]:
-    """A line of tegrastats: RAM in bytes, temperatures in degrees Celsius and rails in mW, now, by name.
+    """A line of tegrastats to temperatures in degrees Celsius and the power of rails in mW, now, by name.
 
     Sensors of parts that are switched off read -256 degrees, unconnected rails are called NC: both are left out.
     """
-    ram = re.search(r"\bRAM (\d+)/(\d+)MB", line)
     temperatures = {name: float(value) for name, value in re.findall(r"([A-Za-z]\w*)@(-?[\d.]+)C\b", line)}
     rails = re.findall(r"\b([A-Z]\w*) (\d+)mW", line)
     return {
-        "ram_used_bytes": int(ram.group(1)) << 20 if ram else None,
-        "ram_bytes": int(ram.group(2)) << 20 if ram else None,
         "temp_c": {name: value for name, value in temperatures.items() if value > -200},
         "rails_mw": {name: int(value) for name, value in rails if name != "NC"},
     }
@@ -340,18 +337,17 @@ def run_tool(*argv: str, timeout_s: float = 5) -> str:
 def first_output_line(*argv: str, timeout_s: float = 2) -> str:
     """The first line of a tool that goes on for ever, which is ended then; '' when it is missing or stays silent."""
     try:
-        child = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            watchdog = threading.Timer(timeout_s, child.kill)
+            watchdog.start()
+            try:
+                return child.stdout.readline().decode("utf-8", "replace")
+            finally:
+                watchdog.cancel()
+                child.kill()
     except OSError:
         return ""
-    assert child.stdout is not None
-    watchdog = threading.Timer(timeout_s, child.kill)
-    watchdog.start()
-    try:
-        return child.stdout.readline().decode("utf-8", "replace")
-    finally:
-        watchdog.cancel()
-        child.kill()
-        child.wait()
 
 
 def temperature_c() -> float | None:
@@ -423,14 +419,12 @@ def storage() -> dict[str, str | None]:
     mount = mount_of(parse_mountinfo(read_text("/proc/self/mountinfo")), str(ROOT))
     if mount is None:
         return {"storage": None, "storage_device": None, "file_system": None}
-    disk = disk_behind(mount)
+    disk, file_system = disk_behind(mount), mount["file_system"]
     if disk is None:
         # Of the network, in memory, or laid over other folders: the file system's name says it.
-        kind, name = mount["file_system"], None
-    else:
-        kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type"))
-        name = disk.name
-    return {"storage": kind, "storage_device": name, "file_system": mount["file_system"]}
+        return {"storage": file_system, "storage_device": None, "file_system": file_system}
+    kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type"))
+    return {"storage": kind, "storage_device": disk.name, "file_system": file_system}
 
 
 def disk_behind(mount: dict[str, str]) -> Path | None:
@@ -507,17 +501,29 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def condition(board: dict[str, str | None] | None) -> dict[str, Any]:
+    """What decides how fast it is just now. `board` is what `jetson` found."""
+    stats = parse_tegrastats(first_output_line("tegrastats", "--interval", "100") if board else "")
+    temp_c = temperature_c()
+    return {
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "governor_driver": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver") or None,
+        "power_mode": power_mode(),
+        "power_modes": parse_nvpmodel_conf(read_text("/etc/nvpmodel.conf")),
+        "rails_mw": stats["rails_mw"],
+        "temp_c": max(stats["temp_c"].values(), default=None) if temp_c is None else temp_c,
+        "throttled": throttle_flags(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "clock_unix_s": time.time(),
+    }
+
+
 def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
-    """Facts about the device. Cheap: no runtime is imported. What isn't told is None, under every name."""
+    """Facts about the device. Cheap: no runtime is imported. What isn't told is None, or empty."""
     cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
     libc, libc_version = platform.libc_ver()
-    board = jetson()
-    stats = parse_tegrastats(first_output_line("tegrastats", "--interval", "100")) if board else None
-    windows = windows_facts()
-    temp_c = temperature_c()
-    if temp_c is None and stats:
-        temp_c = max(stats["temp_c"].values(), default=None)
-    facts = {
+    board, windows = jetson(), windows_facts()
+    facts: dict[str, Any] = {
         "board": board_model(),
         "soc": soc(),
         "arch": platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
@@ -535,18 +541,10 @@ def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
         **storage(),
         "python": platform.python_version(),
         "has_ensurepip": importlib.util.find_spec("ensurepip") is not None,
-        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-        "governor_driver": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver") or None,
-        "power_mode": power_mode(),
-        "power_modes": parse_nvpmodel_conf(read_text("/etc/nvpmodel.conf")) if board else {},
-        "rails_mw": stats["rails_mw"] if stats else {},
         "jetson": board,
         "cuda": parse_cuda_version(read_text("/usr/local/cuda/version.json")),
         "accelerators": accelerators(board, windows.pop("npus", [])),
-        "temp_c": temp_c,
-        "throttled": throttle_flags(),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "clock_unix_s": time.time(),
+        **condition(board),
         "install_root": str(ROOT),
         **root_access(),
     }
