@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -339,7 +338,7 @@ def _ssh_client() -> Check:
         seen = "no ssh: Include, Match and ProxyJump of ~/.ssh/config aren't understood"
         return Check("ssh client", "warn", seen, "install OpenSSH's client (sudo apt-get install openssh-client)")
     done = subprocess.run([ssh, "-V"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    return ok("ssh client", (done.stderr or done.stdout).strip() or os.fspath(ssh))
+    return ok("ssh client", (done.stderr or done.stdout).strip() or ssh)
 
 
 def _files(kind: str, load: Callable[[str], object]) -> Check:

@@ -103,5 +103,5 @@ def _value(key: str, value: Any) -> str:
     if isinstance(value, dict):
         if all(isinstance(item, bool) for item in value.values()):
             return " ".join(name for name, on in value.items() if on) or "none"
-        return ", ".join(f"{name} {item}" for name, item in value.items())
+        return ", ".join(f"{name} {'–' if item is None else item}" for name, item in value.items())
     return str(value)
