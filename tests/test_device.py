@@ -5,13 +5,15 @@ aren't it.
 from __future__ import annotations
 
 import json
+import platform
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from toolkit.agent import agent_sha256
-from toolkit.device import Device, check_profile, connect
+from toolkit.config import config_dir, shipped_dir
+from toolkit.device import Device, check_profile, connect, identify
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
 from toolkit.profiles import load_profile
 from toolkit.targets import Target
@@ -89,6 +91,24 @@ def test_a_device_of_another_architecture_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as error:
             check_profile(device, probe)
     assert error.value.message == ("here (profile raspberry-pi-5-8gb): the device is x86_64, the profile says aarch64")
+
+
+def test_a_device_with_another_system_is_refused(tmp_path: Path) -> None:
+    with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
+        probe = device.ask("probe") | {"arch": "aarch64", "os": "windows"}
+        with pytest.raises(ConfigError) as error:
+            check_profile(device, probe)
+    assert error.value.message == "here (profile raspberry-pi-5-8gb): the device runs windows, the profile says linux"
+
+
+def test_a_device_is_identified_whatever_profile_its_target_names(tmp_path: Path) -> None:
+    folder = config_dir() / "profiles"
+    folder.mkdir(parents=True)
+    text = (shipped_dir("profiles") / "laptop-cpu-x86.toml").read_text().replace("x86_64", platform.machine())
+    (folder / "small.toml").write_text(text.replace('"16 GiB"', '"1 GiB"').replace('"4 GiB"', '"1 MiB"'))
+    match = identify(make_target(tmp_path / "root", profile="nowhere"))
+    assert match.profile.hardware.arch == platform.machine()
+    assert match.reasons[0] == f"for any {platform.machine()} device with linux"
 
 
 def test_a_board_with_half_the_memory_of_its_profile_is_refused(tmp_path: Path) -> None:

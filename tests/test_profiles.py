@@ -147,6 +147,8 @@ def test_units_and_names_of_attributes() -> None:
             {"hardware__os": "linus"},
             "hardware.os: must be 'linux', 'windows' or 'darwin', not 'linus' (did you mean 'linux'?)",
         ),
+        ({"hardware__recognized_by": []}, "hardware.recognized_by: must not be empty"),
+        ({"hardware__recognized_by": "bcm2712"}, "hardware.recognized_by: must be a valid list, not 'bcm2712'"),
         ({"hardware__rams": "8 GiB"}, "hardware.rams: unknown key (did you mean 'ram'?)"),
         ({"hardware__ram_bytes": 8}, "hardware.ram_bytes: unknown key"),
         ({"runtime__thread": 4}, "runtime.thread: unknown key (did you mean 'threads'?)"),

@@ -128,7 +128,7 @@ def deploy(
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **check_request(device, release.runtime), release=bundle.id)
+    yield from device.call("check", **check_request(device, release.runtime.lock), release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
@@ -145,11 +145,11 @@ def check_here(bundle: Bundle) -> Service[None]:
     with connect("local") as device:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
-        yield from device.call("check", **check_request(device, runtime), model_folder=str(bundle.path.resolve()))
+        yield from device.call("check", **check_request(device, runtime.lock), model_folder=str(bundle.path.resolve()))
 
 
-def check_request(device: Device, runtime: Runtime) -> dict[str, Any]:
-    """What a load check is asked to do."""
+def check_request(device: Device, runtime: str) -> dict[str, Any]:
+    """What a load check is asked to do; `runtime` is a lock."""
     # With the profile's settings: what becomes active has been seen to work the way it will be used.
     settings = device.profile.runtime.settings.model_dump()
-    return {"runtime": runtime.lock, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
+    return {"runtime": runtime, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}

@@ -24,7 +24,8 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, drain
-from toolkit.profiles import Profile, load_profile
+from toolkit.profiles import Profile, list_profiles, load_profile
+from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.runtime import Runtime
 from toolkit.targets import Target, load_target
 from toolkit.transport import Process, PromptSecret, Transport, open_transport
@@ -81,6 +82,11 @@ class Device:
     _agent_path: str | None = field(default=None, repr=False)
     _waited_for: dict[str, Any] | None = field(default=None, repr=False)
 
+    @property
+    def python(self) -> str:
+        """The Python there, as a command that is started in the login folder."""
+        return _from_login_folder(self.target.python)
+
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""
         return "/".join((_from_login_folder(self.target.install_root), *parts))
@@ -99,7 +105,7 @@ class Device:
 
     def start(self, op: str, **params: Any) -> Process:
         """Start the agent with one request; its stdin stays open."""
-        process = self.transport.start([_from_login_folder(self.target.python), "-u", self.ensure_agent()])
+        process = self.transport.start([self.python, "-u", self.ensure_agent()])
         request = {"protocol": PROTOCOL, "op": op, "by": _who(), **params}
         process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
         return process
@@ -192,11 +198,12 @@ class Device:
         last = stderr.splitlines()[-1] if stderr else "it said nothing"
         hint = None
         if status == 127 or "not found" in last:
-            hint = (
-                f"is there a Python at '{self.target.python}'? "
-                f"Set `python` in the target's file, or install python3 on the device"
-            )
+            hint = no_python_hint(self.target.python)
         raise RemoteCommandFailed(f"{self.target.name}: the agent ended with exit code {status}: {last}", hint)
+
+
+def no_python_hint(python: str) -> str:
+    return f"is there a Python at '{python}'? Set `python` in the target's file, or install python3 on the device"
 
 
 def _from_login_folder(path: str) -> str:
@@ -238,22 +245,26 @@ def remembered(prompt_secret: PromptSecret) -> PromptSecret:
 
 
 def check_profile(device: Device, probe: dict[str, Any]) -> None:
-    """Refuse a device that isn't of its profile's class: other CPU, or much less memory than the plan counts
+    """Refuse a device that isn't of its profile's class: other CPU or system, or much less memory than the plan counts
     on.
 
     Raises ConfigError.
     """
-    hardware = device.profile.hardware
-    where = f"{device.target.name} (profile {device.profile.name})"
-    if probe["arch"] != hardware.arch:
+    reason = misfit(device.profile, probe)
+    if reason is not None:
         raise ConfigError(
-            f"{where}: the device is {probe['arch']}, the profile says {hardware.arch}",
+            f"{device.target.name} (profile {device.profile.name}): {reason}",
             "set the right profile in the target's file; `edgephi profiles list` shows them",
         )
-    # A board's firmware and GPU keep a part of the memory that the data sheet counts.
-    if probe["ram_bytes"] and probe["ram_bytes"] < 0.8 * hardware.ram_bytes:
-        raise ConfigError(
-            f"{where}: the device has {probe['ram_bytes'] / 2**30:.1f} GiB of memory, "
-            f"the profile says {hardware.ram_bytes / 2**30:.1f} GiB",
-            "set the right profile in the target's file; `edgephi profiles list` shows them",
-        )
+
+
+def identify(target: Target, prompt_secret: PromptSecret | None = None) -> Match:
+    """Connect to a target, probe it and find the profile that suits it; the one it names isn't looked at.
+
+    Raises ConfigError that names the candidates when none does, and whatever `connect` raises.
+    """
+    # The agent's probe asks nothing of a profile; `local` is always there.
+    with connect(target.model_copy(update={"profile": "local"}), prompt_secret) as device:
+        probe = device.ask("probe")
+    profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
+    return propose_profile(probe, profiles, target.name)

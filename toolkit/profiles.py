@@ -162,6 +162,12 @@ class Hardware(_Table):
         description="peak rate of matrix products, a multiplication and an addition counted as two operations: in int8 "
         "on a CPU (in fp32 where it has no int8 dot product), in 16-bit floats on a GPU",
     )
+    recognized_by: tuple[Annotated[str, Field(min_length=3)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="texts of which one stands in what the probe of such a device says of its board, SoC, CPU or "
+        "accelerators; case doesn't count. Without any the profile suits every device of its arch and os",
+    )
 
     @field_validator("ram_reserved_bytes")
     @classmethod

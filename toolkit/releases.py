@@ -70,9 +70,21 @@ def activate(device: Device, reference: str) -> Service[str]:
         raise ConfigError(
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
-    yield from device.call("check", **check_request(device, runtime), release=fitting[0])
+    yield from device.call("check", **check_request(device, runtime.lock), release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return str(fitting[0])
+
+
+def load_active(device: Device) -> Service[str | None]:
+    """Load the active release and generate with it; returns its id, None when nothing is active.
+
+    Raises AgentError, CorruptBundle, HostUnreachable.
+    """
+    pointer = device.ask("releases")["pointer"]
+    release: str | None = pointer["release"]
+    if release is not None:
+        yield from device.call("check", **check_request(device, pointer["runtime"]), release=release)
+    return release
 
 
 def verify(device: Device, *, repair: bool = False) -> Service[Verification]:

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import platform
+import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from toolkit import machine
 from toolkit.cli import main
-from toolkit.config import config_dir
+from toolkit.config import config_dir, shipped_dir
 from toolkit.targets import load_target, target_json_schema
+from toolkit.transport.embedded import EmbeddedServer
+from toolkit.transport.sshd import PrivateSshd, free_port
 
+REPO = Path(__file__).parents[2]
 ADD = ("add", "pi5", "pi@pi5.local", "--profile", "raspberry-pi-5-8gb")
 
 
@@ -175,3 +183,94 @@ def test_remove_the_shipped_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("schema") == 0
     assert json.loads(capsys.readouterr().out) == target_json_schema()
+
+
+def server_options(server: PrivateSshd | EmbeddedServer, *more: str) -> tuple[str, ...]:
+    known_hosts = () if "--known-hosts" in more else ("--known-hosts", str(server.known_hosts))
+    identity = ("--identity-file", str(server.identity_file), "--user", server.user)
+    return ("--port", str(server.port), *identity, *known_hosts, *more)
+
+
+@pytest.fixture
+def like_this_machine(tmp_path: Path) -> str:
+    """The name of a profile that suits the machine of the tests and no other."""
+    folder = config_dir() / "profiles"
+    folder.mkdir(parents=True)
+    arch = platform.machine()
+    text = (shipped_dir("profiles") / "laptop-cpu-x86.toml").read_text().replace("x86_64", arch)
+    text = text.replace('ram = "16 GiB"', f'ram = "{machine.ram_bytes() / 2**30:.1f} GiB"')
+    text = text.replace('ram_reserved = "4 GiB"', 'ram_reserved = "100 MiB"')
+    (folder / "this-one.toml").write_text(text)
+    return "this-one"
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+    config = tmp_path / "ssh_config"
+    config.write_text("IdentityFile none\n")
+    monkeypatch.setenv("EDGEPHI_SSH_CONFIG", str(config))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with EmbeddedServer(tmp_path / "device") as server:
+        yield server
+
+
+def test_add_without_a_profile_asks_the_machine(
+    embedded: EmbeddedServer, like_this_machine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("add", "board", "127.0.0.1", *server_options(embedded), "--json") == 0
+    out, err = capsys.readouterr()
+    added = json.loads(out)
+    assert added["profile"] == load_target("board").profile == like_this_machine
+    assert added["profile_reasons"][0] == f"for any {platform.machine()} device with linux"
+    assert f"board gets profile {like_this_machine}: for any {platform.machine()} device with linux; " in err
+    assert "edgephi doctor board checks the rest" in err
+
+
+def test_add_without_a_profile_where_none_fits(
+    embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("toolkit.config.shipped_dir", lambda name: tmp_path / "shipped" / name)
+    folder = tmp_path / "shipped" / "profiles"
+    folder.mkdir(parents=True)
+    for name in ("local", "raspberry-pi-4-8gb"):
+        shutil.copy(REPO / "profiles" / f"{name}.toml", folder)
+    assert run("add", "board", "127.0.0.1", *server_options(embedded)) == 3
+    err = capsys.readouterr().err
+    assert err.startswith("error: board: no profile fits ")
+    assert "\n  raspberry-pi-4-8gb: " in err
+    assert "name one with --profile" in err
+    assert not (config_dir() / "targets").exists()
+
+
+def test_add_to_an_unknown_host_ends_in_a_command_that_trusts_it(
+    embedded: EmbeddedServer, like_this_machine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tmp_path / "our hosts"
+    add = ("add", "board", "127.0.0.1", *server_options(embedded, "--known-hosts", str(known)))
+    assert run(*add) == 7
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: board (127.0.0.1:{embedded.port}): unknown host key ssh-ed25519 SHA256:")
+    assert not (config_dir() / "targets").exists()
+    command = shlex.split(err.partition("then: edgephi targets ")[2])
+    assert command[:2] == ["trust", "board"]
+    assert run(*command) == 0
+    assert run(*add) == 0
+    assert load_target("board").profile == like_this_machine
+
+
+def test_add_without_a_profile_to_a_machine_that_is_off(capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    assert run("add", "board", "127.0.0.1", "--port", str(port)) == 7
+    assert f"error: board (127.0.0.1:{port}): connection refused" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_before_connecting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("add", "local", "127.0.0.1", "--port", str(free_port())) == 3
+    assert "target 'local' exists already" in capsys.readouterr().err
+    assert run("add", "board", "127.0.0.1:22") == 3
+    assert "the port goes into `port`" in capsys.readouterr().err
+
+
+def test_an_address_of_a_target_that_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trust", "pi5", "SHA256:x", "--port", "22") == 2
+    assert "go with --host" in capsys.readouterr().err

@@ -42,6 +42,7 @@ from typing import Any
 
 PROTOCOL = 1
 ROOT = Path(__file__).resolve().parent.parent
+SYSTEM = Path("/")  # what holds etc, proc and sys
 POINTER = ROOT / "current.json"
 BLOBS = ROOT / "blobs" / "sha256"
 INCOMING = ROOT / "incoming"
@@ -68,6 +69,26 @@ ISA_FEATURES = {
     "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
     "amx_int8", "amx_bf16",
 }  # fmt: skip
+PCI_VENDORS = {"1022": "AMD", "10de": "NVIDIA", "17cb": "Qualcomm", "8086": "Intel"}
+# JetPack's first number by L4T's: for boards without the package that says it exactly.
+JETPACKS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
+# One start of PowerShell for all that Windows tells only there: it takes a second or two.
+WINDOWS_TIMEOUT_S = 40
+WINDOWS_FACTS = """
+$ErrorActionPreference = 'SilentlyContinue'; $ProgressPreference = 'SilentlyContinue'
+[Console]::OutputEncoding = [Text.Encoding]::UTF8
+$computer = Get-CimInstance Win32_ComputerSystem
+$system = Get-CimInstance Win32_OperatingSystem
+$disk = Get-Partition -DriveLetter '%s' | Get-Disk
+@{
+  manufacturer = "$($computer.Manufacturer)"; model = "$($computer.Model)"; ram = $computer.TotalPhysicalMemory
+  available_kib = $system.FreePhysicalMemory; system = "$($system.Caption)"; version = "$($system.Version)"
+  cpu = "$(@(Get-CimInstance Win32_Processor)[0].Name)"
+  npus = @(Get-PnpDevice -PresentOnly -Class ComputeAccelerator | ForEach-Object {
+    @{ name = "$($_.FriendlyName)"; id = "$($_.InstanceId)"; status = "$($_.Status)" } })
+  bus = "$($disk.BusType)"; disk = "$($disk.FriendlyName)"
+} | ConvertTo-Json -Compress -Depth 4
+"""
 
 
 class AgentFailure(Exception):
@@ -137,6 +158,163 @@ def parse_throttled(text: str) -> dict[str, bool] | None:
     return flags
 
 
+def parse_compatible(text: str) -> str | None:
+    """The device tree's `compatible`, its entries ended by NUL, to the SoC: the last one is the most general."""
+    entries = [entry for entry in text.split("\0") if "," in entry]
+    return entries[-1].partition(",")[2] if entries else None
+
+
+def parse_glibc(text: str) -> str | None:
+    """`glibc 2.36` to its version; None for another C library."""
+    match = re.match(r"glibc (\d+\.\d+)", text)
+    return match.group(1) if match else None
+
+
+def parse_tegra_release(text: str) -> str | None:
+    """/etc/nv_tegra_release to the version of L4T, e.g. 36.4.3."""
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text)
+    return f"{match.group(1)}.{match.group(2)}" if match else None
+
+
+def parse_jetpack(package: str, l4t: str) -> str | None:
+    """The version of the package nvidia-jetpack, as dpkg prints it, to that of JetPack, e.g. 6.2.1.
+
+    Without the package only the first number, by the version of L4T.
+    """
+    match = re.match(r"\d+(\.\d+)*", package.strip())
+    return match.group(0) if match else JETPACKS.get(l4t.partition(".")[0])
+
+
+def parse_nvpmodel(text: str) -> str | None:
+    """`nvpmodel -q` to the name of the power mode, e.g. MAXN; warnings may stand before it."""
+    match = re.search(r"NV Power Mode: *(\S+)", text)
+    return match.group(1) if match else None
+
+
+def parse_nvpmodel_conf(text: str) -> dict[str, int]:
+    """/etc/nvpmodel.conf to the numbers of the power modes, by name."""
+    modes = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", text, re.MULTILINE)
+    return {name: int(number) for number, name in modes}
+
+
+def parse_tegrastats(line: str) -> dict[str, Any]:
+    """A line of tegrastats to temperatures in degrees Celsius and the power of rails in mW, now, by name.
+
+    Sensors of parts that are switched off read -256 degrees, unconnected rails are called NC: both are left out.
+    """
+    temperatures = {name: float(value) for name, value in re.findall(r"([A-Za-z]\w*)@(-?[\d.]+)C\b", line)}
+    rails = re.findall(r"\b([A-Z]\w*) (\d+)mW", line)
+    return {
+        "temp_c": {name: value for name, value in temperatures.items() if value > -200},
+        "rails_mw": {name: int(value) for name, value in rails if name != "NC"},
+    }
+
+
+def parse_nvidia_smi(text: str) -> list[str]:
+    """`nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader` to one text for each GPU.
+
+    A GPU that shares the system's memory has `[N/A]` there.
+    """
+    found = []
+    for line in text.splitlines():
+        name, _, rest = line.partition(", ")
+        driver, _, memory = rest.partition(", ")
+        facts = [f"driver {driver}" if driver else "", memory if memory[:1].isdigit() else ""]
+        known = ", ".join(fact for fact in facts if fact)
+        if name:
+            found.append(f"{name} ({known})" if known else name)
+    return found
+
+
+def parse_cuda_version(text: str) -> str | None:
+    """/usr/local/cuda/version.json to the version of the CUDA toolkit."""
+    try:
+        version: str = json.loads(text)["cuda"]["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return version
+
+
+def parse_accel_uevent(text: str) -> str | None:
+    """A PCI device's uevent to a text like `Intel NPU (intel_vpu, 8086:643e)`; None when it names no driver."""
+    facts = dict(line.partition("=")[::2] for line in text.splitlines())
+    if not facts.get("DRIVER"):
+        return None
+    pci = facts.get("PCI_ID", "").lower()
+    vendor = PCI_VENDORS.get(pci[:4])
+    return f"{vendor + ' ' if vendor else ''}NPU ({facts['DRIVER']}{', ' + pci if pci else ''})"
+
+
+def parse_mountinfo(text: str) -> list[dict[str, str]]:
+    """/proc/self/mountinfo: number of the device, where it is mounted, file system and source, in order of mounting."""
+    mounts = []
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        left, right = before.split(), after.split()
+        if separator and len(left) >= 5 and len(right) >= 2:
+            # Blanks and the like stand as octal numbers.
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), left[4])
+            mounts.append({"number": left[2], "mount_point": point, "file_system": right[0], "source": right[1]})
+    return mounts
+
+
+def mount_of(mounts: list[dict[str, str]], path: str) -> dict[str, str] | None:
+    """The mount that a path lies on: the deepest one, the last where several lie over each other."""
+    found = None
+    for mount in mounts:
+        point = mount["mount_point"].rstrip("/")
+        inside = path == point or path.startswith(point + "/")
+        if inside and (found is None or len(point) >= len(found["mount_point"].rstrip("/"))):
+            found = mount
+    return found
+
+
+def storage_kind(disk: str, device_path: str, mmc_type: str = "") -> str:
+    """What a block device is, by its name, its path in /sys and, of an MMC one, the card's `type`."""
+    if disk.startswith("mmcblk"):
+        return "eMMC" if mmc_type == "MMC" else "SD card"
+    if disk.startswith("nvme"):
+        return "NVMe"
+    for part, kind in (("/usb", "USB"), ("/ata", "SATA"), ("ufs", "UFS"), ("/virtio", "virtual")):
+        if part in device_path:
+            return kind
+    return "virtual" if disk.startswith(("vd", "xvd", "loop", "zram", "ram")) else "other"
+
+
+def parse_windows(text: str) -> dict[str, Any]:
+    """What WINDOWS_FACTS prints to facts by the names that a probe gives them; {} when it isn't that."""
+    try:
+        told = json.loads(text.lstrip("\ufeff"))
+        kib = told["available_kib"]
+        board = " ".join(word for word in (told["manufacturer"], told["model"]) if word)
+        npus = [npu_name(npu["name"], npu["id"]) for npu in told["npus"] if npu["status"] in ("OK", "")]
+        return {
+            "board": board or None,
+            "os_name": f"{told['system']} {told['version']}".strip() or None,
+            "cpu": " ".join(told["cpu"].split()) or None,
+            "ram_bytes": told["ram"],
+            "mem_available_bytes": kib * 1024 if kib else None,
+            "storage": told["bus"] or None,
+            "storage_device": told["disk"] or None,
+            "npus": npus,
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def npu_name(name: str, instance: str) -> str:
+    """A device's name in Windows with its maker before it where that is missing: AMD's doesn't say whose it is."""
+    match = re.match(r"PCI\\VEN_([0-9A-F]{4})", instance, re.IGNORECASE)
+    vendor = PCI_VENDORS.get(match.group(1).lower(), "") if match else ""
+    return name if not vendor or vendor.lower() in name.lower() else f"{vendor} {name}"
+
+
+def parse_powercfg(text: str) -> str | None:
+    """`powercfg /getactivescheme` to the scheme's name, which stands in brackets whatever the language."""
+    match = re.search(r"\(([^()]+)\)\s*\Z", text)
+    return match.group(1) if match else None
+
+
 def parse_status_kib(text: str, key: str) -> int | None:
     """A `kB` field of /proc/<pid>/status or smaps_rollup, in bytes; None when it isn't there."""
     match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
@@ -144,26 +322,42 @@ def parse_status_kib(text: str, key: str) -> int | None:
 
 
 def read_text(path: str | Path) -> str:
-    """A file's text; '' when it can't be read. Device-tree strings end in NUL."""
+    """A file's text; '' when it can't be read. Text names a file of the system. Device-tree strings end in NUL."""
+    file = path if isinstance(path, Path) else SYSTEM / path.lstrip("/")
     try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\0\n")
+        return file.read_text(encoding="utf-8", errors="replace").rstrip("\0\n")
     except OSError:
         return ""
 
 
-def run_tool(*argv: str) -> str:
+def run_tool(*argv: str, timeout_s: float = 5) -> str:
     """Output of a small system tool, '' when it is missing or fails."""
     try:
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=False)
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
 
 
+def first_output_line(*argv: str, timeout_s: float = 2) -> str:
+    """The first line of a tool that goes on for ever, which is ended then; '' when it is missing or stays silent."""
+    try:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            watchdog = threading.Timer(timeout_s, child.kill)
+            watchdog.start()
+            try:
+                return child.stdout.readline().decode("utf-8", "replace")
+            finally:
+                watchdog.cancel()
+                child.kill()
+    except OSError:
+        return ""
+
+
 def temperature_c() -> float | None:
     """The hottest thermal zone in degrees Celsius, None where there is none."""
-    readings = [read_text(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    readings = [read_text(path) for path in (SYSTEM / "sys/class/thermal").glob("thermal_zone*/temp")]
     values = [int(text) / 1000 for text in readings if re.match(r"-?\d+\Z", text)]
     return max(values) if values else None
 
@@ -184,16 +378,117 @@ def board_model() -> str:
     )
 
 
-def accelerators() -> list[str]:
-    """Names of accelerators whose drivers show themselves."""
+def soc() -> str | None:
+    """The system on a chip, where a device tree names it."""
+    return parse_compatible(read_text("/sys/firmware/devicetree/base/compatible"))
+
+
+def glibc_version() -> str | None:
+    try:
+        text = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        return None
+    return parse_glibc(text)
+
+
+def jetson() -> dict[str, str | None] | None:
+    """Versions of L4T and JetPack; None on what isn't a Jetson."""
+    l4t = parse_tegra_release(read_text("/etc/nv_tegra_release"))
+    if l4t is None:
+        return None
+    package = run_tool("dpkg-query", "--show", "--showformat=${Version}", "nvidia-jetpack")
+    return {"l4t": l4t, "jetpack": parse_jetpack(package, l4t)}
+
+
+def accelerators(board: dict[str, str | None] | None, npus: list[str]) -> list[str]:
+    """Accelerators whose drivers show themselves, each as `kind: name`.
+
+    `board` is what `jetson` found, `npus` the names that Windows gave.
+    """
     found = []
-    jetson = read_text("/etc/nv_tegra_release")
-    if jetson:
-        found.append("jetson: " + jetson.splitlines()[0].lstrip("# "))
-    gpus = run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    found += ["cuda: " + name for name in gpus.split("\n") if name]
-    found += [f"npu: {path}" for path in sorted(Path("/dev/accel").glob("accel*"))]
-    return found
+    if board is not None:
+        found.append(f"jetson: L4T {board['l4t']}, JetPack {board['jetpack'] or 'unknown'}")
+    query = "--query-gpu=name,driver_version,memory.total"
+    found += ["cuda: " + name for name in parse_nvidia_smi(run_tool("nvidia-smi", query, "--format=csv,noheader"))]
+    for node in sorted((SYSTEM / "sys/class/accel").glob("accel*")):
+        name = parse_accel_uevent(read_text(node / "device" / "uevent"))
+        found.append("npu: " + (name or f"/dev/accel/{node.name}"))
+    # Qualcomm's laptops reach their NPU through remote calls to its processor, not through /dev/accel.
+    if (SYSTEM / "dev/fastrpc-cdsp").exists():
+        found.append("npu: Qualcomm Hexagon NPU (fastrpc-cdsp)")
+    return found + ["npu: " + name for name in npus]
+
+
+def storage() -> dict[str, str | None]:
+    """The disk that the install root lies on: its kind, its name, the file system. None where it isn't told."""
+    mount = mount_of(parse_mountinfo(read_text("/proc/self/mountinfo")), str(ROOT))
+    if mount is None:
+        return {"storage": None, "storage_device": None, "file_system": None}
+    disk, file_system = disk_behind(mount), mount["file_system"]
+    if disk is None:
+        # Of the network, in memory, or laid over other folders: the file system's name says it.
+        return {"storage": file_system, "storage_device": None, "file_system": file_system}
+    kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type"))
+    return {"storage": kind, "storage_device": disk.name, "file_system": file_system}
+
+
+def disk_behind(mount: dict[str, str]) -> Path | None:
+    """The folder in /sys of the disk that a mount's device is a part of, below mappers and RAIDs."""
+    device = SYSTEM / "sys/dev/block" / mount["number"]
+    if not device.exists():  # btrfs has numbers of its own; its source is the device
+        source = os.path.realpath(SYSTEM / mount["source"].lstrip("/"))
+        device = SYSTEM / "sys/class/block" / Path(source).name
+    for _ in range(8):
+        if not device.exists():
+            return None
+        device = device.resolve()
+        if (device / "partition").exists():
+            device = device.parent
+        below = sorted((device / "slaves").glob("*"))
+        if not below:
+            return device
+        device = below[0]
+    return None
+
+
+def root_access() -> dict[str, Any]:
+    """Whether the install root can be written to, and who else may: its mode, and whether it is this user's own.
+
+    A file is really made, without a name where the system can do that: permissions don't tell of read-only disks.
+    """
+    try:
+        with tempfile.TemporaryFile(prefix=".probe-", dir=ROOT):
+            writable = True
+    except OSError:
+        writable = False
+    if not hasattr(os, "geteuid"):
+        return {"root_writable": writable, "root_mode": None, "root_owned": None}
+    status = ROOT.stat()
+    return {
+        "root_writable": writable,
+        "root_mode": f"{status.st_mode & 0o7777:04o}",
+        "root_owned": status.st_uid == os.geteuid(),
+    }
+
+
+def power_mode() -> str | None:
+    """A Jetson's, or a laptop's: `nvpmodel`, the firmware's platform profile, or Windows' power scheme."""
+    if sys.platform == "win32":
+        return parse_powercfg(run_tool("powercfg", "/getactivescheme"))
+    return parse_nvpmodel(run_tool("nvpmodel", "-q")) or read_text("/sys/firmware/acpi/platform_profile") or None
+
+
+def windows_facts() -> dict[str, Any]:
+    """What only CIM and Plug and Play tell; {} where it can't be asked."""
+    if sys.platform != "win32":
+        return {}
+    import base64
+
+    drive = ROOT.drive[:1] if re.match(r"[A-Za-z]:", ROOT.drive) else "C"
+    # Encoded, so that no shell reads it.
+    script = base64.b64encode((WINDOWS_FACTS % drive).encode("utf-16-le")).decode("ascii")
+    argv = ("powershell", "-NoProfile", "-NonInteractive", "-EncodedCommand", script)
+    return parse_windows(run_tool(*argv, timeout_s=WINDOWS_TIMEOUT_S))
 
 
 def total_memory_bytes() -> int | None:
@@ -211,34 +506,54 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def condition(board: dict[str, str | None] | None) -> dict[str, Any]:
+    """What decides how fast it is just now. `board` is what `jetson` found."""
+    stats = parse_tegrastats(first_output_line("tegrastats", "--interval", "100") if board else "")
+    temp_c = temperature_c()
+    return {
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        "governor_driver": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver") or None,
+        "power_mode": power_mode(),
+        "power_modes": parse_nvpmodel_conf(read_text("/etc/nvpmodel.conf")),
+        "rails_mw": stats["rails_mw"],
+        "temp_c": max(stats["temp_c"].values(), default=None) if temp_c is None else temp_c,
+        "throttled": throttle_flags(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "clock_unix_s": time.time(),
+    }
+
+
 def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
-    """Facts about the device. Cheap: no runtime is imported."""
+    """Facts about the device. Cheap: no runtime is imported. What isn't told is None, or empty."""
     cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
     libc, libc_version = platform.libc_ver()
-    return {
+    board, windows = jetson(), windows_facts()
+    facts: dict[str, Any] = {
         "board": board_model(),
+        "soc": soc(),
         "arch": platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
         "os": platform.system().lower(),
         "os_name": parse_os_release(read_text("/etc/os-release")) or platform.platform(),
         "kernel": platform.release(),
         "libc": f"{libc} {libc_version}".strip(),
+        "glibc": glibc_version(),
         "cpu": cpu["name"] or platform.processor() or None,
         "isa": cpu["features"],
         "cores": usable_cores(),
         "ram_bytes": total_memory_bytes(),
         "mem_available_bytes": memory_available_bytes(),
         "free_disk_bytes": shutil.disk_usage(ROOT).free,
+        **storage(),
         "python": platform.python_version(),
         "has_ensurepip": importlib.util.find_spec("ensurepip") is not None,
-        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-        "power_mode": run_tool("nvpmodel", "-q").strip() or None,
-        "accelerators": accelerators(),
-        "temp_c": temperature_c(),
-        "throttled": throttle_flags(),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "clock_unix_s": time.time(),
+        "jetson": board,
+        "cuda": parse_cuda_version(read_text("/usr/local/cuda/version.json")),
+        "accelerators": accelerators(board, windows.pop("npus", [])),
+        **condition(board),
         "install_root": str(ROOT),
+        **root_access(),
     }
+    return dict(facts, **{name: value for name, value in windows.items() if value is not None})
 
 
 # --- the store: blobs, releases, the pointer ----------------------------------------------------------------

@@ -43,6 +43,7 @@ COMMANDS = {
     "profiles": ("toolkit.cli.profiles:profiles", "List, show and validate device profiles."),
     "recipes": ("toolkit.cli.recipes:recipes", "List and show the ways to quantize."),
     "targets": ("toolkit.cli.targets:targets", "Manage the machines that bundles are pushed to."),
+    "doctor": ("toolkit.cli.doctor:doctor", "Check this machine, or a target from its file to its active release."),
     "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
     "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),
 }

@@ -1,12 +1,19 @@
-"""targets probe, targets trust: the two that talk to the machine itself."""
+"""targets probe, targets trust, and what targets add asks: those that talk to the machine itself."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.propose_profile import Match
+    from toolkit.targets import Target
 
 
 @click.command()
@@ -34,20 +41,54 @@ def probe(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name", shell_complete=options.names("targets"))
 @click.argument("fingerprint", metavar="SHA256:...")
-def trust(name: str, fingerprint: str) -> None:
+@click.option("--host", help="Its address, while there is no target of that name yet.")
+@click.option("--port", type=int, help="With --host: port of its sshd.")
+@click.option("--known-hosts", type=click.Path(path_type=Path), help="With --host: known_hosts file instead of yours.")
+def trust(name: str, fingerprint: str, host: str | None, port: int | None, known_hosts: Path | None) -> None:
     """Accept a target's host key, given its fingerprint.
 
     Read the fingerprint on the device itself (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`): the key
     goes into known_hosts only if the server at that address really has it.
     """
     from toolkit.errors import ConfigError
-    from toolkit.targets import load_target
+    from toolkit.targets import load_target, parse_target
     from toolkit.transport.ssh import trust_host_key
 
-    target = load_target(name)
+    if host is None and (port is not None or known_hosts is not None):
+        raise click.UsageError("--port and --known-hosts go with --host; a target's own stand in its file")
+    if host is None:
+        target = load_target(name)
+    else:
+        fields = {"host": host, "port": port, "known_hosts": known_hosts, "profile": "local"}
+        given = {key: value for key, value in fields.items() if value is not None}
+        target = parse_target(name, given, where=f"target '{name}'")
     if target.transport != "ssh":
         raise ConfigError(f"{name} is reached without SSH: there is no host key to trust")
     click.echo(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
+
+
+def identified(target: Target) -> Match:
+    """The profile that suits the machine of a target that has no file yet; says on stderr which and why.
+
+    Raises whatever connecting does; the command that trusts a host key then works without the file.
+    """
+    from toolkit.cli import render
+    from toolkit.device import identify
+    from toolkit.errors import HostKeyChanged, HostKeyUnknown
+
+    try:
+        match = identify(target, render.prompt_secret())
+    except (HostKeyUnknown, HostKeyChanged) as exc:
+        raise type(exc)(exc.message, _with_address(exc.hint or "", target)) from exc
+    render.note(f"{target.name} gets profile {match.profile.name}: {'; '.join(match.reasons)}")
+    render.note(f"edgephi doctor {target.name} checks the rest; --profile takes another")
+    return match
+
+
+def _with_address(hint: str, target: Target) -> str:
+    options = {"--host": target.host, "--port": target.port, "--known-hosts": target.known_hosts}
+    words = [f" {name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    return re.sub(r"targets trust \S+ SHA256:[A-Za-z0-9+/]+", lambda found: found[0] + "".join(words), hint)
 
 
 def _value(key: str, value: Any) -> str:
@@ -55,10 +96,12 @@ def _value(key: str, value: Any) -> str:
 
     if key.endswith("_bytes"):
         return render.size(value)
-    if value is None or value == []:
+    if value in (None, [], {}):
         return "–"
     if isinstance(value, list):
-        return " ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) if key == "accelerators" else " ".join(map(str, value))
     if isinstance(value, dict):
-        return " ".join(name for name, on in value.items() if on) or "none"
+        if all(isinstance(item, bool) for item in value.values()):
+            return " ".join(name for name, on in value.items() if on) or "none"
+        return ", ".join(f"{name} {'–' if item is None else item}" for name, item in value.items())
     return str(value)

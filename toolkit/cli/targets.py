@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli import options
-from toolkit.cli.reach import probe, trust
+from toolkit.cli.reach import identified, probe, trust
 
 if TYPE_CHECKING:
     from toolkit.targets import BrokenTarget, Target
@@ -63,7 +63,7 @@ def show(name: str, as_json: bool) -> None:
 @targets.command()
 @click.argument("name")
 @click.argument("host")
-@click.option("--profile", required=True, help="Device class, from `edgephi profiles list`.")
+@click.option("--profile", help="Device class, from `edgephi profiles list`.  [default: found by connecting]")
 @click.option("--user", help="Login name; also as USER@HOST.")
 @click.option("--port", type=int, help="Port of its sshd.")
 @click.option("--install-root", help="Folder there that edgephi owns.  [default: ~/.edgephi]")
@@ -85,8 +85,9 @@ def add(
 ) -> None:
     """Write a target file for a machine that SSH reaches.
 
-    HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@. The file goes into
-    your configuration folder; a ./targets folder, where there is one, is read before it.
+    HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@. Without --profile the
+    machine is connected to and probed, and gets the profile that suits it best; with it nothing is connected to.
+    The file goes into your configuration folder; a ./targets folder, where there is one, is read before it.
     """
     from toolkit.cli import render
     from toolkit.config import config_dir
@@ -99,15 +100,23 @@ def add(
     files = {"identity_file": _anchored(identity_file), "known_hosts": _anchored(known_hosts)}
     table = {"host": address, "user": login if at else user} | fields | files
     given = {key: value for key, value in table.items() if value not in (None, ())}
-    target = parse_target(name, given, where=f"target '{name}'")
-    load_profile(target.profile)
-    folder = config_dir() / "targets"
+    where = f"target '{name}'"
+    # Before anything is connected to: what is wrong with the fields, and whether the name is free.
+    target = parse_target(name, {"profile": "local"} | given, where=where)
+    if "profile" in given:
+        load_profile(target.profile)
     if not force:
         _refuse_taken(name)
+    match = None
+    if "profile" not in given:
+        match = identified(target)
+        target = target.model_copy(update={"profile": match.profile.name})
+    folder = config_dir() / "targets"
     path = save_target(target, folder, replace=force)
     _warn_if_hidden(name, path)
     if as_json:
-        render.print_json(_as_json(target.model_copy(update={"path": path})))
+        reasons = {} if match is None else {"profile_reasons": list(match.reasons)}
+        render.print_json(_as_json(target.model_copy(update={"path": path})) | reasons)
     else:
         click.echo(f"{name}: written to {path}")
 

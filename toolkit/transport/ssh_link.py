@@ -116,7 +116,7 @@ def connected(target: SshTarget, options: SshOptions, key_types: Sequence[str] =
     `key_types` first among the host key types. The host key isn't verified: `verify_host_key` does that.
     Raises HostUnreachable.
     """
-    where = f"{target.name} ({options.hostname}:{options.port})"
+    where = _where(target, options)
     # With no handler anywhere, logging prints paramiko's tracebacks on stderr.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     proxy, sock = None, None
@@ -182,14 +182,31 @@ def host_key_changed(link: Link, name: str, entry: KnownKey, offered: bytes) -> 
     )
 
 
+def look_up(target: SshTarget, options: SshOptions) -> list[str]:
+    """The addresses of a target's name. Raises HostUnreachable when it has none."""
+    try:
+        found = socket.getaddrinfo(options.hostname, options.port, type=socket.SOCK_STREAM)
+    except socket.gaierror as exc:
+        raise _no_address(_where(target, options), options.hostname) from exc
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _where(target: SshTarget, options: SshOptions) -> str:
+    return f"{target.name} ({options.hostname}:{options.port})"
+
+
+def _no_address(where: str, hostname: str) -> HostUnreachable:
+    return HostUnreachable(
+        f"{where}: no address for the name '{hostname}'",
+        "check the name, or use the IP address; NAME.local needs mDNS on this machine",
+    )
+
+
 def _dial(options: SshOptions, where: str) -> socket.socket:
     try:
         sock = socket.create_connection((options.hostname, options.port), options.connect_timeout_s)
     except socket.gaierror as exc:
-        raise HostUnreachable(
-            f"{where}: no address for the name '{options.hostname}'",
-            "check the name, or use the IP address; NAME.local needs mDNS on this machine",
-        ) from exc
+        raise _no_address(where, options.hostname) from exc
     except ConnectionRefusedError as exc:
         raise HostUnreachable(
             f"{where}: connection refused",

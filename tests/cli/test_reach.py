@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from toolkit.cli.reach import _value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("ram_bytes", 8_000_000_000, "8 GB"),
+        ("ram_bytes", None, "–"),
+        ("soc", None, "–"),
+        ("rails_mw", {}, "–"),
+        ("accelerators", [], "–"),
+        ("isa", ["asimd", "asimddp"], "asimd asimddp"),
+        (
+            "accelerators",
+            ["jetson: L4T 36.4.4, JetPack 6.2.1", "cuda: Orin"],
+            "jetson: L4T 36.4.4, JetPack 6.2.1, cuda: Orin",
+        ),
+        ("throttled", {"under_voltage_now": False, "throttled_now": False}, "none"),
+        ("throttled", {"under_voltage_now": True, "throttled_now": False}, "under_voltage_now"),
+        ("jetson", {"l4t": "36.4.4", "jetpack": None}, "l4t 36.4.4, jetpack –"),
+        ("power_modes", {"15W": 0, "MAXN_SUPER": 2}, "15W 0, MAXN_SUPER 2"),
+        ("root_writable", True, "True"),
+    ],
+)
+def test_a_fact_as_text(key: str, value: Any, text: str) -> None:
+    assert _value(key, value) == text

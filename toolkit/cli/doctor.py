@@ -1,0 +1,54 @@
+"""doctor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.checks import Check
+
+COLORS = {"ok": "green", "warn": "yellow", "failed": "red", "skipped": "bright_black"}
+
+
+@click.command()
+@click.argument("target", required=False, shell_complete=options.names("targets"))
+@options.as_json
+@click.pass_context
+def doctor(ctx: click.Context, target: str | None, as_json: bool) -> None:
+    """Check this machine, or a target from its file to its active release.
+
+    Each check has a line: what was seen and, where something is wrong, what to type. Without TARGET it is about this
+    machine: Python, the packages that quantize, disk, memory, ssh, and every profile, target and recipe file. With one
+    it goes from the address over host key, login, Python and the device's condition to loading what is active there.
+    Exits with 0 when nothing failed, with 7 when something on the device did, with 3 when it is on this machine.
+    """
+    from toolkit.cli import render
+    from toolkit.doctor import examine_host, examine_target, exit_code
+
+    found = []
+    for check in examine_host() if target is None else examine_target(target, render.prompt_secret()):
+        found.append(check)
+        if not as_json:
+            _draw(check)
+    code = exit_code(target, found)
+    if as_json:
+        render.print_json({"target": target, "passed": code == 0, "checks": [asdict(check) for check in found]})
+    else:
+        counts: Counter[str] = Counter(check.state for check in found)
+        render.note(f"{target or 'this machine'}: " + ", ".join(f"{counts[state]} {state}" for state in COLORS))
+    ctx.exit(code)
+
+
+def _draw(check: Check) -> None:
+    first, *others = check.seen.splitlines()
+    click.echo(f"{click.style(f'{check.state:<8}', fg=COLORS[check.state])} {check.name:<15} {first}")
+    for line in others:
+        click.echo(f"{'':<25}{line}")
+    if check.hint and check.state != "ok":
+        click.secho(f"{'':<25}{check.hint}", fg="cyan")

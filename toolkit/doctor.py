@@ -1,0 +1,356 @@
+"""Looks at this machine, or at a target from its file to its active release, one thing after the other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+from toolkit import checks, machine
+from toolkit.checks import Check, ok, skipped
+from toolkit.config import cache_dir, find_toml
+from toolkit.device import Device, no_python_hint
+from toolkit.errors import (
+    AuthFailed,
+    ConfigError,
+    DeviceError,
+    HostKeyChanged,
+    HostKeyUnknown,
+    HostUnreachable,
+    ToolkitError,
+)
+from toolkit.events import drain
+from toolkit.host import free_disk_bytes
+from toolkit.profiles import Profile, list_profiles, load_profile
+from toolkit.recipes import load_recipe
+from toolkit.releases import load_active
+from toolkit.runtime import describe
+from toolkit.targets import Target, load_target
+from toolkit.transport import PromptSecret, Transport, open_transport
+from toolkit.transport.ssh_config import SshOptions, resolve
+
+DISTRIBUTION, EXTRA = "edgephi", "optimize"
+# The hub's cache takes Phi-3-mini's 7.6 GB, a build up to three times its bundle of 2.7.
+_PLENTY_DISK_BYTES, _LEAST_DISK_BYTES = 20_000_000_000, 1_000_000_000
+_PLENTY_MEMORY_BYTES = 8 * 2**30
+
+TARGET = "target"
+REACHED_BY_SSH = ("name", "port", "host key", "login", "SFTP")
+ON_DEVICE = (
+    *("python", "install root", "agent", "pip", "glibc", "memory", "disk", "clock", "governor", "power mode"),
+    *("temperature", "throttling", "profile", "active release"),
+)
+
+
+def exit_code(target: str | None, found: Iterable[Check]) -> int:
+    """0 when nothing failed, 3 for what is wrong on this machine, 7 for a device."""
+    failed = {check.name for check in found if check.state == "failed"}
+    if not failed:
+        return 0
+    here = target is None or failed == {TARGET}
+    return ConfigError.exit_code if here else DeviceError.exit_code
+
+
+# --- a target ---
+
+
+def examine_target(name: str, prompt_secret: PromptSecret | None = None) -> Iterator[Check]:
+    """Every check of a target, each as soon as it is done; those that a failed one keeps from being made are skipped.
+
+    The agent is put there if it is missing; nothing else changes. `prompt_secret` as in `open_transport`.
+    """
+    names = [TARGET, *REACHED_BY_SSH, *ON_DEVICE]
+    blocker = TARGET
+    for check in _examine(name, prompt_secret):
+        names.remove(check.name)
+        blocker = check.name if check.state == "failed" else blocker
+        yield check
+    yield from (skipped(missing, f"not looked at: {blocker} failed") for missing in names)
+
+
+def _examine(name: str, prompt_secret: PromptSecret | None) -> Iterator[Check]:
+    try:
+        target = load_target(name)
+        profile = load_profile(target.profile)
+        options = None if target.transport == "local" else resolve(target)
+    except ConfigError as exc:
+        yield _failure(TARGET, exc)
+        return
+    where = f"{options.user}@{options.hostname}, port {options.port}" if options else "this machine"
+    yield ok(TARGET, f"{where}, profile {profile.name}")
+    reach = _reach_here(target) if options is None else _reach(target, options, prompt_secret)
+    transport = yield from reach
+    if transport is None:
+        return
+    try:
+        yield from _examine_device(Device(target, profile, transport, partial(open_transport, target, prompt_secret)))
+    finally:
+        transport.close()
+
+
+def _reach_here(target: Target) -> Generator[Check, None, Transport | None]:
+    yield from (skipped(name, "this machine is reached without SSH") for name in REACHED_BY_SSH)
+    return open_transport(target)
+
+
+def _reach(
+    target: Target, options: SshOptions, prompt_secret: PromptSecret | None
+) -> Generator[Check, None, Transport | None]:
+    """From the name to a session for files; the connection, None when it can't be had."""
+    name, port, host_key, login, sftp = REACHED_BY_SSH
+    if options.proxy_command:
+        yield skipped(name, "the host on the way to it looks it up")
+    else:
+        from toolkit.transport.ssh_link import look_up
+
+        try:
+            yield ok(name, f"is {', '.join(look_up(target, options))}")
+        except HostUnreachable as exc:
+            yield _failure(name, exc)
+            return None
+    transport = yield from _open(target, prompt_secret, port, host_key, login)
+    if transport is None:
+        return None
+    try:
+        transport.size(".")
+    except DeviceError as exc:
+        transport.close()
+        yield _failure(sftp, exc)
+        return None
+    yield ok(sftp, "works")
+    return transport
+
+
+def _open(
+    target: Target, prompt_secret: PromptSecret | None, port: str, host_key: str, login: str
+) -> Generator[Check, None, Transport | None]:
+    """One connection: how it ends tells how far it came."""
+    answers, known = ok(port, "an SSH server answers"), ok(host_key, "is the one in known_hosts")
+    try:
+        transport = open_transport(target, prompt_secret)
+    except HostUnreachable as exc:
+        yield _failure(port, exc)
+        return None
+    except (HostKeyUnknown, HostKeyChanged) as exc:
+        yield from (answers, _failure(host_key, exc))
+        return None
+    except AuthFailed as exc:
+        yield from (answers, known, _failure(login, exc))
+        return None
+    yield from (answers, known, ok(login, "accepted"))
+    return transport
+
+
+def _examine_device(device: Device) -> Iterator[Check]:
+    check, runs = _python(device)
+    yield check
+    if not runs:
+        return
+    try:
+        device.ensure_agent()
+    except DeviceError as exc:
+        root = device.target.install_root
+        hint = f"on the device: mkdir -p {root} && chmod 700 {root}; or set install_root in the target's file"
+        yield Check("install root", "failed", exc.message, exc.hint or hint)
+        return
+    try:
+        before = time.time()
+        probe: dict[str, Any] = device.ask("probe")
+        after = time.time()
+    except DeviceError as exc:
+        yield _failure("agent", exc)
+        return
+    yield checks.install_root(probe)
+    yield ok("agent", f"answers in {after - before:.1f} s")
+    yield from _judge(device, probe, skew_s=probe["clock_unix_s"] - (before + after) / 2)
+    yield _active_release(device)
+
+
+def _python(device: Device) -> tuple[Check, bool]:
+    """Whether the Python there suits the profile, and whether the agent can at least be asked."""
+    name, command = "python", device.target.python
+    try:
+        process = device.transport.start([device.python, "--version"])
+        process.close_stdin()
+        said = b"\n".join(process.lines()).decode("utf-8", "replace")
+        status = process.wait()
+    except DeviceError as exc:
+        return Check(name, "failed", exc.message, exc.hint or no_python_hint(command)), False
+    found = re.search(r"^Python (\d+)\.(\d+)\.(\S+)", said, re.MULTILINE)
+    if found is None:
+        last = (said.strip() or process.stderr_tail().strip() or "it said nothing").splitlines()[-1]
+        return Check(
+            name, "failed", f"'{command}' ended with exit code {status}: {last}", no_python_hint(command)
+        ), False
+    version = ".".join(found.groups())
+    try:
+        describe(device.target, device.profile, {"python": version, "arch": "", "os": ""})
+    except ConfigError as exc:
+        return _failure(name, exc), (int(found[1]), int(found[2])) >= checks.OLDEST_PYTHON
+    return ok(name, f"'{command}' is {version}, the runtime needs {device.profile.runtime.python}"), True
+
+
+def _judge(device: Device, probe: Mapping[str, Any], *, skew_s: float) -> Iterator[Check]:
+    target, profile = device.target, device.profile
+    profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
+    yield checks.pip(target, probe)
+    yield checks.glibc(profile, probe)
+    yield checks.memory(profile, probe)
+    yield checks.disk(probe)
+    yield checks.clock(skew_s)
+    yield checks.governor(probe)
+    yield checks.power_mode(probe)
+    yield checks.temperature(probe)
+    yield checks.throttling(probe)
+    yield checks.profile_fits(target, profile, probe, profiles)
+
+
+def _active_release(device: Device) -> Check:
+    name = "active release"
+    try:
+        release = drain(load_active(device))
+    except ToolkitError as exc:
+        back = f"edgephi rollback {device.target.name}, or deploy the bundle again"
+        return Check(name, "failed", exc.message, exc.hint or back)
+    return skipped(name, "nothing is active") if release is None else ok(name, f"{release[:12]} loads and generates")
+
+
+def _failure(name: str, exc: ToolkitError) -> Check:
+    return Check(name, "failed", exc.message, exc.hint)
+
+
+# --- this machine ---
+
+
+def examine_host() -> Iterator[Check]:
+    """Every check of this machine, each as soon as it is done."""
+    yield _own_python()
+    yield _extra()
+    yield _cache_disk()
+    yield _own_memory()
+    yield _ssh_client()
+    for kind, load in FILES.items():
+        yield _files(kind, load)
+
+
+def _load_with_profile(name: str) -> Profile:
+    return load_profile(load_target(name).profile)
+
+
+FILES: dict[str, Callable[[str], object]] = {
+    "profiles": load_profile,
+    "targets": _load_with_profile,
+    "recipes": load_recipe,
+}
+
+
+def _own_python() -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    try:
+        wanted = metadata.metadata(DISTRIBUTION)["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        return skipped("python", f"{version}; {DISTRIBUTION} runs without being installed")
+    if version in SpecifierSet(wanted):
+        return ok("python", f"{version}, {DISTRIBUTION} needs {wanted}")
+    return Check("python", "failed", f"{version}, {DISTRIBUTION} needs {wanted}", "install it into a newer Python")
+
+
+def _extra() -> Check:
+    name = f"{EXTRA} extra"
+    try:
+        wanted = extra_pins(metadata.requires(DISTRIBUTION) or [])
+    except metadata.PackageNotFoundError:
+        return skipped(name, f"{DISTRIBUTION} runs without being installed")
+    found: dict[str, str | None] = {}
+    for package in wanted:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return judge_extra(wanted, found)
+
+
+def extra_pins(requires: Iterable[str]) -> dict[str, str]:
+    """What the extra asks for, by package, out of a distribution's `Requires-Dist`."""
+    from packaging.requirements import Requirement
+
+    every = [Requirement(text) for text in requires]
+    return {
+        requirement.name: str(requirement.specifier)
+        for requirement in every
+        if requirement.marker is not None
+        and requirement.marker.evaluate({"extra": EXTRA})
+        and not requirement.marker.evaluate({"extra": ""})
+    }
+
+
+def judge_extra(wanted: Mapping[str, str], found: Mapping[str, str | None]) -> Check:
+    """Versions that are installed against those that were seen to work together."""
+    from packaging.specifiers import SpecifierSet
+
+    name, install = f"{EXTRA} extra", f"pip install '{DISTRIBUTION}[{EXTRA}]' -c constraints.txt"
+    missing = [package for package in wanted if found[package] is None]
+    if len(missing) == len(wanted):
+        return Check(name, "warn", "not installed: this machine deploys and measures, but can't quantize", install)
+    other = [
+        f"{package} {version} instead of {wanted[package].removeprefix('==')}"
+        for package, version in found.items()
+        if version is not None and not SpecifierSet(wanted[package]).contains(version, prereleases=True)
+    ]
+    if missing or other:
+        return Check(name, "failed", ", ".join([*other, *(f"{package} is missing" for package in missing)]), install)
+    return ok(name, f"{len(wanted)} packages, in the versions that were seen to work")
+
+
+def _cache_disk() -> Check:
+    folder = cache_dir()
+    free = free_disk_bytes(folder)
+    seen = f"{free / 1e9:.1f} GB free for {folder}"
+    hint = "free some space, or set EDGEPHI_CACHE_DIR to another disk"
+    if free < _LEAST_DISK_BYTES:
+        return Check("disk", "failed", seen, hint)
+    if free < _PLENTY_DISK_BYTES:
+        return Check("disk", "warn", f"{seen}; fetching and quantizing Phi-3-mini takes about 20", hint)
+    return ok("disk", seen)
+
+
+def _own_memory() -> Check:
+    found = machine.available_memory()
+    if found is None:
+        return skipped("memory", "this system doesn't tell")
+    seen = f"{found.total_bytes / 2**30:.1f} GiB free{' under a memory limit' if found.limited else ''}"
+    if found.total_bytes < _PLENTY_MEMORY_BYTES:
+        hint = "edgephi plan MODEL --profile PROFILE tells what a build needs; close other programs, or add swap"
+        return Check("memory", "warn", f"{seen}; quantizing Phi-3-mini takes up to 8", hint)
+    return ok("memory", seen)
+
+
+def _ssh_client() -> Check:
+    ssh = shutil.which("ssh")
+    if ssh is None:
+        seen = "no ssh: Include, Match and ProxyJump of ~/.ssh/config aren't understood"
+        return Check("ssh client", "warn", seen, "install OpenSSH's client (sudo apt-get install openssh-client)")
+    done = subprocess.run([ssh, "-V"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return ok("ssh client", (done.stderr or done.stdout).strip() or ssh)
+
+
+def _files(kind: str, load: Callable[[str], object]) -> Check:
+    """All files of a kind that a name reaches. A target needs its profile too."""
+    names = list(find_toml(kind))
+    wrong = []
+    for name in names:
+        try:
+            load(name)
+        except ConfigError as exc:
+            wrong.append(exc.message)
+    if wrong:
+        return Check(kind, "failed", "\n".join(wrong), "correct or delete the file; an editor checks it by docs/schema")
+    return ok(kind, f"{len(names)} files, all readable")
