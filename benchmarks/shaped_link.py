@@ -23,7 +23,7 @@ from pathlib import Path
 
 CLIENT, SERVER = "edgephi-near", "edgephi-far"
 ADDRESSES = {CLIENT: "10.99.0.1", SERVER: "10.99.0.2"}
-_DEVICE = "shaped0"
+_DEVICE, _NETWORK = "shaped0", "10.99.0.0/24"
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _CLONE_NEWNET = 0x40000000
 _PACKET_BYTES = 2048
@@ -90,6 +90,13 @@ def _open_end(namespace: str) -> int:
             raise OSError(ctypes.get_errno(), "setns")
     end = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(end, _TUNSETIFF, struct.pack("16sH22x", _DEVICE.encode(), _IFF_TUN | _IFF_NO_PI))
-    for command in (f"addr add {ADDRESSES[namespace]}/24 dev {_DEVICE}", f"link set {_DEVICE} up", "link set lo up"):
+    address = ADDRESSES[namespace]
+    for command in (
+        "link set lo up",
+        f"addr add {address}/24 dev {_DEVICE}",
+        f"link set {_DEVICE} up",
+        # The congestion control that most systems have, whatever this one has.
+        f"route replace {_NETWORK} dev {_DEVICE} proto kernel scope link src {address} congctl cubic",
+    ):
         subprocess.run(["ip", *command.split()], check=True)
     return end

@@ -23,8 +23,10 @@ SPARE_BYTES = 64 * 2**20
 # What has arrived is compared in chunks, and sent in pieces: opening a file costs round trips, so pieces are larger.
 CHUNK_BYTES = 2**20
 PIECE_BYTES = 32 * CHUNK_BYTES
-# As long as one connection is watched before another one is tried.
-_RAMP_S = 2.0
+# As long as so many connections are watched before another one is tried: bytes are acknowledged in large steps, and a
+# slow link's rate can't be told from a few of them.
+_STEP_BYTES = 255 * 1024
+_RAMP_S, _RAMP_BYTES = 2.0, 8 * _STEP_BYTES
 _POLL_S = 0.1
 
 
@@ -102,12 +104,28 @@ def _chunk_sha256(file: Upload, offset: int) -> str:
         return hashlib.sha256(source.read(CHUNK_BYTES)).hexdigest()
 
 
+@dataclass
+class _Range:
+    """A piece that a connection is sending: from `position` on to `end`, which comes nearer when another one takes the
+    rest."""
+
+    file: Upload
+    position: int
+    end: int
+
+    @property
+    def left(self) -> int:
+        return self.end - self.position
+
+
 class _Sending:
-    """Connections that take pieces from one queue; each works in a thread of its own."""
+    """Connections, each in a thread of its own, that take pieces from one queue, in the end halves of each other's."""
 
     def __init__(self, device: Device, pieces: Sequence[Piece]) -> None:
         self._device = device
-        self._left = deque(pieces)
+        self._waiting = deque(_Range(piece.file, piece.offset, piece.offset + piece.length) for piece in pieces)
+        self._under_way: list[_Range] = []
+        self._sharing = threading.Lock()
         self._total = sum(piece.length for piece in pieces)
         self._stop = threading.Event()
         self._pace: Pace | None = None
@@ -120,7 +138,7 @@ class _Sending:
         self._threads: list[threading.Thread] = []
 
     def run(self) -> Service[None]:
-        if not self._left:
+        if not self._waiting:
             return
         try:
             self._add(self._device.transport)
@@ -139,9 +157,9 @@ class _Sending:
             if news := self._news():
                 done += news
                 yield Progress("push", done, self._total, "bytes")
-            elapsed = time.monotonic() - since
-            if self._may_grow and elapsed >= _RAMP_S:
-                rate = (done - before) / elapsed
+            elapsed, moved = time.monotonic() - since, done - before
+            if self._may_grow and elapsed >= _RAMP_S * (1 if moved >= _RAMP_BYTES else 3):
+                rate = moved / elapsed
                 self._may_grow = ramp.another(rate)
                 # What is left has to be worth a handshake.
                 if self._may_grow and self._total - done > rate * _RAMP_S:
@@ -179,21 +197,43 @@ class _Sending:
 
     def _send(self, transport: Transport) -> None:
         try:
-            while not self._stop.is_set():
-                piece = self._left.popleft()
-                for count in self._put(transport, piece):
+            while (mine := self._next()) is not None:
+                for count in self._put(transport, mine):
                     self._heard.put(count)
                     if self._stop.is_set():
                         return
-        except IndexError:
-            return
+                with self._sharing:
+                    self._under_way.remove(mine)
         except BaseException as exc:
             self._error = self._error or exc
             self._stop.set()
 
-    def _put(self, transport: Transport, piece: Piece) -> Iterator[int]:
-        destination = self._device.path("incoming", f"{piece.file.sha256}.part")
-        return transport.put(piece.file.source, destination, piece.offset, piece.length, self._pace)
+    def _next(self) -> _Range | None:
+        """A piece that nobody has begun, else the second half of the longest one; None when that isn't worth it."""
+        with self._sharing:
+            if self._stop.is_set():
+                return None
+            if self._waiting:
+                mine = self._waiting.popleft()
+            else:
+                longest = max(self._under_way, key=lambda other: other.left, default=None)
+                if longest is None or longest.left < 2 * CHUNK_BYTES:
+                    return None
+                middle = longest.position + longest.left // 2
+                mine = _Range(longest.file, middle, longest.end)
+                longest.end = middle
+            self._under_way.append(mine)
+            return mine
+
+    def _put(self, transport: Transport, mine: _Range) -> Iterator[int]:
+        def end(position: int) -> int:
+            with self._sharing:
+                # The step that begins now is sent whatever becomes of the rest.
+                mine.position = min(position + _STEP_BYTES, mine.end)
+                return mine.end
+
+        destination = self._device.path("incoming", f"{mine.file.sha256}.part")
+        return transport.put(mine.file.source, destination, mine.position, end, self._pace)
 
 
 def _megabytes(n_bytes: int) -> str:

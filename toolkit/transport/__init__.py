@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PromptSecret = Callable[[str], str]
 Pace = Callable[[int], None]
+End = Callable[[int], int]
 
 
 class Process(Protocol):
@@ -52,15 +53,16 @@ class Transport(Protocol):
         source: Path,
         destination: str,
         offset: int = 0,
-        length: int | None = None,
+        end: End | None = None,
         pace: Pace | None = None,
     ) -> Iterator[int]:
         """Write a local file from byte `offset` on to the same offset of `destination`, in constant memory.
 
-        With a `length` only so many bytes are written and the rest of `destination` stays as it is; it is created where
-        there is none. Nothing is written until the iterator is read; it gives the number of bytes of every step, and
-        all are written when it ends. An abandoned one leaves a part of them. `pace` is called with the number of bytes
-        before they are sent, and may wait. Raises DeviceFull when the target's disk has no room.
+        `end` is asked before every step, with the offset that it begins at, for the one to stop at, which may come
+        nearer meanwhile; then the rest of `destination` stays as it is, and it is created where there is none. Nothing
+        is written until the iterator is read; it gives the number of bytes of every step, and all are written when it
+        ends. An abandoned one leaves a part of them. `pace` is called with the number of bytes before they are sent,
+        and may wait. Raises DeviceFull when the target's disk has no room.
         """
 
     def make_dirs(self, path: str) -> None:

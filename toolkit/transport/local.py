@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from toolkit.errors import RemoteCommandFailed
-from toolkit.transport import Pace
+from toolkit.transport import End, Pace
 from toolkit.transport.failures import device_full
 from toolkit.transport.streams import Feeder, Tail, split_lines
 
@@ -93,12 +93,12 @@ class LocalTransport:
         source: Path,
         destination: str,
         offset: int = 0,
-        length: int | None = None,
+        end: End | None = None,
         pace: Pace | None = None,  # noqa: ARG002  nothing is sent anywhere
     ) -> Iterator[int]:
         target = self._path(destination)
         total = source.stat().st_size
-        wanted = total - offset if length is None else length
+        wanted = (total if end is None else end(offset)) - offset
         if wanted == total and _link(source, target):
             yield total
             return
@@ -107,7 +107,7 @@ class LocalTransport:
             if target.exists() and target.samefile(source):
                 yield wanted
             else:
-                yield from _copy(source, target, offset, wanted, keep=offset > 0 or length is not None)
+                yield from _copy(source, target, offset, wanted, keep=offset > 0 or end is not None)
 
     def make_dirs(self, path: str) -> None:
         folder = self._path(path)

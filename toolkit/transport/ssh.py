@@ -16,7 +16,7 @@ from paramiko.common import cMSG_CHANNEL_REQUEST
 from paramiko.sftp import CMD_EXTENDED
 
 from toolkit.errors import CorruptBundle, HostKeyChanged, HostUnreachable, RemoteCommandFailed
-from toolkit.transport import Pace, PromptSecret
+from toolkit.transport import End, Pace, PromptSecret
 from toolkit.transport.failures import device_full
 from toolkit.transport.known_hosts import append_known_host, fingerprint, host_names
 from toolkit.transport.sftp_upload import CHUNK_BYTES, Upload
@@ -138,7 +138,7 @@ class SshTransport:
         source: Path,
         destination: str,
         offset: int = 0,
-        length: int | None = None,
+        end: End | None = None,
         pace: Pace | None = None,
     ) -> Iterator[int]:
         """Besides the Protocol's: CorruptBundle when `source` can't be read, RemoteCommandFailed when the
@@ -146,21 +146,20 @@ class SshTransport:
         path = _remote(destination)
         with _reading(source) as data, self._translated(f"writing {path}"):
             total = source.stat().st_size
-            end = total if length is None else offset + length
-            if length is None:
+            if end is None:
                 self._refuse_if_full(path, total)
             data.seek(offset)
-            with self._open(path, keep=offset > 0 or length is not None) as file:
+            with self._open(path, keep=offset > 0 or end is not None) as file:
                 upload = Upload(self._files(), file, offset)
                 try:
-                    while chunk := _read(data, end - data.tell()):
+                    while chunk := _read(data, end):
                         if pace is not None:
                             pace(len(chunk))
                         yield upload.write(chunk)
                     yield upload.finish()
                 except OSError as exc:
                     if not self._is_lost():
-                        self._explain_full(path, end - upload.acknowledged, exc)
+                        self._explain_full(path, total - upload.acknowledged, exc)
                     raise
 
     def _open(self, path: str, *, keep: bool) -> Any:
@@ -326,9 +325,10 @@ def _reading(source: Path) -> Iterator[Any]:
         yield data
 
 
-def _read(data: Any, at_most: int) -> bytes:
+def _read(data: Any, end: End | None) -> bytes:
     """A local read error must not look like one of the link."""
     try:
-        return bytes(data.read(min(CHUNK_BYTES, max(0, at_most))))
+        left = CHUNK_BYTES if end is None else end(data.tell()) - data.tell()
+        return bytes(data.read(min(CHUNK_BYTES, max(0, left))))
     except OSError as exc:
         raise CorruptBundle(f"{data.name}: cannot be read: {exc.strerror}") from exc
