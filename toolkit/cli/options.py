@@ -22,6 +22,19 @@ def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str
     return complete
 
 
+def several_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion by the names of targets and their `@tags`."""
+    from toolkit.targets import MARK, Target, list_targets, target_groups
+
+    # bash ends a word at every @ and hands over `@` and `lab` for `@lab`; it replaces both.
+    given = ctx.params.get(param.name or "") or ()
+    word = MARK + incomplete if tuple(given)[-1:] == (MARK,) else incomplete
+    targets = list_targets()
+    groups = target_groups(target for target in targets if isinstance(target, Target))
+    words = [*(target.name for target in targets), *(MARK + tag for tag in groups)]
+    return [known for known in words if known.startswith(word)]
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
