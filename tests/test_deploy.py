@@ -14,7 +14,7 @@ from tests.builds import bundle as build
 from tests.builds import follow
 from tests.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle import Bundle, open_bundle
-from toolkit.deploy import activate, deploy, install
+from toolkit.deploy import activate, check_active, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
@@ -177,6 +177,19 @@ def test_activate_by_name_by_prefix_and_rollback(root: Path, fp32: Bundle, int4:
             follow(activate(device, "nothing"))
     assert error.value.message == "here: no release called 'nothing'"
     assert pointer(root)["release"] == fp32.id
+
+
+def test_what_is_active_is_checked_as_it_is_used(root: Path, int4: Bundle) -> None:
+    with device_at(root) as device:
+        with pytest.raises(AgentError, match="nothing is active here"):
+            follow(check_active(device))
+        follow(deploy(int4, device))
+        events: list[Event] = []
+        follow(check_active(device), events)
+        assert steps(events) == ["here: load what is active and generate 4 tokens"]
+        (root / "releases" / int4.id / "genai_config.json").unlink()
+        with pytest.raises(AgentError, match="the runtime can't load this bundle"):
+            follow(check_active(device))
 
 
 @needs_root
