@@ -111,9 +111,9 @@ def test_completion_scripts(shell: str) -> None:
         ("edgephi optimize m --profile jetson-agx", 4, "plain,jetson-agx-orin-64gb"),
         ("edgephi bench local -w qual", 4, "plain,quality"),
         ("edgephi run phi3-nano lo", 3, "plain,local"),
-        ("edgephi run m local @a", 4, "plain,@all"),
+        ("edgephi deploy b local @a", 4, "plain,@all"),
         # bash itself ends a word at an @.
-        ("edgephi run m local @ a", 5, "plain,@all"),
+        ("edgephi deploy b local @ a", 5, "plain,@all"),
     ],
 )
 def test_completion_knows_commands_and_names(words: str, index: int, found: str) -> None:

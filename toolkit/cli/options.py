@@ -63,6 +63,43 @@ def offline(command: F) -> F:
     )(command)
 
 
+def rollout(command: F) -> F:
+    """How several devices get a bundle."""
+
+    def canaries(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+        from toolkit.rollout import canary_count
+
+        try:
+            canary_count(value, 0)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from exc
+        return value
+
+    decorators = (
+        click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Devices at once."),
+        click.option(
+            "--canary",
+            default="1",
+            show_default=True,
+            metavar="N|N%",
+            callback=canaries,
+            help="Devices to begin with, the first ones named; if one of them fails, no later wave starts.",
+        ),
+        click.option(
+            "--max-failures",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Failed devices that a next wave is started with.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Show the waves; no device is contacted."),
+        click.option("--fresh", is_flag=True, help="Start the rollout anew instead of going on with it."),
+    )
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
 def trust_remote_code(command: F) -> F:
     """Consent to what no other option ever does: run code of a model."""
     return click.option(
