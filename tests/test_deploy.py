@@ -14,7 +14,7 @@ from tests.builds import bundle as build
 from tests.builds import follow
 from tests.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle import Bundle, open_bundle
-from toolkit.deploy import deploy, install
+from toolkit.deploy import check_active, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
@@ -165,6 +165,19 @@ def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundl
         with pytest.raises(AgentError, match="the runtime can't load this bundle"):
             follow(deploy(broken, device))
     assert pointer(root)["release"] == fp32.id
+
+
+def test_what_is_active_is_checked_as_it_is_used(root: Path, int4: Bundle) -> None:
+    with device_at(root) as device:
+        with pytest.raises(AgentError, match="nothing is active here"):
+            follow(check_active(device))
+        follow(deploy(int4, device))
+        events: list[Event] = []
+        follow(check_active(device), events)
+        assert steps(events) == ["here: load what is active and generate 4 tokens"]
+        (root / "releases" / int4.id / "genai_config.json").unlink()
+        with pytest.raises(AgentError, match="the runtime can't load this bundle"):
+            follow(check_active(device))
 
 
 @needs_root

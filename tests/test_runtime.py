@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,14 +38,18 @@ def test_a_python_that_the_wheels_do_not_support_is_refused(tmp_path: Path) -> N
 
 
 def test_wheels_of_a_raspberry_pi_are_resolved_on_this_machine(tmp_path: Path) -> None:
-    wheels = resolve_wheels(describe(target_at(tmp_path), PI5, PROBE), None)
+    runtime = describe(target_at(tmp_path), PI5, PROBE)
+    # Two at once, as devices of a rollout ask.
+    with ThreadPoolExecutor(2) as pool:
+        wheels, same = pool.map(lambda _: resolve_wheels(runtime, None), range(2))
+    assert wheels == same
     names = [wheel.name for wheel in wheels]
     assert any(name.startswith("onnxruntime_genai-0.18.0-cp311") and "aarch64" in name for name in names)
     assert any(name.startswith("onnxruntime-1.32.0-cp311") and "aarch64" in name for name in names)
     assert any(name.startswith("pip-") for name in names)
     assert not [name for name in names if "x86_64" in name]
     stamps = [wheel.stat().st_mtime_ns for wheel in wheels]
-    again = resolve_wheels(describe(target_at(tmp_path), PI5, PROBE), None)
+    again = resolve_wheels(runtime, None)
     assert [wheel.stat().st_mtime_ns for wheel in again] == stamps
 
 

@@ -13,10 +13,13 @@ from toolkit.errors import ConfigError
 from toolkit.targets import (
     BrokenTarget,
     Target,
+    expand,
     list_targets,
     load_target,
     remove_target,
     save_target,
+    select_targets,
+    target_groups,
     target_json_schema,
     target_toml,
 )
@@ -283,3 +286,56 @@ def test_the_schema_has_no_place_for_a_name() -> None:
     schema = target_json_schema()
     assert set(schema["properties"]) == set(Target.model_fields) - {"name", "path"}
     assert schema["required"] == ["profile"]
+
+
+GROUPS = {"all": ["a", "b", "c"], "lab": ["b", "a"], "arm": ["c", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], []),
+        (["x", "a", "x"], ["x", "a"]),
+        (["@lab"], ["b", "a"]),
+        (["@all"], ["a", "b", "c"]),
+        (["c", "@lab", "@arm", "a"], ["c", "b", "a"]),
+        (["lab"], ["lab"]),
+    ],
+)
+def test_words_stand_for_names_in_order_without_repetitions(words: list[str], names: list[str]) -> None:
+    assert expand(words, GROUPS) == names
+
+
+@pytest.mark.parametrize(("word", "near"), [("@lba", " (did you mean '@lab'?)"), ("@", ""), ("@printer", "")])
+def test_an_unknown_tag(word: str, near: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        expand(["a", word], GROUPS)
+    assert error.value.message == f"unknown tag '{word}'{near}"
+    assert error.value.hint == "known tags: @all, @lab, @arm"
+
+
+def test_a_tag_of_nobody() -> None:
+    with pytest.raises(ConfigError) as error:
+        expand(["@all"], {"all": []})
+    assert error.value.message == "@all: no target"
+    assert error.value.hint == "edgephi targets add NAME HOST --profile PROFILE makes one"
+
+
+def test_all_is_every_target_but_those_that_came_with_edgephi() -> None:
+    write("pi5", PI5 | {"tags": ["lab", "all"]})
+    write("orin", PI5 | {"tags": ["lab"]})
+    groups = target_groups(target for target in list_targets() if isinstance(target, Target))
+    assert groups == {"all": ["orin", "pi5"], "lab": ["orin", "pi5"]}
+    assert [target.name for target in select_targets(["local", "@lab"])] == ["local", "orin", "pi5"]
+    write("local", {"transport": "local", "profile": "local"})
+    assert [target.name for target in select_targets(["@all"])] == ["local", "orin", "pi5"]
+
+
+def test_a_tag_is_not_expanded_past_a_file_that_cannot_be_read() -> None:
+    write("pi5", PI5 | {"tags": ["lab"]})
+    write("torn", PI5 | {"hots": "x"})
+    with pytest.raises(ConfigError) as error:
+        select_targets(["@lab"])
+    assert error.value.message == "targets/torn.toml: hots: unknown key (did you mean 'host'?)"
+    assert error.value.hint is not None and "name the targets one by one" in error.value.hint
+    assert [target.name for target in select_targets(["pi5"])] == ["pi5"]

@@ -67,12 +67,19 @@ def _upload(path: Path) -> Upload:
 
 
 def install(
-    bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None, force: bool = False
+    bundle: Bundle,
+    device: Device,
+    *,
+    offline: bool = False,
+    wheels: Path | None = None,
+    force: bool = False,
+    verified: bool = False,
 ) -> Service[Release]:
     """Have a bundle verified in the target's store as a release, without activating it.
 
-    Raises ConfigError when the device hasn't the memory for it, which `force` makes a warning; CorruptBundle,
-    DeviceFull, AgentError, HostUnreachable.
+    `verified` says that its files were held against the manifest here a moment ago. Raises ConfigError when the
+    device hasn't the memory for it, which `force` makes a warning; CorruptBundle, DeviceFull, AgentError,
+    HostUnreachable.
     """
     probe, runtime = yield from prepare(device, offline=offline, wheels=wheels)
     release = Release(bundle.id, device.target.name, runtime, probe)
@@ -81,8 +88,9 @@ def install(
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
     yield from check_memory(bundle, device, probe, force=force)
-    yield Step(f"verify {bundle.manifest.name} here")
-    yield from verify_bundle(bundle)
+    if not verified:
+        yield Step(f"verify {bundle.manifest.name} here")
+        yield from verify_bundle(bundle)
     yield from push(device, files)
     yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
     yield from device.call("install", release=bundle.id, manifest=bundle.manifest_text)
@@ -119,19 +127,37 @@ def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force
 
 
 def deploy(
-    bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None, force: bool = False
+    bundle: Bundle,
+    device: Device,
+    *,
+    offline: bool = False,
+    wheels: Path | None = None,
+    force: bool = False,
+    verified: bool = False,
 ) -> Service[Release]:
-    """Install a bundle, prove that it loads and generates there, then activate it atomically; raises as `install`."""
-    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force)
+    """Install a bundle, prove that it loads and generates there, then activate it atomically.
+
+    Takes and raises what `install` does.
+    """
+    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force, verified=verified)
     pointer = device.ask("releases")["pointer"]
     if (pointer["release"], pointer["runtime"]) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **check_request(device, release.runtime.lock), release=bundle.id)
+    yield from device.call("check", **check_request(device), runtime=release.runtime.lock, release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
+
+
+def check_active(device: Device) -> Service[None]:
+    """Load what the target's pointer names, in the runtime that it names, and generate.
+
+    Raises AgentError when that fails or nothing is active.
+    """
+    yield Step(f"{device.target.name}: load what is active and generate {CHECK_TOKENS} tokens")
+    yield from device.call("check", **check_request(device))
 
 
 def check_here(bundle: Bundle) -> Service[None]:
@@ -145,11 +171,12 @@ def check_here(bundle: Bundle) -> Service[None]:
     with connect("local") as device:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
-        yield from device.call("check", **check_request(device, runtime.lock), model_folder=str(bundle.path.resolve()))
+        folder = str(bundle.path.resolve())
+        yield from device.call("check", **check_request(device), runtime=runtime.lock, model_folder=folder)
 
 
-def check_request(device: Device, runtime: str) -> dict[str, Any]:
-    """What a load check is asked to do; `runtime` is a lock."""
+def check_request(device: Device) -> dict[str, Any]:
+    """What a load check is asked to do, in the runtime that the pointer names unless another one is."""
     # With the profile's settings: what becomes active has been seen to work the way it will be used.
     settings = device.profile.runtime.settings.model_dump()
-    return {"runtime": runtime, "prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
+    return {"prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}

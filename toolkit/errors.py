@@ -92,3 +92,11 @@ class GateFailed(ToolkitError):
     """A bundle works, but doesn't hold its profile's limits."""
 
     exit_code = 10
+
+
+class RolloutFailed(ToolkitError):
+    """Devices of a rollout failed. The exit code follows from theirs."""
+
+    def __init__(self, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code

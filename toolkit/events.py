@@ -44,17 +44,39 @@ class Token:
     text: str
 
 
-Event = Step | Progress | Warning_ | Token
+@dataclass(frozen=True)
+class Ended:
+    """The work on one device of several is over: well, or with an error."""
+
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class DeviceEvent:
+    """What happens on one device, said by a service that works on several at once."""
+
+    target: str
+    event: Step | Progress | Warning_ | Token | Ended
+
+
+Event = Step | Progress | Warning_ | Token | DeviceEvent
 Service = Generator[Event, None, T]
 
 
 def drain(service: Service[T], hear: Callable[[Event], object] | None = None) -> T:
-    """Run a service to its end, tell `hear` what it yields, return what it returns."""
-    while True:
-        try:
-            event = next(service)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if hear is not None:
-            hear(event)
+    """Run a service to its end, tell `hear` what it yields, return what it returns.
+
+    Where `hear` raises, the service is closed before that goes on: what it has open is not left to a collector.
+    """
+    try:
+        while True:
+            try:
+                event = next(service)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            if hear is not None:
+                hear(event)
+    finally:
+        service.close()

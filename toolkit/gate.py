@@ -15,7 +15,7 @@ from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.evaluate import evaluate, record
 from toolkit.events import Service, Step
-from toolkit.profiles import Limits
+from toolkit.profiles import Limits, Profile
 from toolkit.quality import Quality, headline
 from toolkit.reference import find_reference, sample_for
 from toolkit.report import Report, metrics
@@ -82,39 +82,49 @@ def _words(check: Check) -> str:
 
 
 def deploy_gated(
-    bundle: Bundle, device: Device, *, offline: bool = False, wheels: Path | None = None, force: bool = False
+    bundle: Bundle,
+    device: Device,
+    *,
+    offline: bool = False,
+    wheels: Path | None = None,
+    force: bool = False,
+    verified: bool = False,
 ) -> Service[Verdict]:
     """Install a bundle, measure it on the device, and activate it only if every limit of the profile is held.
 
     One that isn't leaves the earlier release active; if the bundle was active itself, it is rolled back, or deactivated
-    where nothing came before it. Raises ConfigError without limits, or without figures for those on quality, and
-    whatever `deploy` raises; `force` is its own.
+    where nothing came before it. Raises what `with_gate_figures` does, and whatever `deploy` raises; `force` and
+    `verified` are its own.
     """
     limits = device.profile.limits
-    if limits == Limits():
-        raise ConfigError(
-            f"profile '{device.profile.name}' has no limits to check",
-            f"set max_memory, min_decode_tps, … under [limits] in a profile; {shown(device.profile.path)} has none",
-        )
-    bundle = yield from _with_figures(bundle, limits)
-    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force)
+    bundle = yield from with_gate_figures(bundle, device.profile)
+    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force, verified=verified)
     try:
         report = yield from bench(device, release.bundle_id, load_workload(WORKLOAD))
     except AgentError:
         # What can't even be measured there must not be active either.
-        yield from _withdraw(device, bundle)
+        yield from withdraw(device, bundle)
         raise
     checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.probe["arch"]))
     if all(check.ok is not False for check in checks):
         yield from deploy(bundle, device, offline=offline, wheels=wheels, force=force)
         active: str | None = bundle.id
     else:
-        active = yield from _withdraw(device, bundle)
+        active = yield from withdraw(device, bundle)
     return Verdict(bundle, device.target.name, checks, active, report)
 
 
-def _with_figures(bundle: Bundle, limits: Limits) -> Service[Bundle]:
-    """The bundle with the quality figures that the limits ask for, measured now if it has none."""
+def with_gate_figures(bundle: Bundle, profile: Profile) -> Service[Bundle]:
+    """The bundle with the quality figures that the profile's limits ask for, measured now if it has none.
+
+    Raises ConfigError without limits, or when there is nothing to compare the bundle with.
+    """
+    limits = profile.limits
+    if limits == Limits():
+        raise ConfigError(
+            f"profile '{profile.name}' has no limits to check",
+            f"set max_memory, min_decode_tps, … under [limits] in a profile; {shown(profile.path)} has none",
+        )
     known = headline(bundle.manifest.quality)
     lacks_figures = limits.max_perplexity_increase_percent is not None and known is None
     lacks_match = limits.min_token_match is not None and (known is None or known.token_match is None)
@@ -170,7 +180,7 @@ def _token_match(bound: float, quality: Quality, arch: str) -> Check:
     return Check("min_token_match", bound, match, low, high, ok=match >= bound)
 
 
-def _withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
+def withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
     """See to it that a bundle isn't active, under whatever id; returns the release that is."""
     while True:
         state = device.ask("releases")

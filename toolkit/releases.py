@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.deploy import check_request, prepare
+from toolkit.deploy import check_active, check_request, prepare
 from toolkit.device import Device
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step
@@ -70,7 +70,7 @@ def activate(device: Device, reference: str) -> Service[str]:
         raise ConfigError(
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
-    yield from device.call("check", **check_request(device, runtime.lock), release=fitting[0])
+    yield from device.call("check", **check_request(device), runtime=runtime.lock, release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return str(fitting[0])
 
@@ -80,10 +80,9 @@ def load_active(device: Device) -> Service[str | None]:
 
     Raises AgentError, CorruptBundle, HostUnreachable.
     """
-    pointer = device.ask("releases")["pointer"]
-    release: str | None = pointer["release"]
+    release: str | None = device.ask("releases")["pointer"]["release"]
     if release is not None:
-        yield from device.call("check", **check_request(device, pointer["runtime"]), release=release)
+        yield from check_active(device)
     return release
 
 

@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from toolkit.config import cache_dir
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.profiles import Profile
 from toolkit.targets import Target
+
+# Devices of one rollout want the same wheels at the same time.
+_resolving = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,13 @@ def resolve_wheels(runtime: Runtime, local_folder: Path | None) -> list[Path]:
     Raises ConfigError with pip's own last words when something can't be resolved.
     """
     folder = cache_dir() / "wheels" / runtime.lock
-    if not folder.is_dir():
-        beside = folder.with_name(f".{runtime.lock}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        _download(runtime, beside, local_folder)
-        beside.rename(folder)
+    with _resolving:
+        if not folder.is_dir():
+            beside = folder.with_name(f".{runtime.lock}.part")
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            _download(runtime, beside, local_folder)
+            beside.rename(folder)
     return sorted(folder.glob("*.whl"))
 
 

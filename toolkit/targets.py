@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +31,9 @@ _IPV6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 # What no shell, POSIX or Windows, reads as anything but itself; so paths on the device never need quotes.
 _REMOTE_PATH = re.compile(r"[A-Za-z0-9._/~:-]+")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# How a command line tells a tag from a name, and the tag that nobody has to write.
+MARK = "@"
+ALL = "all"
 _SECRET = re.compile(
     r"pass(word|wd|phrase|code)|^(pass|pwd)$|token|secret|credential|(private|api|access)[_-]?key",
     re.IGNORECASE,
@@ -185,6 +188,67 @@ def load_target(name: str) -> Target:
 def list_targets() -> list[Target | BrokenTarget]:
     """Every target that a name reaches, in the order of names."""
     return [_load_or_report(name, path) for name, path in find_toml("targets").items()]
+
+
+def select_targets(words: Sequence[str]) -> list[Target]:
+    """The targets that names and `@tags` mean, in the order of the words, each once.
+
+    Raises ConfigError for an unknown name or tag; and, where a tag is asked for, for a target file that can't be
+    read: a machine whose tags nobody knows must not be left out in silence.
+    """
+    groups = _read_groups() if any(map(is_tag, words)) else {}
+    return [load_target(name) for name in expand(words, groups)]
+
+
+def _read_groups() -> dict[str, list[str]]:
+    readable: list[Target] = []
+    for target in list_targets():
+        if isinstance(target, BrokenTarget):
+            hint = "its tags can't be read: mend or delete that file, or name the targets one by one"
+            raise ConfigError(target.error.message, hint)
+        readable.append(target)
+    return target_groups(readable)
+
+
+def is_tag(word: str) -> bool:
+    """Whether a word of a command line means a tag, and not the name of one target."""
+    return word.startswith(MARK)
+
+
+def target_groups(targets: Iterable[Target]) -> dict[str, list[str]]:
+    """The names of the targets that `all` and each tag mean, in the order of `targets`.
+
+    What came with edgephi isn't in `all`, as this machine isn't in Ansible's `all` unless somebody writes it down.
+    """
+    groups: dict[str, list[str]] = {ALL: []}
+    for target in targets:
+        if target.path is None or not is_shipped(target.path, "targets"):
+            groups[ALL].append(target.name)
+        for tag in target.tags:
+            if tag != ALL:
+                groups.setdefault(tag, []).append(target.name)
+    return groups
+
+
+def expand(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of targets for words: a name stands for itself, `@tag` for its group. In order, each name once.
+
+    Names aren't looked up. Raises ConfigError for a tag that isn't in `groups`, and for a group of nobody.
+    """
+    names: dict[str, None] = {}
+    for word in words:
+        names |= dict.fromkeys(_members(word, groups) if is_tag(word) else [word])
+    return list(names)
+
+
+def _members(word: str, groups: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    known = [MARK + tag for tag in groups]
+    if word not in known:
+        raise unknown_name("tag", word, known, f"known tags: {', '.join(known)}")
+    members = groups[word.removeprefix(MARK)]
+    if not members:
+        raise ConfigError(f"{word}: no target", "edgephi targets add NAME HOST --profile PROFILE makes one")
+    return members
 
 
 def save_target(target: Target, folder: Path, *, replace: bool = False) -> Path:

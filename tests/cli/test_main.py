@@ -106,10 +106,14 @@ def test_completion_scripts(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "index", "found"),
     [
-        ("edgephi ro", 1, "plain,rollback"),
+        ("edgephi ro", 1, "plain,rollback\nplain,rollouts"),
         ("edgephi releases lo", 2, "plain,local"),
         ("edgephi optimize m --profile jetson-agx", 4, "plain,jetson-agx-orin-64gb"),
         ("edgephi bench local -w qual", 4, "plain,quality"),
+        ("edgephi run phi3-nano lo", 3, "plain,local"),
+        ("edgephi deploy b local @a", 4, "plain,@all"),
+        # bash itself ends a word at an @.
+        ("edgephi deploy b local @ a", 5, "plain,@all"),
     ],
 )
 def test_completion_knows_commands_and_names(words: str, index: int, found: str) -> None:

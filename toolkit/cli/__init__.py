@@ -22,7 +22,7 @@ COMMANDS = {
     "run": ("toolkit.cli.run:run", "Plan, optimize, deploy and bench a model on one or more targets."),
     "plan": ("toolkit.cli.plan:plan", "Predict size, memory and speed before anything is downloaded or built."),
     "optimize": ("toolkit.cli.optimize:optimize", "Quantize a model with Olive into a bundle."),
-    "deploy": ("toolkit.cli.deploy:deploy", "Push a bundle to a target, verify it there and activate it."),
+    "deploy": ("toolkit.cli.deploy:deploy", "Push a bundle to targets, verify it there and activate it."),
     "bench": ("toolkit.cli.bench:bench", "Measure latency, throughput and memory on a target."),
     "tune": ("toolkit.cli.tune:tune", "Search recipes and runtime settings by measuring them on a target."),
     "eval": ("toolkit.cli.evaluate:evaluate", "Compare a bundle's quality with the model it came from."),
@@ -35,6 +35,7 @@ COMMANDS = {
         "toolkit.cli.releases:prune",
         "Remove old releases from a target, with the files and runtimes that only they needed.",
     ),
+    "rollouts": ("toolkit.cli.rollouts:rollouts", "List and show what came of deploying to several targets."),
     "bundle": ("toolkit.cli.bundle:bundle", "List, show and verify built bundles."),
     "models": (
         "toolkit.cli.models:models",
@@ -44,6 +45,7 @@ COMMANDS = {
     "recipes": ("toolkit.cli.recipes:recipes", "List and show the ways to quantize."),
     "targets": ("toolkit.cli.targets:targets", "Manage the machines that bundles are pushed to."),
     "doctor": ("toolkit.cli.doctor:doctor", "Check this machine, or a target from its file to its active release."),
+    "inventory": ("toolkit.cli.inventory:inventory", "Print the targets by tag, or as Ansible's inventory."),
     "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
     "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),
 }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from toolkit.cli import options
 
@@ -24,17 +25,60 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 
 @click.command()
 @click.argument("bundle")
-@click.argument("target", shell_complete=options.names("targets"))
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=options.several_targets)
 @options.offline
 @options.limit_rate
 @click.option(
     "--gate", is_flag=True, help="Measure it there first; it becomes active only within the profile's limits."
 )
 @click.option("--force", is_flag=True, help="Push it even if the device hasn't the memory it was planned to need.")
+@options.rollout
 @options.as_json
+@click.pass_context
 def deploy(
+    ctx: click.Context,
+    /,
+    bundle: str,
+    targets: tuple[str, ...],
+    offline: bool,
+    wheels: Path | None,
+    limit_bytes_per_s: float | None,
+    gate: bool,
+    force: bool,
+    as_json: bool,
+    **rollout: Any,
+) -> None:
+    """Push a bundle to targets, verify it there and activate it.
+
+    BUNDLE is a folder, an id (or its first characters) or a name from `edgephi bundle list`. Files that the
+    target already has aren't sent again; the release becomes active only after its hashes agree and it has
+    generated tokens. With --gate it must also hold the profile's [limits]; one that doesn't leaves the earlier release
+    active, and exits with 10.
+
+    TARGET is a name, `@tag` for every target with that tag, or `@all`. With more than one, or with a tag, it is a
+    rollout: canaries first, then waves of --parallel devices at once. A device that doesn't load and generate after
+    activation goes back to what was active there. The next wave starts only when no canary has failed, and not more
+    than --max-failures devices have. The same command again goes on with those that failed or weren't tried.
+    """
+    from toolkit.cli.rollouts import roll_out
+    from toolkit.targets import is_tag
+
+    how: dict[str, Any] = {"offline": offline, "wheels": wheels, "gate": gate, "force": force}
+    how["limit_bytes_per_s"] = limit_bytes_per_s
+    if len(targets) > 1 or is_tag(targets[0]):
+        roll_out(bundle, targets, as_json=as_json, **how, **rollout)
+        return
+    for name in rollout:
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is for a rollout: several targets, or a @tag")
+    _deploy_to_one(bundle, targets[0], as_json=as_json, **how)
+
+
+def _deploy_to_one(
     bundle: str,
     target: str,
+    *,
     offline: bool,
     wheels: Path | None,
     limit_bytes_per_s: float | None,
@@ -42,13 +86,6 @@ def deploy(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Push a bundle to a target, verify it there and activate it.
-
-    BUNDLE is a folder, an id (or its first characters) or a name from `edgephi bundle list`. Files that the
-    target already has aren't sent again; the release becomes active only after its hashes agree and it has
-    generated tokens. With --gate it must also hold the profile's [limits]; one that doesn't leaves the earlier release
-    active, and exits with 10.
-    """
     from toolkit.bundle import find_bundle
     from toolkit.cli import render
     from toolkit.deploy import deploy as deploy_service

@@ -38,6 +38,19 @@ def parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None], 
     return parse
 
 
+def several_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Shell completion by the names of targets and their `@tags`."""
+    from toolkit.targets import MARK, Target, list_targets, target_groups
+
+    # bash ends a word at every @ and hands over `@` and `lab` for `@lab`; it replaces both.
+    given = ctx.params.get(param.name or "") or ()
+    word = MARK + incomplete if tuple(given)[-1:] == (MARK,) else incomplete
+    targets = list_targets()
+    groups = target_groups(target for target in targets if isinstance(target, Target))
+    words = [*(target.name for target in targets), *(MARK + tag for tag in groups)]
+    return [known for known in words if known.startswith(word)]
+
+
 def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
 
@@ -75,6 +88,43 @@ def limit_rate(command: F) -> F:
         metavar="RATE",
         help="Send at most this much: 500 kB/s, 2 MB/s.",
     )(command)
+
+
+def rollout(command: F) -> F:
+    """How several devices get a bundle."""
+
+    def canaries(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+        from toolkit.rollout import canary_count
+
+        try:
+            canary_count(value, 0)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from exc
+        return value
+
+    decorators = (
+        click.option("--parallel", type=click.IntRange(1), default=8, show_default=True, help="Devices at once."),
+        click.option(
+            "--canary",
+            default="1",
+            show_default=True,
+            metavar="N|N%",
+            callback=canaries,
+            help="Devices to begin with, the first ones named; if one of them fails, no later wave starts.",
+        ),
+        click.option(
+            "--max-failures",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Failed devices that a next wave is started with.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Show the waves; no device is contacted."),
+        click.option("--fresh", is_flag=True, help="Start the rollout anew instead of going on with it."),
+    )
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
 
 
 def trust_remote_code(command: F) -> F:

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolkit.events import Progress, Service, Step, Token, Warning_, drain
+from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def size(n_bytes: float | None) -> str:
     """Bytes for people, decimal units as in data sheets and `scp`: 2.72 GB."""
     if n_bytes is None:
         return "–"
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if n_bytes >= factor:
             return f"{n_bytes / factor:.3g} {unit}"
     return f"{n_bytes:.0f} B"
@@ -116,6 +116,17 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}%}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people, in two units at most: 0.4 s, 12 s, 3 min 20 s, 2 d 5 h."""
+    if seconds < 60:
+        return f"{figure(seconds, 2)} s"
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    first = next(index for index, (_, length) in enumerate(units) if seconds >= length)
+    (large, length), (small, part) = units[first : first + 2]
+    whole, rest = divmod(round(seconds / part), length // part)
+    return f"{whole} {large} {rest} {small}"
+
+
 def follow(service: Service[T]) -> T:
     """Run a service, draw what it yields on stderr, return what it returns."""
     with _Drawer() as drawer:
@@ -126,6 +137,7 @@ class _Drawer:
     """Steps as lines, progress as one live bar on a terminal and as nothing elsewhere."""
 
     def __init__(self) -> None:
+        self._devices = _DeviceLines()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._label: str | None = None
@@ -137,14 +149,13 @@ class _Drawer:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_bar()
+        self._devices.stop()
 
     def draw(self, event: Event) -> None:
         match event:
             case Step(text, skipped):
                 self._stop_bar()
-                mark = "[dim]=[/]" if skipped else "[green]>[/]"
-                tail = " [dim](already done)[/]" if skipped else ""
-                _say(f"{mark} {_escape(text)}{tail}")
+                _say_step(text, skipped=skipped)
             case Warning_(text):
                 warn(text)
             case Progress(label, done, total, unit):
@@ -154,6 +165,9 @@ class _Drawer:
                 self._stop_bar()
                 sys.stdout.write(text)
                 sys.stdout.flush()
+            case DeviceEvent(target, about):
+                self._stop_bar()
+                self._devices.draw(target, about)
 
     def _draw_bar(self, label: str, done: float, total: float | None, unit: str) -> None:
         if self._bar is None or self._label != label:
@@ -169,6 +183,75 @@ class _Drawer:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = self._label = None
+
+
+class _DeviceLines:
+    """A live line for each device that is worked on; where there is no terminal, a line for each step of each."""
+
+    def __init__(self) -> None:
+        self._bars: Bar | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def stop(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
+        self._tasks.clear()
+
+    def draw(self, target: str, event: Step | Progress | Warning_ | Token | Ended) -> None:
+        match event:
+            case Step(text, skipped):
+                # Most steps begin with their target, for those who watch one alone.
+                text = text.removeprefix(f"{target}: ")
+                if _stderr().is_terminal:
+                    self._update(target, step=text, completed=0)
+                else:
+                    _say_step(f"{target}: {text}", skipped=skipped)
+            case Progress(_, done, total, _):
+                if _stderr().is_terminal:
+                    self._update(target, total=total, completed=done)
+            case Warning_(text):
+                warn(f"{target}: {text.removeprefix(f'{target}: ')}")
+            case Ended(seconds, error):
+                self._end(target)
+                mark = "[red]✗[/]" if error else "[green]✓[/]"
+                outcome = f"failed: {error.removeprefix(f'{target}: ')}" if error else "done"
+                _say(f"{mark} {_escape(f'{target}, {duration(seconds)}: {outcome}')}")
+
+    def _update(self, target: str, **fields: Any) -> None:
+        if self._bars is None:
+            self._bars = _new_device_bars()
+            self._bars.start()
+        if target not in self._tasks:
+            self._tasks[target] = self._bars.add_task(target, total=None, step="")
+        self._bars.update(self._tasks[target], **fields)
+
+    def _end(self, target: str) -> None:
+        if self._bars is not None and target in self._tasks:
+            self._bars.remove_task(self._tasks.pop(target))
+            if not self._tasks:
+                self.stop()
+
+
+def _say_step(text: str, *, skipped: bool) -> None:
+    mark = "[dim]=[/]" if skipped else "[green]>[/]"
+    tail = " [dim](already done)[/]" if skipped else ""
+    _say(f"{mark} {_escape(text)}{tail}")
+
+
+def _new_device_bars() -> Bar:
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    return Bar(
+        TextColumn("  {task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[step]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        console=_stderr(),
+        transient=True,
+    )
 
 
 def _new_bar(unit: str) -> Bar:

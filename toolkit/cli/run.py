@@ -11,7 +11,7 @@ from toolkit.cli import options
 
 @click.command()
 @click.argument("model")
-@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=options.names("targets"))
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=options.several_targets)
 @click.option(
     "--recipe",
     "-r",
@@ -51,15 +51,15 @@ def run(
     """Plan, optimize, deploy and bench a model on one or more targets.
 
     MODEL is a Hugging Face id, a local folder in Hugging Face layout, or `phi3-nano`, which ships with
-    edgephi. What is already done (built, installed, measured) is skipped, so an interrupted run goes on where
-    it stopped.
+    edgephi. TARGET is a name, `@tag` for every target with that tag, or `@all`. What is already done (built,
+    installed, measured) is skipped, so an interrupted run goes on where it stopped.
     """
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
     from toolkit.pipeline import Options
     from toolkit.pipeline import run as run_service
     from toolkit.recipes import load_recipe
-    from toolkit.targets import load_target
+    from toolkit.targets import select_targets
     from toolkit.workloads import load_workload
 
     for recipe in recipes:
@@ -77,7 +77,7 @@ def run(
         evaluate=evaluate,
         limit_bytes_per_s=limit_bytes_per_s,
     )
-    rows = render.follow(run_service(model, [load_target(name) for name in targets], recipes, chosen))
+    rows = render.follow(run_service(model, select_targets(targets), recipes, chosen))
     reports = [row.report for row in rows if row.report]
     if reports:
         write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=output)

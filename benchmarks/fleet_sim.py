@@ -1,0 +1,299 @@
+"""Simulate a rollout to 10 … 100,000 devices: pushed from one laptop, pulled from a registry, or from mirrors of it.
+
+    python benchmarks/fleet_sim.py                                      # phi3-nano, costs measured here
+    python benchmarks/fleet_sim.py --size '2.72 GB' --load-check-s 12   # a Phi-3-mini, on slower devices
+
+What one device costs is measured first, with a real bundle over a loopback SSH server; an option takes the place of the
+figure that it names. The networks are assumed, by options, and the fleet is a model: see `Fleet`. Talk goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+
+from toolkit.build import optimize
+from toolkit.cli import render
+from toolkit.config import cache_dir
+from toolkit.demo import loopback_target
+from toolkit.deploy import check_active, deploy
+from toolkit.device import connect
+from toolkit.profiles import load_profile
+from toolkit.recipes import load_recipe
+from toolkit.rollout import RolloutOptions, plan_waves
+from toolkit.targets import Target
+from toolkit.transport.loopback import start_loopback
+from toolkit.transport.ssh_config import CONNECT_TIMEOUT_S
+from toolkit.units import parse_bandwidth, parse_bytes
+
+FLEETS = (10, 100, 1_000, 10_000, 100_000)
+MODEL, RECIPE = "phi3-nano", "int4-rtn-b32"
+SAMPLE_BYTES = 256 << 20
+SEED = 1207
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one device costs: a connection with all that is asked over it, a load with a few tokens, and rates in bytes
+    a second: of hashing, of one SSH connection, and of all that the laptop keeps busy at once."""
+
+    size_bytes: float
+    overhead_s: float
+    load_check_s: float
+    hash_rate: float
+    ssh_rate: float
+    ssh_total: float
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Links in bytes a second, and what the fleet is like."""
+
+    laptop: float
+    registry: float
+    site: float
+    device: float
+    site_devices: int
+    off_share: float
+    spread: float
+    parallel: int
+    parallel_pull: int
+
+
+@dataclass
+class Outcome:
+    """What a rollout took, and the bytes that each party sent."""
+
+    seconds: float = 0.0
+    waves: int = 0
+    laptop: float = 0.0
+    registry: float = 0.0
+    mirrors: float = 0.0
+
+
+def transfers_s(size: float, caps: Sequence[float], pool: float) -> list[float]:
+    """When each of several transfers of one size ends: they share `pool` fairly, and none is faster than its cap."""
+    ends, left = [0.0] * len(caps), [size] * len(caps)
+    now, going = 0.0, sorted(range(len(caps)), key=lambda index: caps[index])
+    while going:
+        if sum(caps[index] for index in going) <= pool:
+            for index in going:
+                ends[index] = now + left[index] / caps[index]
+            break
+        rest, rates = pool, {}
+        for rank, index in enumerate(going):
+            rates[index] = min(caps[index], rest / (len(going) - rank))
+            rest -= rates[index]
+        step = min(left[index] / rates[index] for index in going)
+        now += step
+        for index in going:
+            left[index] -= rates[index] * step
+            ends[index] = now
+        going = [index for index in going if left[index] > size * 1e-9]
+    return ends
+
+
+class Fleet:
+    """Devices in sites of `site_devices`, rolled out to in their order, in waves that `edgephi deploy` would start.
+
+    A wave lasts as long as its slowest device: overhead, transfer, hash, two loads. One device is slower or faster
+    than another in everything, by a factor whose logarithm is normal. Devices of one site share its line to the world
+    evenly; a mirror fetches the bundle once for its site, before its devices do, and serves them all at their full
+    rate. A device that is off takes the time-out. There is no limit on failures, no loss, and no other traffic.
+    """
+
+    def __init__(self, devices: int, costs: Costs, assumed: Assumed) -> None:
+        draw = random.Random(SEED)
+        self._costs, self._assumed, self._devices = costs, assumed, devices
+        self._slowness = [math.exp(draw.gauss(0.0, assumed.spread)) for _ in range(devices)]
+        self._off = [draw.random() < assumed.off_share for _ in range(devices)]
+
+    def push(self) -> Outcome:
+        """Every byte comes from the laptop, over SSH."""
+
+        def wave(on: list[int], outcome: Outcome) -> list[float]:
+            outcome.laptop += self._costs.size_bytes * len(on)
+            caps = self._caps(on, min(self._costs.ssh_rate, self._assumed.device))
+            return transfers_s(self._costs.size_bytes, caps, min(self._assumed.laptop, self._costs.ssh_total))
+
+        return self._roll(self._assumed.parallel, wave)
+
+    def pull(self) -> Outcome:
+        """The laptop only says what to fetch; every device fetches it from one registry."""
+
+        def wave(on: list[int], outcome: Outcome) -> list[float]:
+            outcome.registry += self._costs.size_bytes * len(on)
+            return transfers_s(self._costs.size_bytes, self._caps(on, self._assumed.device), self._assumed.registry)
+
+        return self._roll(self._assumed.parallel_pull, wave)
+
+    def mirrors(self) -> Outcome:
+        """The same with a mirror in each site, on the devices' own network."""
+        filled: set[int] = set()
+
+        def wave(on: list[int], outcome: Outcome) -> list[float]:
+            new = sorted({self._site(index) for index in on} - filled)
+            filled.update(new)
+            size = self._costs.size_bytes
+            fetched = transfers_s(size, [self._assumed.site] * len(new), self._assumed.registry)
+            waits = dict(zip(new, fetched, strict=True))
+            outcome.registry += size * len(new)
+            outcome.mirrors += size * len(on)
+            return [
+                waits.get(self._site(index), 0.0) + size * self._slowness[index] / self._assumed.device for index in on
+            ]
+
+        return self._roll(self._assumed.parallel_pull, wave)
+
+    def _roll(self, parallel: int, wave: Callable[[list[int], Outcome], list[float]]) -> Outcome:
+        outcome = Outcome()
+        numbers = [str(index) for index in range(self._devices)]
+        for planned in plan_waves(numbers, RolloutOptions(parallel=parallel)):
+            every = [int(number) for number in planned.targets]
+            on = [index for index in every if not self._off[index]]
+            moved = wave(on, outcome)
+            ends = [seconds + self._own_s(index) for index, seconds in zip(on, moved, strict=True)]
+            outcome.seconds += max([*ends, *([CONNECT_TIMEOUT_S] if len(on) < len(every) else [])], default=0.0)
+            outcome.waves += 1
+        return outcome
+
+    def _own_s(self, index: int) -> float:
+        costs = self._costs
+        return self._slowness[index] * (costs.overhead_s + 2 * costs.load_check_s + costs.size_bytes / costs.hash_rate)
+
+    def _caps(self, on: list[int], link: float) -> list[float]:
+        """What each device's own link and its part of the site's line let through."""
+        beside = Counter(self._site(index) for index in on)
+        return [min(link / self._slowness[index], self._assumed.site / beside[self._site(index)]) for index in on]
+
+    def _site(self, index: int) -> int:
+        return index // self._assumed.site_devices
+
+
+def measure(parallel: int) -> Costs:
+    """What one device costs here: loopback SSH, server and client on this machine, the reference model."""
+    bundle = render.follow(optimize(MODEL, load_recipe(RECIPE), load_profile("local")))
+    root = cache_dir() / "fleet-sim"
+    root.mkdir(parents=True, exist_ok=True)
+    with start_loopback(root) as server:
+        target = loopback_target("sim", server, root)
+        with connect(target) as device:
+            render.follow(deploy(bundle, device))
+        began = time.monotonic()
+        with connect(target) as device:
+            render.follow(deploy(bundle, device))
+        overhead_s = time.monotonic() - began
+        with connect(target) as device:
+            device.ask("releases")
+            began = time.monotonic()
+            render.follow(check_active(device))
+            load_check_s = time.monotonic() - began
+        sample = root / "sample"
+        sample.write_bytes(os.urandom(1 << 20) * (SAMPLE_BYTES >> 20))
+        one, many = push_rate(target, sample, 1), push_rate(target, sample, min(parallel, 4))
+    began = time.monotonic()
+    with sample.open("rb") as file:
+        hashlib.file_digest(file, "sha256")
+    hash_rate = SAMPLE_BYTES / (time.monotonic() - began)
+    sample.unlink()
+    return Costs(bundle.manifest.size_bytes, overhead_s, load_check_s, hash_rate, one, max(one, many))
+
+
+def push_rate(target: Target, sample: Path, connections: int) -> float:
+    """Bytes a second that so many connections send together."""
+
+    def send(number: int) -> None:
+        for _ in devices[number].transport.put(sample, devices[number].path(f"sample-{number}")):
+            pass
+
+    with ExitStack() as stack:
+        devices = [stack.enter_context(connect(target)) for _ in range(connections)]
+        threads = [Thread(target=send, args=(number,)) for number in range(connections)]
+        began = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.monotonic() - began
+    for number in range(connections):
+        Path(target.install_root, f"sample-{number}").unlink()
+    return connections * SAMPLE_BYTES / seconds
+
+
+def table(costs: Costs, assumed: Assumed, fleets: Sequence[int]) -> str:
+    """One row for each fleet and way, as Markdown."""
+    rows = []
+    for devices in fleets:
+        fleet = Fleet(devices, costs, assumed)
+        for name, way in (("push", fleet.push), ("registry", fleet.pull), ("mirrors", fleet.mirrors)):
+            found = way()
+            sent = [render.size(value) if value else "–" for value in (found.laptop, found.registry, found.mirrors)]
+            rows.append([f"{devices:,}", name, f"{found.waves:,}", render.duration(found.seconds), *sent])
+    columns = ["devices", "way", "waves", "time", "laptop sends", "registry sends", "mirrors send"]
+    return render.markdown_table(columns, rows)
+
+
+def figures(costs: Costs, assumed: Assumed, source: dict[str, str]) -> str:
+    """What the table was computed from."""
+    rate = "{:,.1f} MB/s".format
+    lines = [
+        f"bundle: {render.size(costs.size_bytes)} ({source['size_bytes']})",
+        f"connection and questions: {costs.overhead_s:.2f} s ({source['overhead_s']})",
+        f"one load check of two: {costs.load_check_s:.2f} s ({source['load_check_s']})",
+        f"hash on the device: {rate(costs.hash_rate / 1e6)} ({source['hash_rate']})",
+        f"SSH: {rate(costs.ssh_rate / 1e6)} a connection ({source['ssh_rate']}), "
+        f"{rate(costs.ssh_total / 1e6)} in all ({source['ssh_total']})",
+        f"laptop {rate(assumed.laptop / 1e6)}, registry {rate(assumed.registry / 1e6)}, a device "
+        f"{rate(assumed.device / 1e6)}, {assumed.site_devices} devices on one line of {rate(assumed.site / 1e6)} "
+        "(assumed)",
+        f"{assumed.parallel} devices at once when pushing, {assumed.parallel_pull} when they pull; "
+        f"{assumed.off_share:.1%} are off; devices differ by a factor of {math.exp(assumed.spread):.2f} (assumed)",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", dest="size_bytes", type=parse_bytes, help="of the bundle")
+    parser.add_argument("--overhead-s", type=float, help="connection, probe, questions of one device")
+    parser.add_argument("--load-check-s", type=float, help="loading the bundle and generating four tokens")
+    parser.add_argument("--hash-rate", type=parse_bandwidth, help="SHA-256 on the device, like '400 MB/s'")
+    parser.add_argument("--ssh-rate", type=parse_bandwidth, help="one SSH connection")
+    parser.add_argument("--ssh-total", type=parse_bandwidth, help="all SSH connections of the laptop together")
+    parser.add_argument("--laptop", type=parse_bandwidth, default="110 MB/s", help="the laptop's link")
+    parser.add_argument("--registry", type=parse_bandwidth, default="1.1 GB/s", help="what the registry sends in all")
+    parser.add_argument("--site", type=parse_bandwidth, default="55 MB/s", help="a site's line to the world")
+    parser.add_argument("--device", type=parse_bandwidth, default="40 MB/s", help="a device's link, or its card")
+    parser.add_argument("--site-devices", type=int, default=50)
+    parser.add_argument("--off-share", type=float, default=0.01, help="share of devices that are off")
+    parser.add_argument("--spread", type=float, default=0.25, help="standard deviation of a device's log slowness")
+    parser.add_argument("--parallel", type=int, default=8, help="devices at once when the laptop pushes")
+    parser.add_argument("--parallel-pull", type=int, default=256, help="devices at once when they pull")
+    parser.add_argument("--fleets", type=int, nargs="+", default=FLEETS, metavar="N")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    names = list(Costs.__dataclass_fields__)
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    source = {name: "given" if name in given else "measured here" for name in names}
+    costs = Costs(**given) if len(given) == len(names) else replace(measure(options.parallel), **given)
+    assumed = Assumed(**{name: getattr(options, name) for name in Assumed.__dataclass_fields__})
+    print("A simulation, no measurement of a fleet. It was computed from:\n")
+    print(figures(costs, assumed, source))
+    print(f"\n{table(costs, assumed, options.fleets)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Devices for rollouts: folders of this machine, whole ones and such that fail in a way that real ones do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from toolkit.targets import Target, target_toml
+from toolkit.transport.embedded import EmbeddedServer
+from toolkit.transport.sshd import PrivateSshd, free_port
+
+
+def device_root(folder: Path, runtimes: Path) -> Path:
+    """An empty install root, but for the runtime."""
+    folder.mkdir(parents=True)
+    (folder / "runtimes").symlink_to(runtimes)
+    return folder
+
+
+def here(name: str, root: Path) -> Target:
+    """A device that is a folder."""
+    return Target(name=name, transport="local", profile="local", install_root=str(root), tags=("lab",))
+
+
+def over(server: PrivateSshd | EmbeddedServer, name: str, root: Path) -> Target:
+    """A device that is a folder behind a loopback server."""
+    return here(name, root).model_copy(
+        update={
+            "transport": "ssh",
+            "host": server.host,
+            "port": server.port,
+            "user": server.user,
+            "identity_file": server.identity_file,
+            "known_hosts": server.known_hosts,
+        }
+    )
+
+
+def switched_off(name: str) -> Target:
+    """A device whose port nobody listens on."""
+    return Target(name=name, host="127.0.0.1", port=free_port(), profile="local", tags=("lab",))
+
+
+def root_below_a_file(folder: Path) -> Path:
+    """An install root that can't be made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("no folder")
+    return folder / "device"
+
+
+def root_that_tires(folder: Path, runtimes: Path, loads: int) -> Path:
+    """An install root whose runtime works as often as `loads` says, and dies from then on."""
+    (lock,) = [path.name for path in runtimes.iterdir()]
+    (folder / "runtimes" / lock / "venv" / "bin").mkdir(parents=True)
+    shutil.copy(runtimes / lock / "ready.json", folder / "runtimes" / lock)
+    counter, python = folder / "loads", folder / "runtimes" / lock / "venv" / "bin" / "python"
+    real = runtimes / lock / "venv" / "bin" / "python"
+    count = f'echo load >> {counter}\n[ "$(wc -l < {counter})" -le {loads} ] || kill -KILL $$'
+    python.write_text(f'#!/bin/sh\n{count}\nexec {real} "$@"\n')
+    python.chmod(0o755)
+    return folder
+
+
+def write_targets(folder: Path, targets: list[Target]) -> None:
+    """Files for the command line to find them by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for target in targets:
+        (folder / f"{target.name}.toml").write_text(target_toml(target))
+
+
+def agents_alive(folder: Path) -> list[int]:
+    """Processes of agents that lie below a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(arg.startswith(os.fsencode(folder)) and b"/agent/agent-" in arg for arg in argv):
+            found.append(int(path.parent.name))
+    return found

@@ -1,0 +1,65 @@
+"""inventory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.targets import Target
+
+
+@click.command()
+@click.option("--ansible", is_flag=True, help="Print what Ansible reads from an inventory program.")
+@click.option("--list", "list_", is_flag=True, help="With --ansible: every host and group. The default.")
+@click.option(
+    "--host", metavar="NAME", shell_complete=options.names("targets"), help="With --ansible: the variables of one host."
+)
+@options.as_json
+def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> None:
+    """Print the targets by tag, or as Ansible's inventory.
+
+    Without --ansible: what each `@tag` of a command line means. With it: a group for each tag and each profile, and
+    variables from the target files. As an inventory of Ansible's, make this a file and executable:
+
+    \b
+    #!/bin/sh
+    exec edgephi inventory --ansible "$@"
+    """
+    from toolkit.cli import render
+    from toolkit.inventory import ansible_host, ansible_inventory
+    from toolkit.targets import MARK, load_target, target_groups
+
+    if (list_ or host) and not ansible:
+        raise click.UsageError("--list and --host go with --ansible")
+    if list_ and host:
+        raise click.UsageError("--list or --host, not both")
+    if host is not None:
+        render.print_json(ansible_host(load_target(host)))
+        return
+    targets = _readable()
+    groups = target_groups(targets)
+    if ansible:
+        # This machine is no part of it, as it is none of @all: Ansible has a localhost of its own.
+        written = {name for names in groups.values() for name in names}
+        render.print_json(ansible_inventory([target for target in targets if target.name in written]))
+        return
+    if as_json:
+        render.print_json({"groups": groups})
+        return
+    render.table(["tag", "targets"], [[MARK + tag, " ".join(names)] for tag, names in groups.items()])
+
+
+def _readable() -> list[Target]:
+    """Every target whose file can be read; the others are warned of."""
+    from toolkit.cli import render
+    from toolkit.targets import Target, list_targets
+
+    found = list_targets()
+    for target in found:
+        if not isinstance(target, Target):
+            render.warn(target.error.message)
+    return [target for target in found if isinstance(target, Target)]

@@ -1,0 +1,169 @@
+"""Deploying to several targets, and the records of it: rollouts list, rollouts show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.bundle import Bundle
+    from toolkit.rollout import DeviceRecord, Rollout, RolloutOptions, State
+    from toolkit.targets import Target
+
+STATES: tuple[State, ...] = ("done", "failed", "pending")
+
+
+def roll_out(
+    reference: str,
+    words: Sequence[str],
+    *,
+    as_json: bool,
+    dry_run: bool,
+    fresh: bool,
+    wheels: Path | None,
+    limit_bytes_per_s: float | None,
+    **how: Any,
+) -> None:
+    """Deploy a bundle to what names and `@tags` mean, and draw the record; `how` are fields of RolloutOptions.
+
+    Raises RolloutFailed when devices failed.
+    """
+    from toolkit.bundle import find_bundle
+    from toolkit.cli import render
+    from toolkit.errors import RolloutFailed
+    from toolkit.fleet import roll_out as roll_out_service
+    from toolkit.rollout import RolloutOptions, rollout_exit_code
+    from toolkit.targets import select_targets
+
+    bundle, targets = find_bundle(reference), select_targets(words)
+    # The options are a part of the rollout's identity, which is the same wherever one stands.
+    chosen = RolloutOptions(wheels=wheels and wheels.absolute(), **how)
+    if dry_run:
+        _show_plan(bundle, targets, chosen, fresh=fresh, as_json=as_json)
+        return
+    service = roll_out_service(bundle, targets, chosen, fresh=fresh, limit_bytes_per_s=limit_bytes_per_s)
+    rollout = render.follow(service)
+    if as_json:
+        render.print_json(rollout.model_dump(mode="json"))
+    else:
+        _show(rollout)
+    if code := rollout_exit_code(rollout.devices):
+        short = _short(rollout.id)
+        hint = f"the same command goes on with those that aren't done; edgephi rollouts show {short} has every error"
+        raise RolloutFailed(_summary(rollout), hint, code)
+    render.note(_summary(rollout))
+
+
+def _show_plan(
+    bundle: Bundle, targets: Sequence[Target], chosen: RolloutOptions, *, fresh: bool, as_json: bool
+) -> None:
+    from toolkit.cli import render
+    from toolkit.rollout import new_rollout, recall
+
+    rollout = new_rollout(bundle, [target.name for target in targets], chosen)
+    if not fresh:
+        rollout = recall(rollout)
+    if as_json:
+        render.print_json({"dry_run": True} | rollout.model_dump(mode="json"))
+        return
+    profiles = {target.name: target.profile for target in targets}
+    rows = [[_wave(device), device.target, profiles[device.target], device.state] for device in rollout.devices]
+    render.table(["wave", "target", "profile", "state"], rows, title=rollout.bundle_name)
+
+
+def _show(rollout: Rollout) -> None:
+    from toolkit.cli import render
+
+    rows = [
+        [
+            device.target,
+            _wave(device),
+            device.state,
+            render.figure(device.seconds) if device.seconds else "–",
+            render.size(device.sent_bytes) if device.seconds else "–",
+            _active(device),
+            (device.error or "").split("\n")[0],
+        ]
+        for device in rollout.devices
+    ]
+    columns = ["target", "wave", "state", "s", "sent", "active there", "error"]
+    render.table(columns, rows, title=f"{rollout.bundle_name} ({rollout.bundle_id[:12]})")
+
+
+def _wave(device: DeviceRecord) -> str:
+    return f"{device.wave} canary" if device.canary else str(device.wave)
+
+
+def _active(device: DeviceRecord) -> str:
+    if device.restored in ("rolled back", "deactivated"):
+        return f"{device.active[:12] if device.active else 'nothing'} ({device.restored})"
+    if device.restored == "unchanged" or device.state == "done":
+        return device.active[:12] if device.active else "nothing"
+    return "unknown" if device.restored else "–"
+
+
+def _summary(rollout: Rollout) -> str:
+    counts = {state: len(rollout.in_state(state)) for state in STATES}
+    text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return f"rollout {_short(rollout.id)}: {text}" + (f"; stopped: {rollout.stopped}" if rollout.stopped else "")
+
+
+def _short(rollout_id: str) -> str:
+    return rollout_id[:8]
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def rollouts(ctx: click.Context) -> None:
+    """List and show what came of deploying to several targets."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@rollouts.command("list")
+@options.as_json
+def list_(as_json: bool = False) -> None:
+    """List every kept rollout, the newest first."""
+    from toolkit.cli import render
+    from toolkit.rollout import list_rollouts
+
+    found = list_rollouts()
+    if as_json:
+        render.print_json([rollout.model_dump(mode="json") for rollout in found])
+        return
+    rows = [
+        [
+            _short(rollout.id),
+            rollout.created_utc,
+            rollout.bundle_name,
+            *(str(len(rollout.in_state(state))) for state in STATES),
+            rollout.stopped or "",
+        ]
+        for rollout in found
+    ]
+    render.table(["rollout", "begun", "bundle", *STATES, "stopped"], rows)
+    if not rows:
+        render.note("no rollout yet; edgephi deploy BUNDLE TARGET TARGET begins one")
+
+
+@rollouts.command()
+@click.argument("rollout", metavar="ID")
+@options.as_json
+def show(rollout: str, as_json: bool) -> None:
+    """Show what came of each device of a rollout, by its id or the first characters of it."""
+    from toolkit.cli import render
+    from toolkit.rollout import find_rollout
+
+    found = find_rollout(rollout)
+    if as_json:
+        render.print_json(found.model_dump(mode="json"))
+        return
+    _show(found)
+    render.note(_summary(found))
+    for device in found.in_state("failed"):
+        render.note(f"  {device.target}: {device.error}" + (f"\n    {device.hint}" if device.hint else ""))

@@ -1,0 +1,310 @@
+"""A bundle onto many targets: in waves, canaries first; a device that fails is rolled back, and all of it resumes.
+
+Every device is worked on in a thread with a connection of its own. The threads only talk: what they say goes through
+one queue to the generator, which alone writes the record.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, Queue
+from typing import Any
+
+from toolkit.bundle import Bundle, verify_bundle
+from toolkit.deploy import check_active, deploy
+from toolkit.device import Device, connect
+from toolkit.errors import ToolkitError
+from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
+from toolkit.gate import deploy_gated, with_gate_figures, withdraw
+from toolkit.profiles import load_profile
+from toolkit.rollout import (
+    DeviceRecord,
+    Restored,
+    Rollout,
+    RolloutOptions,
+    Wave,
+    claim,
+    new_rollout,
+    plan_waves,
+    recall,
+    save_rollout,
+    stop_reason,
+)
+from toolkit.targets import Target
+from toolkit.transport import Transport
+from toolkit.transport.watched import WatchedTransport
+
+# What an interrupted rollout waits for its threads; who hasn't ended by then dies with the process.
+_CUT_S = 3.0
+# Of a larger wave only the first and the last device are named when it begins.
+_NAMED = 8
+# Ctrl-C doesn't reach a Windows process that waits for a queue without an end.
+_LISTEN_S = 0.5
+
+
+class _Cut(Exception):
+    """The rollout was ended from outside; what was going on counts as not tried."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every device gets; `verified` says that the bundle was held against its manifest here."""
+
+    bundle: Bundle
+    options: RolloutOptions
+    limit_bytes_per_s: float | None
+    verified: bool
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last that a worker says: what came of its device, or what it couldn't cope with."""
+
+    target: str
+    seconds: float
+    result: DeviceRecord | BaseException
+
+
+def roll_out(
+    bundle: Bundle,
+    targets: Sequence[Target],
+    options: RolloutOptions,
+    *,
+    fresh: bool = False,
+    limit_bytes_per_s: float | None = None,
+) -> Service[Rollout]:
+    """Deploy a bundle to targets, wave by wave, and return the record.
+
+    What goes wrong on a device stands in the record, and the device is left with what was active there before. A wave
+    starts only while no canary has failed and not more than `max_failures` devices have. The same rollout again goes
+    on: devices that are done are asked whether the bundle is still active there, the others are tried; with `fresh`
+    all are. Nobody is asked for passphrases. `limit_bytes_per_s` holds for each device. Raises ConfigError for
+    profiles that are unknown or, with `gate`, have no limits, and while another process works on the same rollout;
+    CorruptBundle. Closed in the middle, it ends what runs on the devices and leaves the record as far as it has come.
+    """
+    profiles = {target.profile: load_profile(target.profile) for target in targets}
+    if options.gate:
+        # Here, and once: figures change the bundle's id, and this machine's speed is no device's business.
+        for profile in profiles.values():
+            bundle = yield from with_gate_figures(bundle, profile)
+    rollout = new_rollout(bundle, [target.name for target in targets], options)
+    with claim(rollout):
+        if not fresh:
+            rollout = recall(rollout)
+        unfinished = len(rollout.in_state("done")) < len(rollout.devices)
+        if unfinished:
+            yield Step(f"verify {bundle.manifest.name} here")
+            yield from verify_bundle(bundle)
+        job = _Job(bundle, options, limit_bytes_per_s, verified=unfinished)
+        return (yield from _Rolling(job, targets, rollout).run())
+
+
+class _Rolling:
+    """A rollout under way."""
+
+    def __init__(self, job: _Job, targets: Sequence[Target], rollout: Rollout) -> None:
+        self._job = job
+        self._targets = {target.name: target for target in targets}
+        self._rollout = rollout
+        self._tried: list[DeviceRecord] = []
+
+    def run(self) -> Service[Rollout]:
+        self._keep(self._rollout.model_copy(update={"stopped": None}))
+        options = self._rollout.options
+        waves = plan_waves(list(self._targets), options)
+        for wave in waves:
+            yield Step(f"wave {wave.number} of {len(waves)}, {_words(wave)}")
+            yield from self._work_on(wave)
+            reason = stop_reason(self._tried, options.max_failures)
+            if reason and wave is not waves[-1]:
+                self._keep(self._rollout.model_copy(update={"stopped": reason}))
+                yield Warning_(f"stopped after wave {wave.number} of {len(waves)}: {reason}")
+                break
+        return self._rollout
+
+    def _work_on(self, wave: Wave) -> Service[None]:
+        said: Queue[DeviceEvent | _End] = Queue()
+        records = [device for device in self._rollout.devices if device.target in wave.targets]
+        workers = [_Worker(self._job, self._targets[record.target], record, said) for record in records]
+        try:
+            for worker in workers:
+                worker.start()
+            left = len(workers)
+            while left:
+                event = _listen(said)
+                if isinstance(event, _End):
+                    left -= 1
+                    yield DeviceEvent(event.target, self._settle(event))
+                elif event is not None:
+                    yield event
+        finally:
+            _cut([worker for worker in workers if worker.is_alive()])
+            self._settle_rest(said)
+
+    def _settle(self, end: _End) -> Ended:
+        if isinstance(end.result, BaseException):
+            raise end.result
+        self._tried.append(end.result)
+        self._keep(self._rollout.with_device(end.result))
+        return Ended(end.seconds, end.result.error)
+
+    def _settle_rest(self, said: Queue[DeviceEvent | _End]) -> None:
+        """Keep what had come to its end unheard when the rollout was cut."""
+        while not said.empty():
+            event = said.get()
+            if isinstance(event, _End) and isinstance(event.result, DeviceRecord):
+                self._settle(event)
+
+    def _keep(self, rollout: Rollout) -> None:
+        self._rollout = save_rollout(rollout)
+
+
+def _words(wave: Wave) -> str:
+    one, several = ("canary", "canaries") if wave.canary else ("device", "devices")
+    names, count = wave.targets, len(wave.targets)
+    named = ", ".join(names) if count <= _NAMED else f"{names[0]} … {names[-1]}"
+    return f"{count} {one if count == 1 else several}: {named}"
+
+
+def _listen(said: Queue[DeviceEvent | _End]) -> DeviceEvent | _End | None:
+    try:
+        return said.get(timeout=_LISTEN_S)
+    except Empty:
+        return None
+
+
+def _cut(workers: Sequence[_Worker]) -> None:
+    """End workers, all at the same time: one connection that hangs must not keep the others alive."""
+    cutters = [threading.Thread(target=worker.cut, daemon=True) for worker in workers]
+    for cutter in cutters:
+        cutter.start()
+    deadline = time.monotonic() + _CUT_S
+    for thread in (*cutters, *(worker for worker in workers if worker.reached)):
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+class _Worker(threading.Thread):
+    """One device's share of a wave."""
+
+    def __init__(self, job: _Job, target: Target, record: DeviceRecord, said: Queue[DeviceEvent | _End]) -> None:
+        # A daemon: an address that never answers must not hold up the end of the process.
+        super().__init__(name=f"edgephi-{target.name}", daemon=True)
+        self._job = job
+        self._target = target
+        self._record = record
+        self._said = said
+        self._is_cut = False
+        self._links: list[WatchedTransport] = []
+
+    @property
+    def reached(self) -> bool:
+        """Whether there was a connection. Without one there is nothing to end: once there is, it is closed."""
+        return bool(self._links)
+
+    def cut(self) -> None:
+        """End what runs on the device and close the connections to it."""
+        self._is_cut = True
+        for link in self._links:
+            link.cut()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        result: DeviceRecord | BaseException
+        try:
+            result = drain(self._bring(), self._say)
+        except BaseException as exc:
+            # A thread's exception would be printed and forgotten.
+            result = exc
+        seconds = round(time.monotonic() - began, 3)
+        if isinstance(result, DeviceRecord) and result is not self._record:
+            sent = sum(link.sent_bytes for link in self._links)
+            result = result.model_copy(update={"seconds": seconds, "sent_bytes": sent})
+        self._said.put(_End(self._target.name, seconds, result))
+
+    def _say(self, event: Event) -> None:
+        self._go_on()
+        assert not isinstance(event, DeviceEvent)
+        self._said.put(DeviceEvent(self._target.name, event))
+
+    def _go_on(self) -> None:
+        if self._is_cut:
+            raise _Cut
+
+    @contextmanager
+    def _reach(self) -> Iterator[Device]:
+        with connect(self._target, limit_bytes_per_s=self._job.limit_bytes_per_s) as device:
+            dial = device.dial
+            device.transport = self._watched(device.transport)
+            device.dial = lambda: self._watched(dial())
+            self._go_on()
+            yield device
+
+    def _watched(self, transport: Transport) -> WatchedTransport:
+        link = WatchedTransport(transport)
+        self._links.append(link)
+        return link
+
+    def _bring(self) -> Service[DeviceRecord]:
+        """Have the bundle active and working there, or what was before; the record says which.
+
+        A device that was done and still is keeps its record.
+        """
+        record = DeviceRecord(target=self._record.target, wave=self._record.wave, canary=self._record.canary)
+        bundle, entered = self._job.bundle, False
+        before: str | None = None
+        try:
+            with self._reach() as device:
+                before = _active(device)
+                entered = True
+                if self._record.state == "done" and before == bundle.id:
+                    yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
+                    return self._record
+                yield from self._deploy(device)
+            return record.model_copy(update={"state": "done", "active": bundle.id})
+        except ToolkitError as exc:
+            self._go_on()  # a connection that was cut is no failure of the device
+            failed = {"state": "failed", "error": exc.message, "hint": exc.hint, "exit_code": exc.exit_code}
+            if entered:
+                failed["restored"], failed["active"] = yield from self._restore(before)
+            return record.model_copy(update=failed)
+
+    def _deploy(self, device: Device) -> Service[None]:
+        options, bundle = self._job.options, self._job.bundle
+        how: dict[str, Any] = options.model_dump(include={"offline", "wheels", "force"})
+        if options.gate:
+            verdict = yield from deploy_gated(bundle, device, **how, verified=self._job.verified)
+            verdict.enforce()
+        else:
+            yield from deploy(bundle, device, **how, verified=self._job.verified)
+        yield from check_active(device)
+
+    def _restore(self, before: str | None) -> Service[tuple[Restored, str | None]]:
+        """See to it that the bundle isn't active; what that took, and what is active now.
+
+        Over a new connection: the old one may be what failed.
+        """
+        try:
+            with self._reach() as device:
+                found = active = _active(device)
+                if found == self._job.bundle.id and before is None:
+                    # Older entries of the pointer's history weren't active when this rollout came.
+                    device.ask("deactivate")
+                    active = None
+                elif found == self._job.bundle.id:
+                    active = yield from withdraw(device, self._job.bundle)
+        except ToolkitError as exc:
+            self._go_on()
+            yield Warning_(f"{self._target.name}: nobody knows what is active there now: {exc.message}")
+            return "unknown", None
+        if found == before == active:
+            return "unchanged", active
+        return "rolled back" if active else "deactivated", active
+
+
+def _active(device: Device) -> str | None:
+    release: str | None = device.ask("releases")["pointer"]["release"]
+    return release

@@ -1,0 +1,93 @@
+"""A connection that counts what it sends, and that another thread can cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from toolkit.errors import HostUnreachable
+from toolkit.transport import End, Pace, Process, Transport
+
+
+class _WatchedProcess:
+    """Passes everything on to another process; `forget` is called when that one is over."""
+
+    def __init__(self, process: Process, forget: Callable[[], None]) -> None:
+        self._process = process
+        self._forget = forget
+
+    def send(self, data: bytes) -> None:
+        self._process.send(data)
+
+    def close_stdin(self) -> None:
+        self._process.close_stdin()
+
+    def lines(self) -> Iterator[bytes]:
+        return self._process.lines()
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait()
+        finally:
+            # Its number may soon be another process's.
+            self._forget()
+
+    def stderr_tail(self) -> str:
+        return self._process.stderr_tail()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._forget()
+
+
+class WatchedTransport:
+    """Passes everything on to another transport; `sent_bytes` is what `put` has sent."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.sent_bytes = 0
+        self._transport = transport
+        self._process: Process | None = None
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """End the command that runs and close the connection; whoever waits for either gets a DeviceError."""
+        # First the mark: a command that starts at this moment sees it, if we don't see the command.
+        self._is_cut = True
+        process = self._process
+        if process is not None:
+            process.kill()
+        self._transport.close()
+
+    def start(self, argv: Sequence[str]) -> Process:
+        self._process = process = self._transport.start(argv)
+        if self._is_cut:
+            process.kill()
+            raise HostUnreachable("the connection was closed from this side")
+        return _WatchedProcess(process, self._forget)
+
+    def put(
+        self,
+        source: Path,
+        destination: str,
+        offset: int = 0,
+        end: End | None = None,
+        pace: Pace | None = None,
+    ) -> Iterator[int]:
+        for count in self._transport.put(source, destination, offset, end, pace):
+            self.sent_bytes += count
+            yield count
+
+    def make_dirs(self, path: str) -> None:
+        self._transport.make_dirs(path)
+
+    def size(self, path: str) -> int | None:
+        return self._transport.size(path)
+
+    def rename(self, source: str, destination: str) -> None:
+        self._transport.rename(source, destination)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _forget(self) -> None:
+        self._process = None
