@@ -40,7 +40,7 @@ def doctor(ctx: click.Context, target: str | None, as_json: bool) -> None:
     if as_json:
         render.print_json({"target": target, "passed": code == 0, "checks": [asdict(check) for check in found]})
     else:
-        counts = Counter(check.state for check in found)
+        counts: Counter[str] = Counter(check.state for check in found)
         render.note(f"{target or 'this machine'}: " + ", ".join(f"{counts[state]} {state}" for state in COLORS))
     ctx.exit(code)
 
