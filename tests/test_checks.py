@@ -36,7 +36,7 @@ PROBE: dict[str, Any] = {
     "throttled": {"under_voltage_now": False},
     "accelerators": [],
     "install_root": "/home/pi/.edgephi",
-    "root_writable": True,
+    "root_error": None,
     "root_mode": "0700",
     "root_owned": True,
 }
@@ -78,12 +78,12 @@ def test_a_board_in_good_health() -> None:
     ("changes", "name", "state", "seen", "hint"),
     [
         (
-            {"root_writable": False},
+            {"root_error": "Permission denied"},
             "install root",
             "failed",
-            "/home/pi/.edgephi can't be written to",
+            "/home/pi/.edgephi can't be written to: Permission denied",
             "on the device: sudo chown -R $USER /home/pi/.edgephi, chmod 700 /home/pi/.edgephi; "
-            "or set install_root in the target's file",
+            "if the disk is read-only, dmesg says why",
         ),
         (
             {"root_mode": "0775"},
@@ -196,7 +196,7 @@ def test_a_board_in_good_health() -> None:
             "profile",
             "failed",
             "the device has 4.0 GiB of memory, the profile says 8.0 GiB",
-            "set the right profile in the target's file",
+            "the target's file",
         ),
     ],
 )

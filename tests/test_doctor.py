@@ -261,7 +261,8 @@ def test_a_read_only_disk_before_anything_is_there(embedded: EmbeddedServer, tmp
     check = assert_stops_at(found, "install root")
     assert check.seen.startswith(f"pi5 (127.0.0.1:{embedded.port}): creating {disk}/edgephi/agent failed: ")
     assert check.hint == (
-        f"on the device: mkdir -p {disk}/edgephi && chmod 700 {disk}/edgephi; or set install_root in the target's file"
+        f"on the device: mkdir -p {disk}/edgephi && touch {disk}/edgephi/x says why; "
+        "or set install_root in the target's file"
     )
     assert exit_code("pi5", found.values()) == 7
 
@@ -275,7 +276,7 @@ def test_a_read_only_disk_with_the_agent_on_it(embedded: EmbeddedServer, tmp_pat
         with read_only(disk):
             found = examine()
     assert failed(found) == ["install root", "disk"]
-    assert found["install root"].seen == f"{disk}/edgephi can't be written to"
+    assert found["install root"].seen == f"{disk}/edgephi can't be written to: Read-only file system"
     # The agent answers all the same, and so does everything that it tells.
     assert found["agent"].state == "ok"
     assert found["disk"].seen.endswith("(tmpfs, tmpfs): not even the runtime fits")

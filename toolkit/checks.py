@@ -51,9 +51,9 @@ def skipped(name: str, why: str) -> Check:
 def install_root(probe: Probe) -> Check:
     """Writable, and nobody else's business: who can write there can run programs as this user."""
     name, root = "install root", probe["install_root"]
-    if not probe["root_writable"]:
-        hint = "on the device: sudo chown -R $USER ROOT, chmod 700 ROOT; or set install_root in the target's file"
-        return Check(name, "failed", f"{root} can't be written to", hint.replace("ROOT", root))
+    if probe["root_error"] is not None:
+        hint = "on the device: sudo chown -R $USER ROOT, chmod 700 ROOT; if the disk is read-only, dmesg says why"
+        return Check(name, "failed", f"{root} can't be written to: {probe['root_error']}", hint.replace("ROOT", root))
     if probe["root_mode"] is None:
         return ok(name, f"{root} can be written to")
     mode = int(probe["root_mode"], 8)
@@ -194,7 +194,7 @@ def profile_fits(target: Target, profile: Profile, probe: Probe, profiles: Seque
 
 
 def _better_profile(target: Target, probe: Probe, profiles: Sequence[Profile]) -> str:
-    file = shown(target.path) if target.path else _TO_CHANGE_IT
+    file = shown(target.path) if target.path else "the target's file"
     try:
         best = propose_profile(probe, profiles, target.name)
     except ConfigError as exc:

@@ -156,7 +156,7 @@ def _examine_device(device: Device) -> Iterator[Check]:
         device.ensure_agent()
     except DeviceError as exc:
         root = device.target.install_root
-        hint = f"on the device: mkdir -p {root} && chmod 700 {root}; or set install_root in the target's file"
+        hint = f"on the device: mkdir -p {root} && touch {root}/x says why; or set install_root in the target's file"
         yield Check("install root", "failed", exc.message, exc.hint or hint)
         return
     try:

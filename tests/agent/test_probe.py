@@ -128,7 +128,7 @@ def test_every_board_is_expected() -> None:
 def test_a_board(board: str, tmp_path: Path) -> None:
     facts = probe_of(board, tmp_path / "board")
     assert {name: facts[name] for name in EXPECTED[board]} == EXPECTED[board]
-    assert (facts["root_writable"], facts["root_mode"], facts["root_owned"]) == (True, "0700", True)
+    assert (facts["root_error"], facts["root_mode"], facts["root_owned"]) == (None, "0700", True)
 
 
 def test_a_pi_that_is_short_of_power(tmp_path: Path) -> None:
@@ -289,5 +289,5 @@ def test_an_install_root_that_others_can_write(
 ) -> None:
     tmp_path.chmod(0o777)
     monkeypatch.setattr(agent, "ROOT", tmp_path)
-    assert agent.root_access() == {"root_writable": True, "root_mode": "0777", "root_owned": True}
+    assert agent.root_access() == {"root_error": None, "root_mode": "0777", "root_owned": True}
     assert not list(tmp_path.glob(".probe-*"))

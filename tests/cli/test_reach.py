@@ -25,7 +25,7 @@ from toolkit.cli.reach import _value
         ("throttled", {"under_voltage_now": True, "throttled_now": False}, "under_voltage_now"),
         ("jetson", {"l4t": "36.4.4", "jetpack": None}, "l4t 36.4.4, jetpack –"),
         ("power_modes", {"15W": 0, "MAXN_SUPER": 2}, "15W 0, MAXN_SUPER 2"),
-        ("root_writable", True, "True"),
+        ("root_owned", True, "True"),
     ],
 )
 def test_a_fact_as_text(key: str, value: Any, text: str) -> None:

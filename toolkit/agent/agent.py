@@ -452,23 +452,20 @@ def disk_behind(mount: dict[str, str]) -> Path | None:
 
 
 def root_access() -> dict[str, Any]:
-    """Whether the install root can be written to, and who else may: its mode, and whether it is this user's own.
+    """Why the install root can't be written to (None when it can), its mode, and whether it is this user's own.
 
     A file is really made, without a name where the system can do that: permissions don't tell of read-only disks.
     """
+    found: dict[str, Any] = {"root_error": None, "root_mode": None, "root_owned": None}
     try:
         with tempfile.TemporaryFile(prefix=".probe-", dir=ROOT):
-            writable = True
-    except OSError:
-        writable = False
-    if not hasattr(os, "geteuid"):
-        return {"root_writable": writable, "root_mode": None, "root_owned": None}
-    status = ROOT.stat()
-    return {
-        "root_writable": writable,
-        "root_mode": f"{status.st_mode & 0o7777:04o}",
-        "root_owned": status.st_uid == os.geteuid(),
-    }
+            pass
+    except OSError as exc:
+        found["root_error"] = exc.strerror or str(exc)
+    if hasattr(os, "geteuid"):  # Windows has lists of who may do what instead
+        status = ROOT.stat()
+        found.update(root_mode=f"{status.st_mode & 0o7777:04o}", root_owned=status.st_uid == os.geteuid())
+    return found
 
 
 def power_mode() -> str | None:
