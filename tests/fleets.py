@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from toolkit.targets import Target, target_toml
@@ -69,14 +70,12 @@ def write_targets(folder: Path, targets: list[Target]) -> None:
         (folder / f"{target.name}.toml").write_text(target_toml(target))
 
 
-def agents_alive(folder: Path) -> list[int]:
-    """Processes of agents that lie below a folder."""
+def processes_naming(folder: Path) -> list[int]:
+    """Processes with that folder in their command line: agents that lie below it, and what they have started."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            argv = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(arg.startswith(os.fsencode(folder)) and b"/agent/agent-" in arg for arg in argv):
-            found.append(int(path.parent.name))
+        # It may have ended since it was listed.
+        with suppress(OSError):
+            if os.fsencode(folder) in path.read_bytes():
+                found.append(int(path.parent.name))
     return found

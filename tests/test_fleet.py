@@ -13,7 +13,7 @@ import pytest
 
 from tests.builds import bundle as build
 from tests.builds import follow
-from tests.fleets import agents_alive, device_root, here, over, root_below_a_file, root_that_tires, switched_off
+from tests.fleets import device_root, here, over, processes_naming, root_below_a_file, root_that_tires, switched_off
 from tests.servers import needs_root, needs_sshd, small_disk
 from tests.test_bundle import make
 from tests.test_deploy import pointer
@@ -324,7 +324,7 @@ def test_ended_in_the_middle_it_leaves_nothing_running(kind: str, int4: Bundle, 
         service.close()
         assert time.monotonic() - began < 5
         deadline = time.monotonic() + 10
-        while agents_alive(tmp_path):
+        while processes_naming(tmp_path):
             assert time.monotonic() < deadline, "an agent is still running"
             time.sleep(0.1)
     assert states(find_rollout("")) == {"d0": "failed", "d1": "pending", "d2": "pending"}

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.builds import follow
+from tests.fleets import processes_naming
 from tests.test_deploy import target_at
 from toolkit.deploy import prepare
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError
-from toolkit.events import Event, Step
+from toolkit.events import Event, Progress, Step
 from toolkit.profiles import load_profile
 from toolkit.runtime import Runtime, describe, resolve_wheels
 
@@ -41,7 +42,7 @@ def test_wheels_of_a_raspberry_pi_are_resolved_on_this_machine(tmp_path: Path) -
     runtime = describe(target_at(tmp_path), PI5, PROBE)
     # Two at once, as devices of a rollout ask.
     with ThreadPoolExecutor(2) as pool:
-        wheels, same = pool.map(lambda _: resolve_wheels(runtime, None), range(2))
+        wheels, same = pool.map(lambda _: follow(resolve_wheels(runtime, None)), range(2))
     assert wheels == same
     names = [wheel.name for wheel in wheels]
     assert any(name.startswith("onnxruntime_genai-0.18.0-cp311") and "aarch64" in name for name in names)
@@ -49,15 +50,22 @@ def test_wheels_of_a_raspberry_pi_are_resolved_on_this_machine(tmp_path: Path) -
     assert any(name.startswith("pip-") for name in names)
     assert not [name for name in names if "x86_64" in name]
     stamps = [wheel.stat().st_mtime_ns for wheel in wheels]
-    again = resolve_wheels(runtime, None)
+    again = follow(resolve_wheels(runtime, None))
     assert [wheel.stat().st_mtime_ns for wheel in again] == stamps
 
 
 def test_a_version_that_no_index_has_is_refused_with_pips_words() -> None:
     runtime = Runtime("0" * 16, ("onnxruntime-genai==0.0.1",), "3.11", ("manylinux_2_28_aarch64",))
     with pytest.raises(ConfigError, match=r"no wheels of onnxruntime-genai==0\.0\.1 for Python 3\.11") as error:
-        resolve_wheels(runtime, None)
+        follow(resolve_wheels(runtime, None))
     assert error.value.hint == "put the missing wheels into a folder and give it with --wheels"
+
+
+def test_a_download_ends_with_its_listener(tmp_path: Path) -> None:
+    service = resolve_wheels(describe(target_at(tmp_path), PI5, PROBE), None)
+    assert next(service) == Progress("resolve wheels", 0, None)
+    service.close()
+    assert not processes_naming(tmp_path)
 
 
 def test_an_interrupted_download_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
@@ -65,7 +73,7 @@ def test_an_interrupted_download_is_not_taken_for_a_whole_one(tmp_path: Path) ->
     leftover = tmp_path / "cache" / "wheels" / f".{runtime.lock}.part"
     leftover.mkdir(parents=True)
     (leftover / "torn-1.0-py3-none-any.whl").write_bytes(b"")
-    assert "torn-1.0-py3-none-any.whl" not in [wheel.name for wheel in resolve_wheels(runtime, None)]
+    assert "torn-1.0-py3-none-any.whl" not in [wheel.name for wheel in follow(resolve_wheels(runtime, None))]
 
 
 def test_offline_provisioning_needs_no_index(tmp_path: Path) -> None:

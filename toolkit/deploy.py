@@ -53,7 +53,8 @@ def _ensure_runtime(device: Device, probe: dict[str, Any], *, offline: bool, whe
         return runtime.with_installed(answer["packages"])
     if offline or wheels:
         yield Step(f"resolve wheels for {probe['arch']}, Python {runtime.python}")
-        files = [_upload(wheel) for wheel in resolve_wheels(runtime, wheels)]
+        resolved = yield from resolve_wheels(runtime, wheels)
+        files = [_upload(wheel) for wheel in resolved]
         yield from push(device, files)
         request["wheels"] = [{"name": file.source.name, "sha256": file.sha256} for file in files]
     yield Step(f"{device.target.name}: install runtime {runtime.lock} ({', '.join(runtime.packages)})")

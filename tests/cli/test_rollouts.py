@@ -12,7 +12,7 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import interruptible, seed_cache
 from tests.cli.test_loop import edgephi
-from tests.fleets import agents_alive, device_root, here, over, switched_off, write_targets
+from tests.fleets import device_root, here, over, processes_naming, switched_off, write_targets
 from tests.test_deploy import pointer
 from toolkit.transport.embedded import EmbeddedServer
 
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_the_agents_and_the_same_command_goes_on(lab: Path, tmp_path
             assert time.monotonic() - began < 6
             assert process.stderr.read().endswith("error: interrupted\n")
         deadline = time.monotonic() + 10
-        while agents_alive(tmp_path):
+        while processes_naming(tmp_path):
             assert time.monotonic() < deadline, "an agent is still running"
             time.sleep(0.1)
         (record,) = json.loads(edgephi("rollouts", "list", "--json").stdout)

@@ -240,14 +240,21 @@ def _say_step(text: str, *, skipped: bool) -> None:
 
 
 def _new_device_bars() -> Bar:
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as Bar
     from rich.table import Column
+    from rich.text import Text
+
+    class Elapsed(ProgressColumn):
+        """Since the device's first word; rich's own column stops when one stage is complete."""
+
+        def render(self, task: Task) -> Text:
+            return Text(duration(task.get_time() - (task.start_time or 0)), justify="right")
 
     return Bar(
         TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=20),
-        TimeElapsedColumn(),
+        Elapsed(),
         TextColumn("{task.fields[step]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
         console=_stderr(),
         transient=True,
