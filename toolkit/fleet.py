@@ -246,6 +246,8 @@ class _Worker(threading.Thread):
     def _watched(self, transport: Transport) -> WatchedTransport:
         link = WatchedTransport(transport)
         self._links.append(link)
+        if self._is_cut:
+            link.cut()  # whoever cuts may have been through the list already
         return link
 
     def _bring(self) -> Service[DeviceRecord]:
