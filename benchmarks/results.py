@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import startup
@@ -53,8 +53,8 @@ EQUAL_BITS = {
     "blocks of 128, 4-bit embedding, an eighth in 2 bits": "int4-{}-b128-int2",
 }
 
-# Measured by hand before edgephi existed, on a machine of the same kind (2 cores, AMD EPYC with AVX512-VNNI), quiet,
-# three interleaved rounds, pp512 + 64 tokens at depth 512. Kept as the figures to stand beside.
+# Measured by hand before edgephi existed, on 2 cores of an AMD EPYC with AVX512-VNNI, quiet, three interleaved
+# rounds, pp512 + 64 tokens at depth 512. Kept as the figures to stand beside.
 BEFORE = """\
 | engine | prefill tok/s | decode tok/s at depth 512 | peak RSS | cold load s |
 |---|---|---|---|---|
@@ -145,28 +145,22 @@ def reports_of(rows: Sequence[Row]) -> list[Report]:
     return [row.report for row in rows if row.report]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help=f"a {FULL_SIZE} folder; synthesized when absent")
-    model = parser.parse_args().model or synthesized()
-    large = reports_of(full_size(model))
-    small = reports_of(render.follow(demo()))
-    sys.stdout.write(
-        f"""\
-# Results
-
-Output of `make results`; edit `benchmarks/results.py`, not this file.
-
+def sections(model: Path) -> Iterator[str]:
+    """What RESULTS.md has, each part as soon as it is measured."""
+    yield "# Results\n\nOutput of `make results`; edit `benchmarks/results.py`, not this file.\n"
+    yield f"""
 ## Full-size Phi-3-mini (3.8 B, random weights), built, pushed over SSH and measured on this machine
 
-{as_markdown(large)}
-Beside it, what was measured by hand earlier on a machine of the same kind:
+{as_markdown(reports_of(full_size(model)))}
+Beside it, what was measured by hand earlier on another machine of two AMD EPYC cores, which had AVX512-VNNI:
 
 {BEFORE}
-
+"""
+    yield f"""
 ## phi3-nano, the demo's table
 
-{as_markdown(small)}
+{as_markdown(reports_of(render.follow(demo())))}"""
+    yield f"""
 ## Recipes, like for like, on phi3-nano
 
 32,768 tokens of held-out text in windows of 512, on this machine; ± is one standard error over windows, and the rows
@@ -175,14 +169,22 @@ weight count the whole bundle, tokenizer too; decode is phi3-nano's and says lit
 gives the same figures for any bundle.
 
 {like_for_like()}
-
+"""
+    yield f"""
 ## Start-up
 
 Interleaved rounds of `python benchmarks/startup.py`:
 
 {startup.section(20)}
 """
-    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help=f"a {FULL_SIZE} folder; synthesized when absent")
+    for section in sections(parser.parse_args().model or synthesized()):
+        sys.stdout.write(section)
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
