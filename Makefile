@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
 
 test: check
-	$(BIN)/python -m pytest -m "not slow and not faults"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow and not faults"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -14,7 +14,7 @@ from tests.builds import bundle as build
 from tests.builds import follow
 from tests.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle import Bundle, open_bundle
-from toolkit.deploy import check_active, deploy, install
+from toolkit.deploy import Delivery, check_active, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
@@ -250,7 +250,7 @@ def test_too_little_memory_is_told_before_the_first_byte(root: Path, copy: Bundl
     assert not list((root / "incoming").iterdir())
     events: list[Event] = []
     with device_at(root) as device:
-        follow(deploy(large, device, force=True), events)
+        follow(deploy(large, device, Delivery(force=True)), events)
     assert any(isinstance(event, Warning_) and "1000000.04 GB" in event.text for event in events)
     assert pointer(root)["release"] == large.id
 

@@ -12,7 +12,7 @@ import pytest
 from tests.builds import follow
 from tests.fleets import processes_naming
 from tests.test_deploy import target_at
-from toolkit.deploy import prepare
+from toolkit.deploy import Delivery, prepare
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Event, Progress, Step
@@ -90,7 +90,7 @@ def test_offline_provisioning_needs_no_index(tmp_path: Path) -> None:
             follow(prepare(device))
         assert error.value.hint == "no package index there? deploy with --offline"
         events: list[Event] = []
-        _, runtime = follow(prepare(device, offline=True), events)
+        _, runtime = follow(prepare(device, Delivery(offline=True)), events)
     assert "onnxruntime_genai==0.18.0" in [package.replace("-", "_") for package in runtime.installed]
     assert "pip" not in [package.partition("==")[0] for package in runtime.installed]
     assert any("push" in event.text for event in events if isinstance(event, Step))
@@ -104,7 +104,7 @@ def test_a_half_made_runtime_is_made_again(root: Path, runtimes: Path) -> None:
     (torn / "venv" / "bin").mkdir(parents=True)
     (torn / "venv" / "bin" / "python").write_text("torn")
     with connect(target_at(root)) as device:
-        _, runtime = follow(prepare(device, offline=True))
+        _, runtime = follow(prepare(device, Delivery(offline=True)))
     assert runtime.lock == lock
     done = subprocess.run(
         [str(torn / "venv" / "bin" / "python"), "-c", "import onnxruntime_genai"], capture_output=True

@@ -19,6 +19,23 @@ CHECK_TOKENS = 4
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """How a bundle and its runtime get to a device.
+
+    `offline` has wheels resolved here and pushed, `wheels` is a folder of some to prefer, `force` makes too little
+    memory a warning, and `verified` says that the bundle's files were held against its manifest here a moment ago.
+    """
+
+    offline: bool = False
+    wheels: Path | None = None
+    force: bool = False
+    verified: bool = False
+
+
+PLAIN = Delivery()
+
+
+@dataclass(frozen=True)
 class Release:
     """A bundle installed on a target, and the runtime that executes it there."""
 
@@ -28,9 +45,7 @@ class Release:
     probe: dict[str, Any]
 
 
-def prepare(
-    device: Device, *, offline: bool = False, wheels: Path | None = None
-) -> Service[tuple[dict[str, Any], Runtime]]:
+def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[tuple[dict[str, Any], Runtime]]:
     """Probe the device, hold it against its profile, and have its runtime installed; once for each
     connection.
     """
@@ -39,21 +54,21 @@ def prepare(
     yield Step(f"{device.target.name}: probe")
     probe = device.ask("probe")
     check_profile(device, probe)
-    runtime = yield from _ensure_runtime(device, probe, offline=offline, wheels=wheels)
+    runtime = yield from _ensure_runtime(device, probe, delivery)
     device.prepared = probe, runtime
     return device.prepared
 
 
-def _ensure_runtime(device: Device, probe: dict[str, Any], *, offline: bool, wheels: Path | None) -> Service[Runtime]:
+def _ensure_runtime(device: Device, probe: dict[str, Any], delivery: Delivery) -> Service[Runtime]:
     runtime = describe(device.target, device.profile, probe)
     request: dict[str, Any] = {"lock": runtime.lock, "packages": list(runtime.packages)}
     answer = device.ask("provision", **request, query_only=True)
     if answer["installed"] is False:
         yield Step(f"{device.target.name}: runtime {runtime.lock} is installed", skipped=True)
         return runtime.with_installed(answer["packages"])
-    if offline or wheels:
+    if delivery.offline or delivery.wheels:
         yield Step(f"resolve wheels for {probe['arch']}, Python {runtime.python}")
-        resolved = yield from resolve_wheels(runtime, wheels)
+        resolved = yield from resolve_wheels(runtime, delivery.wheels)
         files = [_upload(wheel) for wheel in resolved]
         yield from push(device, files)
         request["wheels"] = [{"name": file.source.name, "sha256": file.sha256} for file in files]
@@ -67,29 +82,19 @@ def _upload(path: Path) -> Upload:
     return Upload(path, artifact.sha256, artifact.size_bytes)
 
 
-def install(
-    bundle: Bundle,
-    device: Device,
-    *,
-    offline: bool = False,
-    wheels: Path | None = None,
-    force: bool = False,
-    verified: bool = False,
-) -> Service[Release]:
+def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
     """Have a bundle verified in the target's store as a release, without activating it.
 
-    `verified` says that its files were held against the manifest here a moment ago. Raises ConfigError when the
-    device hasn't the memory for it, which `force` makes a warning; CorruptBundle, DeviceFull, AgentError,
-    HostUnreachable.
+    Raises ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable.
     """
-    probe, runtime = yield from prepare(device, offline=offline, wheels=wheels)
+    probe, runtime = yield from prepare(device, delivery)
     release = Release(bundle.id, device.target.name, runtime, probe)
     files = [Upload(bundle.path / a.path, a.sha256, a.size_bytes) for a in bundle.manifest.artifacts]
     if device.ask("missing", artifacts=[], release=bundle.id)["installed"]:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
-    yield from check_memory(bundle, device, probe, force=force)
-    if not verified:
+    yield from check_memory(bundle, device, probe, force=delivery.force)
+    if not delivery.verified:
         yield Step(f"verify {bundle.manifest.name} here")
         yield from verify_bundle(bundle)
     yield from push(device, files)
@@ -127,20 +132,12 @@ def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force
         )
 
 
-def deploy(
-    bundle: Bundle,
-    device: Device,
-    *,
-    offline: bool = False,
-    wheels: Path | None = None,
-    force: bool = False,
-    verified: bool = False,
-) -> Service[Release]:
+def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
     """Install a bundle, prove that it loads and generates there, then activate it atomically.
 
     Takes and raises what `install` does.
     """
-    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force, verified=verified)
+    release = yield from install(bundle, device, delivery)
     pointer = device.ask("releases")["pointer"]
     if (pointer["release"], pointer["runtime"]) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, Queue
-from typing import Any
 
 from toolkit.bundle import Bundle, verify_bundle
-from toolkit.deploy import check_active, deploy
+from toolkit.deploy import Delivery, check_active, deploy
 from toolkit.device import Device, connect
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
@@ -276,12 +275,12 @@ class _Worker(threading.Thread):
 
     def _deploy(self, device: Device) -> Service[None]:
         options, bundle = self._job.options, self._job.bundle
-        how: dict[str, Any] = options.model_dump(include={"offline", "wheels", "force"})
+        delivery = Delivery(options.offline, options.wheels, options.force, self._job.verified)
         if options.gate:
-            verdict = yield from deploy_gated(bundle, device, **how, verified=self._job.verified)
+            verdict = yield from deploy_gated(bundle, device, delivery)
             verdict.enforce()
         else:
-            yield from deploy(bundle, device, **how, verified=self._job.verified)
+            yield from deploy(bundle, device, delivery)
         yield from check_active(device)
 
     def _restore(self, before: str | None) -> Service[tuple[Restored, str | None]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from toolkit.bench import bench
 from toolkit.bundle import Bundle, Manifest
 from toolkit.config import shown
-from toolkit.deploy import deploy, install
+from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.evaluate import evaluate, record
@@ -81,24 +80,15 @@ def _words(check: Check) -> str:
     return f"{check.limit} is {check.bound:.6g}, measured {measured}"
 
 
-def deploy_gated(
-    bundle: Bundle,
-    device: Device,
-    *,
-    offline: bool = False,
-    wheels: Path | None = None,
-    force: bool = False,
-    verified: bool = False,
-) -> Service[Verdict]:
+def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Verdict]:
     """Install a bundle, measure it on the device, and activate it only if every limit of the profile is held.
 
     One that isn't leaves the earlier release active; if the bundle was active itself, it is rolled back, or deactivated
-    where nothing came before it. Raises what `with_gate_figures` does, and whatever `deploy` raises; `force` and
-    `verified` are its own.
+    where nothing came before it. Raises what `with_gate_figures` does, and whatever `deploy` raises.
     """
     limits = device.profile.limits
     bundle = yield from with_gate_figures(bundle, device.profile)
-    release = yield from install(bundle, device, offline=offline, wheels=wheels, force=force, verified=verified)
+    release = yield from install(bundle, device, delivery)
     try:
         report = yield from bench(device, release.bundle_id, load_workload(WORKLOAD))
     except AgentError:
@@ -107,7 +97,7 @@ def deploy_gated(
         raise
     checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.probe["arch"]))
     if all(check.ok is not False for check in checks):
-        yield from deploy(bundle, device, offline=offline, wheels=wheels, force=force)
+        yield from deploy(bundle, device, delivery)
         active: str | None = bundle.id
     else:
         active = yield from withdraw(device, bundle)

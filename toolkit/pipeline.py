@@ -8,7 +8,7 @@ from pathlib import Path
 
 from toolkit.bench import bench
 from toolkit.build import optimize
-from toolkit.deploy import check_here, deploy, prepare
+from toolkit.deploy import PLAIN, Delivery, check_here, deploy, prepare
 from toolkit.device import connect
 from toolkit.errors import ToolkitError
 from toolkit.evaluate import with_figures
@@ -37,10 +37,8 @@ class Options:
 
     workload: Workload
     context_tokens: int | None = None
-    offline: bool = False
-    wheels: Path | None = None
+    delivery: Delivery = PLAIN
     calibration: Path | None = None
-    force: bool = False
     fresh: bool = False
     prompt_secret: PromptSecret | None = None
     trust_remote_code: bool = False
@@ -61,7 +59,7 @@ def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: 
     for target in targets:
         try:
             with connect(target, options.prompt_secret, limit_bytes_per_s=options.limit_bytes_per_s) as device:
-                yield from prepare(device, offline=options.offline, wheels=options.wheels)
+                yield from prepare(device, options.delivery)
                 wanted[target.name] = recipes or [device.profile.defaults.recipe]
         except ToolkitError as exc:
             failed[target.name] = exc
@@ -94,15 +92,15 @@ def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[
         profile,
         context=options.context_tokens,
         calibration=options.calibration if chosen.calibrated else None,
-        force=options.force,
+        force=options.delivery.force,
         trust_remote_code=options.trust_remote_code,
         check=check_here,
     )
     if options.evaluate:
         bundle = yield from with_figures(
-            bundle, model, force=options.force, trust_remote_code=options.trust_remote_code
+            bundle, model, force=options.delivery.force, trust_remote_code=options.trust_remote_code
         )
     with connect(target, options.prompt_secret, limit_bytes_per_s=options.limit_bytes_per_s) as device:
-        release = yield from deploy(bundle, device, offline=options.offline, wheels=options.wheels, force=options.force)
+        release = yield from deploy(bundle, device, options.delivery)
         report: Report = yield from bench(device, release.bundle_id, options.workload, reuse=not options.fresh)
     return report

@@ -22,7 +22,7 @@ from toolkit.bench import bench, target_key
 from toolkit.build import build_provider, optimize
 from toolkit.bundle import Bundle
 from toolkit.config import data_dir
-from toolkit.deploy import check_here, install, prepare
+from toolkit.deploy import PLAIN, Delivery, check_here, install, prepare
 from toolkit.device import connect
 from toolkit.errors import AuthFailed, ConfigError, HostKeyChanged, HostKeyUnknown, HostUnreachable, ToolkitError
 from toolkit.evaluate import evaluate, record
@@ -67,8 +67,7 @@ class Options:
     quality_tokens: int = 8192
     text: Path | None = None
     calibration: Path | None = None
-    offline: bool = False
-    wheels: Path | None = None
+    delivery: Delivery = PLAIN
     fresh: bool = False
     trust_remote_code: bool = False
     out: Path | None = None
@@ -101,7 +100,7 @@ def tune(model_ref: str, target: Target, question: Question, options: Options) -
     require_extra()
     profile = load_profile(target.profile)
     with connect(target, options.prompt_secret) as device:
-        probe, runtime = yield from prepare(device, offline=options.offline, wheels=options.wheels)
+        probe, runtime = yield from prepare(device, options.delivery)
         machine = target_key(device, probe)
     model = yield from resolve_model(model_ref, trust_remote_code=options.trust_remote_code)
     proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=probe["cores"])
@@ -267,7 +266,7 @@ class _Search:
         if increase > bound:
             raise _QualityLost(f"{increase:+.2%} perplexity, the bound is {bound:+.2%}")
         with connect(self.target, options.prompt_secret) as device:
-            yield from install(bundle, device, offline=options.offline, wheels=options.wheels)
+            yield from install(bundle, device, options.delivery)
             report = yield from bench(device, bundle.id, self.question.workload, settings=point.settings, reuse=reuse)
         if self.metric not in metrics(report):
             raise ConfigError(f"{self.target.name} can't tell {self.metric}", "choose another --objective")

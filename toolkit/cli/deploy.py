@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.deploy import Delivery
     from toolkit.gate import Verdict
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
@@ -61,29 +62,27 @@ def deploy(
     than --max-failures devices have. The same command again goes on with those that failed or weren't tried.
     """
     from toolkit.cli.rollouts import roll_out
+    from toolkit.deploy import Delivery
     from toolkit.targets import is_tag
 
-    how: dict[str, Any] = {"offline": offline, "wheels": wheels, "gate": gate, "force": force}
-    how["limit_bytes_per_s"] = limit_bytes_per_s
+    how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "as_json": as_json}
     if len(targets) > 1 or is_tag(targets[0]):
-        roll_out(bundle, targets, as_json=as_json, **how, **rollout)
+        roll_out(bundle, targets, offline=offline, wheels=wheels, force=force, **how, **rollout)
         return
     for name in rollout:
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for a rollout: several targets, or a @tag")
-    _deploy_to_one(bundle, targets[0], as_json=as_json, **how)
+    _deploy_to_one(bundle, targets[0], Delivery(offline, wheels, force), **how)
 
 
 def _deploy_to_one(
     bundle: str,
     target: str,
+    delivery: Delivery,
     *,
-    offline: bool,
-    wheels: Path | None,
     limit_bytes_per_s: float | None,
     gate: bool,
-    force: bool,
     as_json: bool,
 ) -> None:
     from toolkit.bundle import find_bundle
@@ -95,11 +94,11 @@ def _deploy_to_one(
     found = find_bundle(bundle)
     with connect(target, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:
         if gate:
-            verdict = render.follow(deploy_gated(found, device, offline=offline, wheels=wheels, force=force))
+            verdict = render.follow(deploy_gated(found, device, delivery))
             _show_verdict(verdict, as_json=as_json)
             verdict.enforce()
             return
-        release = render.follow(deploy_service(found, device, offline=offline, wheels=wheels, force=force))
+        release = render.follow(deploy_service(found, device, delivery))
     if as_json:
         render.print_json(
             {"target": target, "release": release.bundle_id, "runtime": release.runtime.lock, "active": True}

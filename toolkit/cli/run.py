@@ -56,6 +56,7 @@ def run(
     """
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
+    from toolkit.deploy import Delivery
     from toolkit.pipeline import Options
     from toolkit.pipeline import run as run_service
     from toolkit.recipes import load_recipe
@@ -67,10 +68,8 @@ def run(
     chosen = Options(
         load_workload(workload),
         context,
-        offline,
-        wheels,
+        Delivery(offline, wheels, force),
         calibration,
-        force,
         fresh,
         render.prompt_secret(),
         trust_remote_code=trust_remote_code,

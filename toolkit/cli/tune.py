@@ -120,6 +120,7 @@ def tune(
     where it stopped. What is active on the target stays active.
     """
     from toolkit.cli import render
+    from toolkit.deploy import Delivery
     from toolkit.proposal import Question
     from toolkit.targets import load_target
     from toolkit.tune import Options
@@ -139,8 +140,7 @@ def tune(
         quality=quality,
         text=text,
         calibration=calibration,
-        offline=offline,
-        wheels=wheels,
+        delivery=Delivery(offline, wheels),
         fresh=fresh,
         trust_remote_code=trust_remote_code,
         out=out,
