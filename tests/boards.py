@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from toolkit.agent import AGENT_PATH
+from toolkit.agent.device import facts, parsers, reading
 
 BOARDS = Path(__file__).parent / "data" / "probes"
 Facts = dict[str, Any]
-
-
-def load_agent() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("edgephi_agent", AGENT_PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def probe_of(board: str, folder: Path) -> Facts:
@@ -35,21 +24,20 @@ def probe_of(board: str, folder: Path) -> Facts:
     root.mkdir(parents=True, mode=0o700)
     _make_block_devices(folder)
     _make_tools(folder)
-    agent = load_agent()
     known = json.loads((folder / "machine.json").read_text())
     windows = folder / "windows.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agent, "SYSTEM", folder)
-        patch.setattr(agent, "ROOT", root)
+        patch.setattr(reading, "SYSTEM", folder)
+        patch.setattr(facts, "ROOT", root)
         patch.setenv("PATH", str(folder / "bin"))
         patch.setattr(platform, "machine", lambda: known["machine"])
         patch.setattr(platform, "system", lambda: known.get("system", "Linux"))
         patch.setattr(platform, "python_version", lambda: known["python"])
         patch.setattr(os, "confstr", lambda _name: known["libc"])
         if windows.exists():
-            patch.setattr(agent, "windows_facts", lambda: agent.parse_windows(windows.read_text()))
-        facts: Facts = agent.op_probe({})
-    return facts
+            patch.setattr(facts, "windows_facts", lambda: parsers.parse_windows(windows.read_text()))
+        found: Facts = facts.op_probe({})
+    return found
 
 
 def _make_block_devices(folder: Path) -> None:

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from toolkit.agent import agent_sha256
+from toolkit.agent import agent_archive, agent_sha256
 from toolkit.config import config_dir, shipped_dir
 from toolkit.device import Device, check_profile, connect, identify
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
+from toolkit.events import drain
 from toolkit.profiles import load_profile
 from toolkit.targets import Target
 from toolkit.transport import open_transport
@@ -38,12 +40,58 @@ def test_connecting_puts_the_agent_there_once(tmp_path: Path) -> None:
     target = make_target(tmp_path / "root")
     with connect(target) as device:
         assert device.ask("probe")["install_root"] == str(tmp_path / "root")
-    agent = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.py"
+    agent = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
     stamp = agent.stat().st_mtime_ns
     with connect(target) as device:
         device.ask("probe")
     assert agent.stat().st_mtime_ns == stamp
     assert not list(agent.parent.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: bytes(len(whole)),
+        lambda whole: whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2),
+        lambda whole: whole[:1000],
+        lambda _whole: b"",
+        lambda whole: whole.replace(b"def op_hold(", b"def op_held("),
+        lambda whole: whole.replace(b"import main", b"import mane"),
+    ],
+    ids=["zeros", "half of it zeros", "cut off", "empty", "a part changed", "its start changed"],
+)
+def test_an_agent_that_a_power_cut_damaged_is_sent_afresh(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+    target = make_target(tmp_path / "root")
+    path = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
+    with connect(target) as device:
+        device.ask("probe")
+        path.write_bytes(spoil(agent_archive()))
+        assert device.ask("releases")["releases"] == []
+    path.write_bytes(spoil(agent_archive()))
+    with connect(target) as device:
+        assert device.ask("releases")["releases"] == []
+    assert path.read_bytes() == agent_archive()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_stays_open_says_that_the_agent_is_whole_again(tmp_path: Path) -> None:
+    with connect(make_target(tmp_path / "root")) as device:
+        device.ask("probe")
+        path = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
+        path.write_bytes(bytes(len(agent_archive())))
+        with pytest.raises(AgentError, match=r"here: the agent can't be started there: ") as error:
+            drain(device.hold())
+        assert error.value.hint == "run the command again: its file there was damaged and has been sent afresh"
+        drain(device.hold()).release()
+
+
+def test_a_whole_agent_that_fails_is_not_started_again(tmp_path: Path) -> None:
+    """A Python that runs the agent's `settle` and dies of everything else."""
+    starts = tmp_path / "starts"
+    script = f"echo x >> {starts}; case $2 in *.tmp) exec python3 $1 $2;; esac; exit 3"
+    with pytest.raises(RemoteCommandFailed, match=r"ended with exit code 3: it said nothing"):
+        impostor(tmp_path, script).ask("rollback")
+    assert len(starts.read_text().split()) == 3, "settled, asked, settled again to see whether it is whole"
 
 
 def test_a_tilde_means_the_login_folder(tmp_path: Path) -> None:

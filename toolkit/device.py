@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import secrets
 import socket
 import threading
 import time
@@ -14,14 +15,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from toolkit.agent import AGENT_PATH, PROTOCOL, agent_sha256
+from toolkit.agent import PROTOCOL, agent_archive, agent_file, agent_sha256
 from toolkit.errors import (
+    AgentDied,
     AgentError,
     ConfigError,
     CorruptBundle,
     DeviceError,
     DeviceFull,
-    RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, drain
 from toolkit.profiles import Profile, list_profiles, load_profile
@@ -30,11 +31,16 @@ from toolkit.runtime import Runtime
 from toolkit.targets import Target, load_target
 from toolkit.transport import Process, PromptSecret, Transport, open_transport
 
+
+class _DamagedAgent(AgentError):
+    """The agent's file there isn't whole. It refuses to work then, if it can be started at all."""
+
+
 _ERRORS: dict[str, type[CorruptBundle] | type[DeviceError]] = {
     "device_full": DeviceFull,
     "corrupt": CorruptBundle,
+    "damaged_agent": _DamagedAgent,
 }
-# An agent's line holds a few kilobytes; a manifest list some hundred. Whoever sends more isn't our agent.
 # Operations that hold a lock for more than a moment.
 _HOLDING = {
     "hold": "a push",
@@ -43,6 +49,7 @@ _HOLDING = {
     "verify": "the releases are verified",
     "prune": "old releases are removed",
 }
+# An agent's line holds a few kilobytes; a manifest list some hundred. Whoever sends more isn't our agent.
 _LONGEST_LINE = 16 * 1024 * 1024
 
 
@@ -94,39 +101,80 @@ class Device:
     def ensure_agent(self) -> str:
         """The agent's path on the target, after this version of it has been put there if it was missing."""
         if self._agent_path is None:
-            path = self.path("agent", f"agent-{agent_sha256()[:16]}.py")
-            if self.transport.size(path) != AGENT_PATH.stat().st_size:
-                self.transport.make_dirs(self.path("agent"))
-                for _ in self.transport.put(AGENT_PATH, path + ".tmp"):
-                    pass
-                self.transport.rename(path + ".tmp", path)
+            path = self.path("agent", f"agent-{agent_sha256()[:16]}.pyz")
+            if self.transport.size(path) != len(agent_archive()):
+                self._put_agent()
             self._agent_path = path
         return self._agent_path
 
+    def _put_agent(self) -> bool:
+        """Send the agent under a name of its own and let it settle there: SFTP can't flush a file to every disk.
+
+        True when what stood there was whole.
+        """
+        arrival = self.path("agent", f"agent-{agent_sha256()[:16]}.{secrets.token_hex(8)}.tmp")
+        self.transport.make_dirs(self.path("agent"))
+        with agent_file() as source:
+            for _ in self.transport.put(source, arrival):
+                pass
+        process = self._start(arrival, "settle")
+        process.close_stdin()
+        for kind, payload in self.messages(process):
+            if kind == "result":
+                process.wait()
+                return bool(payload.get("was_whole"))
+        raise AssertionError("messages end with a result or an error")
+
+    def _repair_agent(self) -> bool:
+        """True when the agent's file there was damaged and is whole now."""
+        path, self._agent_path = self._agent_path, None
+        if path is None:  # what was sent just now doesn't work: sending it again won't help
+            return False
+        try:
+            return not self._put_agent()
+        except DeviceError:
+            return False
+        finally:
+            self._agent_path = path
+
     def start(self, op: str, **params: Any) -> Process:
         """Start the agent with one request; its stdin stays open."""
-        process = self.transport.start([self.python, "-u", self.ensure_agent()])
+        return self._start(self.ensure_agent(), op, **params)
+
+    def _start(self, agent: str, op: str, **params: Any) -> Process:
+        process = self.transport.start([self.python, "-u", agent])
         request = {"protocol": PROTOCOL, "op": op, "by": _who(), **params}
         process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
         return process
 
     def messages(self, process: Process) -> Iterator[tuple[str, Any]]:
         """The agent's (`event` | `result`, payload) until the result; an agent's error is raised."""
+        silent = True
         for line in process.lines():
+            silent = False
             kind, payload = self._parse(line, process)
             if kind == "error":
                 error = _ERRORS.get(payload["code"], AgentError)
+                if error is _DamagedAgent:
+                    self._repair_agent()
                 raise error(f"{self.target.name}: {payload['message']}", payload.get("hint"))
             yield kind, payload
             if kind == "result":
                 return
-        self._explain_silence(process)
+        self._explain_end(process, silent=silent)
 
     def call(self, op: str, **params: Any) -> Service[Any]:
         """Run one operation, pass on its progress, return its result.
 
-        Raises AgentError, DeviceFull, CorruptBundle, HostUnreachable, RemoteCommandFailed.
+        Raises AgentError, DeviceFull, CorruptBundle, HostUnreachable, AgentDied, RemoteCommandFailed.
         """
+        try:
+            return (yield from self._call(op, **params))
+        except _DamagedAgent:
+            # It is whole again, and what is damaged hasn't begun to work.
+            return (yield from self._call(op, **params))
+
+    def _call(self, op: str, **params: Any) -> Service[Any]:
         process = self.start(op, **params)
         finished = False
         try:
@@ -193,13 +241,16 @@ class Device:
             payload.setdefault("code", "unknown")
         return kind, payload
 
-    def _explain_silence(self, process: Process) -> None:
+    def _explain_end(self, process: Process, *, silent: bool) -> None:
         status, stderr = process.wait(), process.stderr_tail().strip()
         last = stderr.splitlines()[-1] if stderr else "it said nothing"
         hint = None
         if status == 127 or "not found" in last:
             hint = no_python_hint(self.target.python)
-        raise RemoteCommandFailed(f"{self.target.name}: the agent ended with exit code {status}: {last}", hint)
+        elif silent and self._repair_agent():
+            hint = "run the command again: its file there was damaged and has been sent afresh"
+            raise _DamagedAgent(f"{self.target.name}: the agent can't be started there: {last}", hint)
+        raise AgentDied(f"{self.target.name}: the agent ended with exit code {status}: {last}", hint)
 
 
 def no_python_hint(python: str) -> str:

@@ -17,6 +17,8 @@ from toolkit.checks import Check, ok, skipped
 from toolkit.config import cache_dir, find_toml
 from toolkit.device import Device, no_python_hint
 from toolkit.errors import (
+    AgentDied,
+    AgentError,
     AuthFailed,
     ConfigError,
     DeviceError,
@@ -154,6 +156,9 @@ def _examine_device(device: Device) -> Iterator[Check]:
         return
     try:
         device.ensure_agent()
+    except (AgentError, AgentDied) as exc:
+        yield _failure("agent", exc)
+        return
     except DeviceError as exc:
         root = device.target.install_root
         hint = f"on the device: mkdir -p {root} && touch {root}/x says why; or set install_root in the target's file"

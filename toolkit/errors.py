@@ -80,6 +80,10 @@ class RemoteCommandFailed(DeviceError):
     """A command on the device exited with an error."""
 
 
+class AgentDied(RemoteCommandFailed):
+    """The agent on the device ended without an answer."""
+
+
 class AgentError(DeviceError):
     """The agent on the device reported a failure, or answered with something else than the protocol."""
 

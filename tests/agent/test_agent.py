@@ -1,22 +1,19 @@
-"""The agent as the host meets it: a script under an install root, one JSON request in, JSON lines out."""
+"""The agent as the host meets it: a file under an install root, one JSON request in, JSON lines out."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from toolkit.agent import AGENT_PATH
+from toolkit.agent import agent_archive
+from toolkit.agent.device import inference, likelihood, parsers, protocol, quality, store
 
 LOCK = "0123456789abcdef"
 
@@ -25,25 +22,15 @@ LOCK = "0123456789abcdef"
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "root"
     (folder / "agent").mkdir(parents=True)
-    shutil.copy(AGENT_PATH, folder / "agent" / "agent.py")
+    (folder / "agent" / "agent.pyz").write_bytes(agent_archive())
     return folder
-
-
-@pytest.fixture(scope="module")
-def agent() -> ModuleType:
-    """The script as a module, for its pure parsers."""
-    spec = importlib.util.spec_from_file_location("edgephi_agent", AGENT_PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def ask(root: Path, op: str, **params: Any) -> dict[str, Any]:
     """The last message of one request: {'result': …} or {'error': …}."""
     request = json.dumps({"protocol": 1, "op": op, **params})
     done = subprocess.run(
-        [sys.executable, "-u", str(root / "agent" / "agent.py")],
+        [sys.executable, "-u", str(root / "agent" / "agent.pyz")],
         input=request + "\n",
         capture_output=True,
         text=True,
@@ -80,17 +67,6 @@ def fake_runtime(root: Path) -> None:
     (folder / "ready.json").write_text("{}")
 
 
-def test_it_needs_nothing_but_the_standard_library_of_python_3_9() -> None:
-    tree = ast.parse(AGENT_PATH.read_text(), feature_version=(3, 9))
-    top_level = {
-        name.split(".")[0]
-        for node in tree.body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
-    }
-    assert top_level <= sys.stdlib_module_names
-
-
 def test_probe_tells_this_machine(root: Path) -> None:
     facts = ask(root, "probe")["result"]
     assert facts["arch"] == os.uname().machine
@@ -105,7 +81,7 @@ def test_probe_tells_this_machine(root: Path) -> None:
 )
 def test_what_is_not_a_request_is_refused(root: Path, line: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-u", str(root / "agent" / "agent.py")],
+        [sys.executable, "-u", str(root / "agent" / "agent.pyz")],
         input=line + "\n",
         capture_output=True,
         text=True,
@@ -139,15 +115,15 @@ def test_missing_names_only_what_is_not_here_and_how_much_has_arrived(root: Path
     assert answer["free_bytes"] > 0
 
 
-def test_what_has_arrived_is_hashed_in_chunks(root: Path, agent: ModuleType) -> None:
+def test_what_has_arrived_is_hashed_in_chunks(root: Path) -> None:
     content = os.urandom((1 << 20) + 5)
     wanted = [hashlib.sha256(content[: 1 << 20]).hexdigest(), hashlib.sha256(content[1 << 20 :]).hexdigest()]
     path = root / "file"
     for length, hashes in ((0, []), (1 << 20, wanted[:1]), (len(content), wanted)):
         path.write_bytes(content[:length])
-        assert agent.chunk_hashes(path, 1 << 20) == hashes
-    with pytest.raises(agent.AgentFailure, match="chunks of 1 bytes"):
-        agent.chunk_hashes(path, 1)
+        assert store.chunk_hashes(path, 1 << 20) == hashes
+    with pytest.raises(protocol.AgentFailure, match="chunks of 1 bytes"):
+        store.chunk_hashes(path, 1)
 
 
 def test_a_flipped_bit_is_found_and_the_file_is_sent_afresh_next_time(root: Path) -> None:
@@ -211,44 +187,44 @@ def test_discard_removes_what_arrived_and_nothing_else(root: Path) -> None:
     assert ask(root, "discard", sha256=["../../current"])["error"]["code"] == "bad_request"
 
 
-def test_prompts_are_spread_over_a_text_without_overlap(agent: ModuleType) -> None:
+def test_prompts_are_spread_over_a_text_without_overlap() -> None:
     ids = list(range(100))
-    assert agent.cut_prompts(ids, 3, 10) == [ids[0:10], ids[33:43], ids[66:76]]
-    assert len(agent.cut_prompts(ids, 16, 32)) == 3
-    assert agent.cut_prompts(ids, 0, 32) == agent.cut_prompts(ids[:5], 4, 32) == []
+    assert quality.cut_prompts(ids, 3, 10) == [ids[0:10], ids[33:43], ids[66:76]]
+    assert len(quality.cut_prompts(ids, 16, 32)) == 3
+    assert quality.cut_prompts(ids, 0, 32) == quality.cut_prompts(ids[:5], 4, 32) == []
 
 
-def test_windows_are_whole(agent: ModuleType) -> None:
-    assert agent.text_windows([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4]]
-    assert agent.text_windows([1], 2) == []
+def test_windows_are_whole() -> None:
+    assert likelihood.text_windows([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4]]
+    assert likelihood.text_windows([1], 2) == []
 
 
-def test_common_prefix(agent: ModuleType) -> None:
-    assert agent.common_prefix([1, 2, 3], [1, 2, 4]) == 2
-    assert agent.common_prefix([1, 2], [1, 2]) == 2
-    assert agent.common_prefix([5], [1]) == 0
+def test_common_prefix() -> None:
+    assert likelihood.common_prefix([1, 2, 3], [1, 2, 4]) == 2
+    assert likelihood.common_prefix([1, 2], [1, 2]) == 2
+    assert likelihood.common_prefix([5], [1]) == 0
 
 
-def test_comparing_a_table_with_itself_and_with_another(agent: ModuleType) -> None:
+def test_comparing_a_table_with_itself_and_with_another() -> None:
     numpy = pytest.importorskip("numpy")
     # More rows than are compared at once.
     logits = numpy.random.default_rng(0).normal(size=(150, 7)).astype(numpy.float32)
-    agent.normalize(logits)
+    likelihood.normalize(logits)
     tokens = [index % 7 for index in range(151)]
     reference = {
         "log_probs": logits.astype(numpy.float16),
         "top": logits.argmax(axis=-1),
-        "nll": agent.chosen_nll(logits, tokens),
+        "nll": likelihood.chosen_nll(logits, tokens),
     }
-    same = agent.compare(logits, reference, tokens)
+    same = quality.compare(logits, reference, tokens)
     assert len(same["kld"]) == 150 and max(map(abs, same["kld"])) < 1e-6
     assert same["same_top"] == 150 and same["nll"] == same["reference_nll"]
     uniform = numpy.full_like(logits, -numpy.log(7))
-    other = agent.compare(uniform, reference, tokens)
+    other = quality.compare(uniform, reference, tokens)
     entropy = -(numpy.exp(logits) * logits).sum(axis=-1)
     assert other["kld"] == pytest.approx((numpy.log(7) - entropy).tolist(), abs=2e-3)
-    with pytest.raises(agent.AgentFailure, match="the reference knows 7 tokens, this bundle 6"):
-        agent.compare(logits[:, :6], reference, tokens)
+    with pytest.raises(protocol.AgentFailure, match="the reference knows 7 tokens, this bundle 6"):
+        quality.compare(logits[:, :6], reference, tokens)
 
 
 def test_activating_what_is_not_installed_changes_nothing(root: Path) -> None:
@@ -282,39 +258,40 @@ def test_wheel_names_cannot_leave_their_folder(root: Path) -> None:
     assert error["message"] == "not a wheel: '../../evil.whl'"
 
 
-def test_parse_meminfo(agent: ModuleType) -> None:
+def test_parse_meminfo() -> None:
     text = "MemTotal:        8062844 kB\nMemAvailable:    7421536 kB\nHugePages_Total:       0\n"
-    assert agent.parse_meminfo(text) == {
+    assert parsers.parse_meminfo(text) == {
         "MemTotal": 8062844 * 1024,
         "MemAvailable": 7421536 * 1024,
         "HugePages_Total": 0,
     }
 
 
-def test_parse_cpuinfo_of_arm_and_x86(agent: ModuleType) -> None:
+def test_parse_cpuinfo_of_arm_and_x86() -> None:
     arm = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm aes asimddp\nCPU part\t: 0xd0b\n"
-    assert agent.parse_cpuinfo(arm) == {"name": None, "features": ["asimd", "asimddp"]}
+    assert parsers.parse_cpuinfo(arm) == {"name": None, "features": ["asimd", "asimddp"]}
     x86 = "model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni\n"
-    assert agent.parse_cpuinfo(x86) == {"name": "AMD EPYC", "features": ["avx2", "avx512_vnni"]}
+    assert parsers.parse_cpuinfo(x86) == {"name": "AMD EPYC", "features": ["avx2", "avx512_vnni"]}
 
 
-def test_parse_throttled(agent: ModuleType) -> None:
-    flags = agent.parse_throttled("throttled=0x50005\n")
+def test_parse_throttled() -> None:
+    flags = parsers.parse_throttled("throttled=0x50005\n")
     assert flags["under_voltage_now"] and flags["throttled_now"] and flags["throttled_since_boot"]
     assert not flags["frequency_capped_now"]
-    assert not any(agent.parse_throttled("throttled=0x0").values())
-    assert agent.parse_throttled("VCHI initialization failed") is None
+    assert not any(parsers.parse_throttled("throttled=0x0").values())
+    assert parsers.parse_throttled("VCHI initialization failed") is None
 
 
-def test_parse_os_release_and_status(agent: ModuleType) -> None:
-    assert agent.parse_os_release('NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n').startswith("Debian")
-    assert agent.parse_status_kib("VmPeak:\t 10 kB\nVmHWM:\t  2048 kB\n", "VmHWM") == 2 * 2**20
-    assert agent.parse_status_kib("", "VmHWM") is None
+def test_parse_os_release_and_status() -> None:
+    text = 'NAME="Debian"\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'
+    assert parsers.parse_os_release(text) == "Debian GNU/Linux 12 (bookworm)"
+    assert parsers.parse_status_kib("VmPeak:\t 10 kB\nVmHWM:\t  2048 kB\n", "VmHWM") == 2 * 2**20
+    assert parsers.parse_status_kib("", "VmHWM") is None
 
 
-def test_a_runtime_without_speculation_says_what_to_change(agent: ModuleType) -> None:
-    with pytest.raises(agent.AgentFailure) as caught:
-        agent.speculate(object(), {"ngram_size": 3, "max_draft_tokens": None})
+def test_a_runtime_without_speculation_says_what_to_change() -> None:
+    with pytest.raises(protocol.AgentFailure) as caught:
+        inference.speculate(object(), {"ngram_size": 3, "max_draft_tokens": None})
     assert caught.value.code == "unsupported"
     assert "this runtime can't do n-gram speculation with {'ngram_size': 3}" in caught.value.message
     assert caught.value.hint == "take ngram_size out of the profile's [runtime]"
@@ -325,15 +302,15 @@ def test_a_runtime_without_speculation_says_what_to_change(agent: ModuleType) ->
     [("default", 8192, True), ("longrope", 4096, True), ("longrope", 4097, False), ("su", 8192, False)],
 )
 def test_prompt_that_crosses_the_original_context_is_read_whole(
-    agent: ModuleType, tmp_path: Path, rotary: str, planned: int, chunked: bool
+    tmp_path: Path, rotary: str, planned: int, chunked: bool
 ) -> None:
     config = {"original_max_position_embeddings": 4096, "rope_scaling": {"type": rotary}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "genai_config.json").write_text(json.dumps({"search": {"max_length": planned}}))
     request = {"model_folder": str(tmp_path), "settings": {"chunk_size": 512, "threads": 2}}
-    assert agent.settings_of(request) == {"threads": 2} | ({"chunk_size": 512} if chunked else {})
+    assert inference.settings_of(request) == {"threads": 2} | ({"chunk_size": 512} if chunked else {})
 
 
-def test_settings_without_a_model_stay_as_they_are(agent: ModuleType) -> None:
-    assert agent.settings_of({"settings": {"chunk_size": 512}}) == {"chunk_size": 512}
-    assert agent.settings_of({}) == {}
+def test_settings_without_a_model_stay_as_they_are() -> None:
+    assert inference.settings_of({"settings": {"chunk_size": 512}}) == {"chunk_size": 512}
+    assert inference.settings_of({}) == {}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.boards import BOARDS, load_agent, probe_of
+from tests.boards import BOARDS, probe_of
+from toolkit.agent.device import facts, parsers, reading
 
 ORIN = {"arch": "aarch64", "soc": "tegra234", "os": "linux", "governor": "schedutil"}
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -115,11 +115,6 @@ EXPECTED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def agent() -> ModuleType:
-    return load_agent()
-
-
 def test_every_board_is_expected() -> None:
     assert EXPECTED.keys() == {folder.name for folder in BOARDS.iterdir() if folder.is_dir()}
 
@@ -150,56 +145,56 @@ def test_a_pi_that_is_short_of_power(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_parse_compatible(agent: ModuleType, text: str, soc: str | None) -> None:
-    assert agent.parse_compatible(text) == soc
+def test_parse_compatible(text: str, soc: str | None) -> None:
+    assert parsers.parse_compatible(text) == soc
 
 
 @pytest.mark.parametrize(("text", "version"), [("glibc 2.36", "2.36"), ("musl 1.2.5", None), ("", None)])
-def test_parse_glibc(agent: ModuleType, text: str, version: str | None) -> None:
-    assert agent.parse_glibc(text) == version
+def test_parse_glibc(text: str, version: str | None) -> None:
+    assert parsers.parse_glibc(text) == version
 
 
-def test_parse_versions_of_a_jetson(agent: ModuleType) -> None:
-    assert agent.parse_tegra_release("# R38 (release), REVISION: 4.0, GCID: 1") == "38.4.0"
-    assert agent.parse_tegra_release("") is None
-    assert agent.parse_jetpack("7.1-b50\n", "38.4.0") == "7.1"
-    assert agent.parse_jetpack("", "38.4.0") == "7"
-    assert agent.parse_jetpack("", "99.1") is None
+def test_parse_versions_of_a_jetson() -> None:
+    assert parsers.parse_tegra_release("# R38 (release), REVISION: 4.0, GCID: 1") == "38.4.0"
+    assert parsers.parse_tegra_release("") is None
+    assert parsers.parse_jetpack("7.1-b50\n", "38.4.0") == "7.1"
+    assert parsers.parse_jetpack("", "38.4.0") == "7"
+    assert parsers.parse_jetpack("", "99.1") is None
 
 
-def test_parse_nvpmodel(agent: ModuleType) -> None:
-    assert agent.parse_nvpmodel("NVPM WARN: fan mode is not set!\nNV Power Mode: MODE_15W\n2\n") == "MODE_15W"
-    assert agent.parse_nvpmodel("NVPM ERROR: no such file\n") is None
-    assert agent.parse_nvpmodel_conf("# POWER_MODEL ID=9 NAME=NO\n< POWER_MODEL ID=0 NAME=MAXN >\n") == {"MAXN": 0}
+def test_parse_nvpmodel() -> None:
+    assert parsers.parse_nvpmodel("NVPM WARN: fan mode is not set!\nNV Power Mode: MODE_15W\n2\n") == "MODE_15W"
+    assert parsers.parse_nvpmodel("NVPM ERROR: no such file\n") is None
+    assert parsers.parse_nvpmodel_conf("# POWER_MODEL ID=9 NAME=NO\n< POWER_MODEL ID=0 NAME=MAXN >\n") == {"MAXN": 0}
 
 
-def test_parse_tegrastats_leaves_out_what_is_off(agent: ModuleType) -> None:
+def test_parse_tegrastats_leaves_out_what_is_off() -> None:
     line = "RAM 2345/7620MB (lfb 1x4MB) CV0@-256C CPU@48.5C tj@49C NC 0mW/0mW VDD_IN 4800mW/4790mW"
-    assert agent.parse_tegrastats(line) == {
+    assert parsers.parse_tegrastats(line) == {
         "temp_c": {"CPU": 48.5, "tj": 49.0},
         "rails_mw": {"VDD_IN": 4800},
     }
-    assert agent.parse_tegrastats("") == {"temp_c": {}, "rails_mw": {}}
+    assert parsers.parse_tegrastats("") == {"temp_c": {}, "rails_mw": {}}
 
 
-def test_parse_nvidia_smi(agent: ModuleType) -> None:
+def test_parse_nvidia_smi() -> None:
     text = "NVIDIA GeForce RTX 4070 Laptop GPU, 550.120, 8188 MiB\nOrin (nvgpu), 540.4.0, [N/A]\n"
-    assert agent.parse_nvidia_smi(text) == [
+    assert parsers.parse_nvidia_smi(text) == [
         "NVIDIA GeForce RTX 4070 Laptop GPU (driver 550.120, 8188 MiB)",
         "Orin (nvgpu) (driver 540.4.0)",
     ]
-    assert agent.parse_nvidia_smi("") == []
+    assert parsers.parse_nvidia_smi("") == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "CUDA Version 10.2.300", '{"cuda": 1}'])
-def test_parse_cuda_version_of_something_else(agent: ModuleType, text: str) -> None:
-    assert agent.parse_cuda_version(text) is None
+def test_parse_cuda_version_of_something_else(text: str) -> None:
+    assert parsers.parse_cuda_version(text) is None
 
 
-def test_parse_accel_uevent(agent: ModuleType) -> None:
-    assert agent.parse_accel_uevent("DRIVER=ethosu\nOF_NAME=npu\n") == "NPU (ethosu)"
-    assert agent.parse_accel_uevent("DRIVER=rocket\nPCI_ID=1234:0001\n") == "NPU (rocket, 1234:0001)"
-    assert agent.parse_accel_uevent("PCI_ID=8086:643E\n") is None
+def test_parse_accel_uevent() -> None:
+    assert parsers.parse_accel_uevent("DRIVER=ethosu\nOF_NAME=npu\n") == "NPU (ethosu)"
+    assert parsers.parse_accel_uevent("DRIVER=rocket\nPCI_ID=1234:0001\n") == "NPU (rocket, 1234:0001)"
+    assert parsers.parse_accel_uevent("PCI_ID=8086:643E\n") is None
 
 
 MOUNTS = r"""22 1 8:2 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -220,14 +215,14 @@ cut off
         ("/srv/edgephi", "/dev/nvme0n1p1"),
     ],
 )
-def test_the_mount_that_a_path_lies_on(agent: ModuleType, path: str, source: str) -> None:
-    mounts = agent.parse_mountinfo(MOUNTS)
+def test_the_mount_that_a_path_lies_on(path: str, source: str) -> None:
+    mounts = parsers.parse_mountinfo(MOUNTS)
     assert len(mounts) == 4
-    assert agent.mount_of(mounts, path)["source"] == source
+    assert parsers.mount_of(mounts, path)["source"] == source
 
 
-def test_no_mounts(agent: ModuleType) -> None:
-    assert agent.mount_of(agent.parse_mountinfo(""), "/home") is None
+def test_no_mounts() -> None:
+    assert parsers.mount_of(parsers.parse_mountinfo(""), "/home") is None
 
 
 @pytest.mark.parametrize(
@@ -244,50 +239,46 @@ def test_no_mounts(agent: ModuleType) -> None:
         ("sda", "/sys/devices/pci0000:00/host2/target2:0:0/sda", "", "other"),
     ],
 )
-def test_storage_kind(agent: ModuleType, disk: str, path: str, card: str, kind: str) -> None:
-    assert agent.storage_kind(disk, path, card) == kind
+def test_storage_kind(disk: str, path: str, card: str, kind: str) -> None:
+    assert parsers.storage_kind(disk, path, card) == kind
 
 
 @pytest.mark.parametrize("text", ["", "Access denied", "{}", "[]", '{"npus": null}'])
-def test_parse_windows_of_something_else(agent: ModuleType, text: str) -> None:
-    assert agent.parse_windows(text) == {}
+def test_parse_windows_of_something_else(text: str) -> None:
+    assert parsers.parse_windows(text) == {}
 
 
-def test_parse_windows_with_what_was_not_told(agent: ModuleType) -> None:
+def test_parse_windows_with_what_was_not_told() -> None:
     text = (
         '\ufeff{"manufacturer":"","model":"","ram":null,"available_kib":null,"system":"","version":"","cpu":"",'
         '"npus":[{"name":"Intel(R) AI Boost","id":"PCI\\\\VEN_8086","status":"Error"}],"bus":"","disk":""}\r\n'
     )
-    facts = agent.parse_windows(text)
+    facts = parsers.parse_windows(text)
     assert facts.pop("npus") == []
     assert set(facts.values()) == {None}
 
 
-def test_parse_powercfg(agent: ModuleType) -> None:
+def test_parse_powercfg() -> None:
     text = (BOARDS / "laptop-intel-windows" / "powercfg.txt").read_text()
-    assert agent.parse_powercfg(text) == "Balanced"
-    assert agent.parse_powercfg("GUID des Energieschemas: 8c5e7fda  (Höchstleistung)\r\n") == "Höchstleistung"
-    assert agent.parse_powercfg("") is None
+    assert parsers.parse_powercfg(text) == "Balanced"
+    assert parsers.parse_powercfg("GUID des Energieschemas: 8c5e7fda  (Höchstleistung)\r\n") == "Höchstleistung"
+    assert parsers.parse_powercfg("") is None
 
 
-def test_a_tool_that_goes_on_for_ever_is_ended(
-    agent: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tool_that_goes_on_for_ever_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, script in (("endless", "echo first; exec sleep 60"), ("silent", "exec sleep 60")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     started = time.monotonic()
-    assert agent.first_output_line("endless") == "first\n"
-    assert agent.first_output_line("silent", timeout_s=0.2) == ""
-    assert agent.first_output_line("missing") == ""
+    assert reading.first_output_line("endless") == "first\n"
+    assert reading.first_output_line("silent", timeout_s=0.2) == ""
+    assert reading.first_output_line("missing") == ""
     assert time.monotonic() - started < 10
 
 
-def test_an_install_root_that_others_can_write(
-    agent: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_install_root_that_others_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o777)
-    monkeypatch.setattr(agent, "ROOT", tmp_path)
-    assert agent.root_access() == {"root_error": None, "root_mode": "0777", "root_owned": True}
+    monkeypatch.setattr(facts, "ROOT", tmp_path)
+    assert facts.root_access() == {"root_error": None, "root_mode": "0777", "root_owned": True}
     assert not list(tmp_path.glob(".probe-*"))

@@ -37,7 +37,7 @@ def three(root: Path) -> list[str]:
 
 def hold(root: Path, by: str) -> subprocess.Popen[str]:
     """An agent that holds the push lock."""
-    argv = [sys.executable, "-u", str(root / "agent" / "agent.py")]
+    argv = [sys.executable, "-u", str(root / "agent" / "agent.pyz")]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
     process.stdin.write(json.dumps({"protocol": 1, "op": "hold", "by": by}) + "\n")
@@ -121,7 +121,7 @@ def test_prune_killed_at_any_point_leaves_everything_that_is_named(root: Path, t
         "        return call(*args, **kwargs)\n"
         "    return wrapped\n"
         "for name in ('unlink', 'rename', 'replace', 'rmdir'): setattr(os, name, ending(getattr(os, name)))\n"
-        f"sys.argv = [{str(root / 'agent' / 'agent.py')!r}]\n"
+        f"sys.argv = [{str(root / 'agent' / 'agent.pyz')!r}]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     request = json.dumps({"protocol": 1, "op": "prune", "keep": keep}) + "\n"

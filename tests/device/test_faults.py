@@ -25,7 +25,7 @@ from tests.builds import bundle as build
 from tests.builds import follow
 from tests.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
-from toolkit.agent import AGENT_PATH
+from toolkit.agent import agent_archive
 from toolkit.bundle import Bundle
 from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
@@ -290,9 +290,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def killed_agent(root: Path, request: dict[str, object], calls: int) -> int:
-    agent = root / "agent" / "agent-of-test.py"
+    agent = root / "agent" / "agent-of-test.pyz"
     if not agent.exists():
-        shutil.copy(AGENT_PATH, agent)
+        agent.write_bytes(agent_archive())
     line = json.dumps({"protocol": 1, "by": "test", **request}) + "\n"
     done = subprocess.run(
         [sys.executable, "-c", ENDING, str(calls), str(agent)], input=line, capture_output=True, text=True

@@ -1,16 +1,50 @@
-"""The script that runs on a target. The host only reads this folder; it never imports the script."""
+"""The program that runs on a target, packed into one file. The host never runs any of it itself."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 PROTOCOL = 1
-AGENT_PATH = Path(__file__).parent / "agent.py"
+_PARTS = Path(__file__).parent / "device"
+_START = b"from edgephi_agent.main import main\n\nmain()\n"
+# The first that a zip can tell.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+@cache
+def agent_archive() -> bytes:
+    """The parts of `device/` as a zip that Python runs: the same bytes on every host.
+
+    They are stored as they are: what a compression makes of them depends on the library's version.
+    """
+    import io
+    import zipfile
+
+    parts = {f"edgephi_agent/{path.name}": path.read_bytes() for path in _PARTS.glob("*.py")}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, text in sorted({**parts, "__main__.py": _START}.items()):
+            entry = zipfile.ZipInfo(name, _NO_TIME)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            archive.writestr(entry, text.replace(b"\r\n", b"\n"))
+    return buffer.getvalue()
 
 
 @cache
 def agent_sha256() -> str:
     """Identity of this version of the agent; part of its file name on the target and of every report."""
-    return hashlib.sha256(AGENT_PATH.read_bytes()).hexdigest()
+    return hashlib.sha256(agent_archive()).hexdigest()
+
+
+@contextmanager
+def agent_file() -> Iterator[Path]:
+    """The archive as a private file, for as long as it takes to put it somewhere."""
+    with tempfile.TemporaryDirectory(prefix="edgephi-agent-") as folder:
+        path = Path(folder) / "agent.pyz"
+        path.write_bytes(agent_archive())
+        yield path

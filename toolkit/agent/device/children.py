@@ -1,0 +1,99 @@
+"""Operations that need the runtime: a fresh process of the runtime's own Python runs this same file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .layout import AGENT_FILE, ROOT
+from .protocol import CHILD_REQUEST, AgentFailure, death_hint
+from .releases import read_pointer, release_folder, runtime_python
+
+
+def start_child(request: dict[str, Any], *, stdin: int | None, stdout: int | None) -> subprocess.Popen[bytes]:
+    pointer = read_pointer()
+    release = request.get("release") or pointer["release"]
+    runtime = request.get("runtime") or pointer["runtime"]
+    if not release and "model_folder" not in request:
+        raise AgentFailure("no_release", "nothing is active here", "`edgephi deploy BUNDLE TARGET` first")
+    folder = request.get("model_folder") or release_folder(release)
+    argv = [str(runtime_python(runtime)), "-u", str(AGENT_FILE)]
+    environment = dict(os.environ, ORT_DISABLE_TELEMETRY="1")
+    environment[CHILD_REQUEST] = request_file(json.dumps(dict(request, model_folder=str(folder))))
+    return subprocess.Popen(argv, env=environment, stdin=stdin, stdout=stdout)
+
+
+def request_file(text: str) -> str:
+    """A private file for the child: a request may be longer than an argument, and stdin is the conversation's.
+
+    What is installed has to work on a full or read-only disk too: then the system's own folder for such files takes it.
+    """
+    try:
+        return private_file(text, ROOT)
+    except OSError:
+        return private_file(text, None)
+
+
+def private_file(text: str, folder: Path | None) -> str:
+    handle, path = tempfile.mkstemp(prefix=".request-", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        Path(path).unlink()
+        raise
+    return path
+
+
+def wait_child(child: subprocess.Popen[bytes]) -> Any:
+    """Pass on what a child says; return its result.
+
+    A death without a word becomes a failure that names the signal.
+    """
+    assert child.stdout is not None, "start it with stdout=PIPE"
+    result = None
+    for line in child.stdout:
+        message = json.loads(line)
+        if "result" in message:
+            result = message["result"]
+        elif "error" in message:
+            child.wait()
+            raise AgentFailure(**message["error"])
+        else:
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+    status = child.wait()
+    if result is None:
+        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+        raise AgentFailure("child_died", f"the runtime's process ended with {name}", death_hint(-status))
+    return result
+
+
+def in_runtime(request: dict[str, Any]) -> Any:
+    """Run a request whole in a fresh process of the runtime, its stdin closed."""
+    child = start_child(request, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        return wait_child(child)
+    finally:
+        if child.poll() is None:
+            child.kill()
+
+
+def op_chat(request: dict[str, Any]) -> None:
+    """A conversation: after the request, every line of stdin is one JSON turn. Ends with stdin.
+
+    The child inherits both streams, so it is the child that says the result.
+    """
+    child = start_child(request, stdin=None, stdout=None)
+    status = child.wait()
+    if status < 0:
+        name = signal.Signals(-status).name
+        raise AgentFailure("child_died", f"the runtime's process ended with {name}", death_hint(-status))
+    if status > 0:
+        sys.exit(status)  # it has already said why

@@ -1,0 +1,204 @@
+"""The probe: what this device is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .condition import condition, memory_available_bytes, usable_cores
+from .layout import ROOT
+from .parsers import (
+    mount_of,
+    parse_accel_uevent,
+    parse_compatible,
+    parse_cpuinfo,
+    parse_cuda_version,
+    parse_glibc,
+    parse_jetpack,
+    parse_meminfo,
+    parse_mountinfo,
+    parse_nvidia_smi,
+    parse_os_release,
+    parse_tegra_release,
+    parse_windows,
+    storage_kind,
+)
+from .reading import read_text, run_tool, system_path
+
+# One start of PowerShell for all that Windows tells only there: it takes a second or two.
+WINDOWS_TIMEOUT_S = 40
+WINDOWS_FACTS = """
+$ErrorActionPreference = 'SilentlyContinue'; $ProgressPreference = 'SilentlyContinue'
+[Console]::OutputEncoding = [Text.Encoding]::UTF8
+$computer = Get-CimInstance Win32_ComputerSystem
+$system = Get-CimInstance Win32_OperatingSystem
+$disk = Get-Partition -DriveLetter '%s' | Get-Disk
+@{
+  manufacturer = "$($computer.Manufacturer)"; model = "$($computer.Model)"; ram = $computer.TotalPhysicalMemory
+  available_kib = $system.FreePhysicalMemory; system = "$($system.Caption)"; version = "$($system.Version)"
+  cpu = "$(@(Get-CimInstance Win32_Processor)[0].Name)"
+  npus = @(Get-PnpDevice -PresentOnly -Class ComputeAccelerator | ForEach-Object {
+    @{ name = "$($_.FriendlyName)"; id = "$($_.InstanceId)"; status = "$($_.Status)" } })
+  bus = "$($disk.BusType)"; disk = "$($disk.FriendlyName)"
+} | ConvertTo-Json -Compress -Depth 4
+"""
+
+
+def board_model() -> str:
+    return (
+        read_text("/sys/firmware/devicetree/base/model")
+        or read_text("/sys/devices/virtual/dmi/id/product_name")
+        or platform.node()
+    )
+
+
+def soc() -> str | None:
+    """The system on a chip, where a device tree names it."""
+    return parse_compatible(read_text("/sys/firmware/devicetree/base/compatible"))
+
+
+def glibc_version() -> str | None:
+    try:
+        text = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):
+        return None
+    return parse_glibc(text)
+
+
+def jetson() -> dict[str, str | None] | None:
+    """Versions of L4T and JetPack; None on what isn't a Jetson."""
+    l4t = parse_tegra_release(read_text("/etc/nv_tegra_release"))
+    if l4t is None:
+        return None
+    package = run_tool("dpkg-query", "--show", "--showformat=${Version}", "nvidia-jetpack")
+    return {"l4t": l4t, "jetpack": parse_jetpack(package, l4t)}
+
+
+def accelerators(board: dict[str, str | None] | None, npus: list[str]) -> list[str]:
+    """Accelerators whose drivers show themselves, each as `kind: name`.
+
+    `board` is what `jetson` found, `npus` the names that Windows gave.
+    """
+    found = []
+    if board is not None:
+        found.append(f"jetson: L4T {board['l4t']}, JetPack {board['jetpack'] or 'unknown'}")
+    query = "--query-gpu=name,driver_version,memory.total"
+    found += ["cuda: " + name for name in parse_nvidia_smi(run_tool("nvidia-smi", query, "--format=csv,noheader"))]
+    for node in sorted(system_path("/sys/class/accel").glob("accel*")):
+        name = parse_accel_uevent(read_text(node / "device" / "uevent"))
+        found.append("npu: " + (name or f"/dev/accel/{node.name}"))
+    # Qualcomm's laptops reach their NPU through remote calls to its processor, not through /dev/accel.
+    if system_path("/dev/fastrpc-cdsp").exists():
+        found.append("npu: Qualcomm Hexagon NPU (fastrpc-cdsp)")
+    return found + ["npu: " + name for name in npus]
+
+
+def storage() -> dict[str, str | None]:
+    """The disk that the install root lies on: its kind, its name, the file system. None where it isn't told."""
+    mount = mount_of(parse_mountinfo(read_text("/proc/self/mountinfo")), str(ROOT))
+    if mount is None:
+        return {"storage": None, "storage_device": None, "file_system": None}
+    disk, file_system = disk_behind(mount), mount["file_system"]
+    if disk is None:
+        # Of the network, in memory, or laid over other folders: the file system's name says it.
+        return {"storage": file_system, "storage_device": None, "file_system": file_system}
+    kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type"))
+    return {"storage": kind, "storage_device": disk.name, "file_system": file_system}
+
+
+def disk_behind(mount: dict[str, str]) -> Path | None:
+    """The folder in /sys of the disk that a mount's device is a part of, below mappers and RAIDs."""
+    device = system_path("/sys/dev/block") / mount["number"]
+    if not device.exists():  # btrfs has numbers of its own; its source is the device
+        source = os.path.realpath(system_path(mount["source"]))
+        device = system_path("/sys/class/block") / Path(source).name
+    for _ in range(8):
+        if not device.exists():
+            return None
+        device = device.resolve()
+        if (device / "partition").exists():
+            device = device.parent
+        below = sorted((device / "slaves").glob("*"))
+        if not below:
+            return device
+        device = below[0]
+    return None
+
+
+def root_access() -> dict[str, Any]:
+    """Why the install root can't be written to (None when it can), its mode, and whether it is this user's own.
+
+    A file is really made, without a name where the system can do that: permissions don't tell of read-only disks.
+    """
+    found: dict[str, Any] = {"root_error": None, "root_mode": None, "root_owned": None}
+    try:
+        with tempfile.TemporaryFile(prefix=".probe-", dir=ROOT):
+            pass
+    except OSError as exc:
+        found["root_error"] = exc.strerror or str(exc)
+    if hasattr(os, "geteuid"):  # Windows has lists of who may do what instead
+        status = ROOT.stat()
+        found.update(root_mode=f"{status.st_mode & 0o7777:04o}", root_owned=status.st_uid == os.geteuid())
+    return found
+
+
+def windows_facts() -> dict[str, Any]:
+    """What only CIM and Plug and Play tell; {} where it can't be asked."""
+    if sys.platform != "win32":
+        return {}
+    import base64
+
+    drive = ROOT.drive[:1] if re.match(r"[A-Za-z]:", ROOT.drive) else "C"
+    # Encoded, so that no shell reads it.
+    script = base64.b64encode((WINDOWS_FACTS % drive).encode("utf-16-le")).decode("ascii")
+    argv = ("powershell", "-NoProfile", "-NonInteractive", "-EncodedCommand", script)
+    return parse_windows(run_tool(*argv, timeout_s=WINDOWS_TIMEOUT_S))
+
+
+def total_memory_bytes() -> int | None:
+    total = parse_meminfo(read_text("/proc/meminfo")).get("MemTotal")
+    if total is None and hasattr(os, "sysconf"):
+        with contextlib.suppress(ValueError, OSError):
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total
+
+
+def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
+    """Facts about the device. Cheap: no runtime is imported. What isn't told is None, or empty."""
+    cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
+    libc, libc_version = platform.libc_ver()
+    board, windows = jetson(), windows_facts()
+    facts: dict[str, Any] = {
+        "board": board_model(),
+        "soc": soc(),
+        "arch": platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
+        "os": platform.system().lower(),
+        "os_name": parse_os_release(read_text("/etc/os-release")) or platform.platform(),
+        "kernel": platform.release(),
+        "libc": f"{libc} {libc_version}".strip(),
+        "glibc": glibc_version(),
+        "cpu": cpu["name"] or platform.processor() or None,
+        "isa": cpu["features"],
+        "cores": usable_cores(),
+        "ram_bytes": total_memory_bytes(),
+        "mem_available_bytes": memory_available_bytes(),
+        "free_disk_bytes": shutil.disk_usage(ROOT).free,
+        **storage(),
+        "python": platform.python_version(),
+        "has_ensurepip": importlib.util.find_spec("ensurepip") is not None,
+        "jetson": board,
+        "cuda": parse_cuda_version(read_text("/usr/local/cuda/version.json")),
+        "accelerators": accelerators(board, windows.pop("npus", [])),
+        **condition(board),
+        "install_root": str(ROOT),
+        **root_access(),
+    }
+    return dict(facts, **{name: value for name, value in windows.items() if value is not None})

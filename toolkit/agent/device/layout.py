@@ -1,0 +1,55 @@
+"""Where things lie on the device, and how a file gets there so that a power cut can't halve it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .protocol import CHUNK
+
+AGENT_FILE = Path(__file__).absolute().parents[1].resolve()
+ROOT = AGENT_FILE.parent.parent
+POINTER = ROOT / "current.json"
+BLOBS = ROOT / "blobs" / "sha256"
+INCOMING = ROOT / "incoming"
+RELEASES = ROOT / "releases"
+RUNTIMES = ROOT / "runtimes"
+LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a folder to the disk. Windows can't open folders: its rename is journaled."""
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: str | bytes) -> None:
+    """Write beside, flush, rename, flush the folder: a power cut leaves the old or the new content, whole."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with beside.open("wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    fsync_path(path.parent)
+
+
+def sha256_file(path: Path, heard: Callable[[int], None] | None = None) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while True:
+            chunk = file.read(CHUNK)
+            if not chunk:
+                return digest.hexdigest()
+            digest.update(chunk)
+            if heard:
+                heard(len(chunk))

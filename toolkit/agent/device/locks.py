@@ -1,0 +1,84 @@
+"""The store's locks: one changes it, one pushes; whoever waits is told for whom."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .layout import ROOT
+from .protocol import CHUNK, emit
+from .reading import read_text
+
+LOCK_POLL_S = 0.1
+WAITING_S = 5.0
+LOCKED_BYTE = 1 << 30
+
+
+@contextlib.contextmanager
+def held(name: str, request: dict[str, Any]) -> Iterator[None]:
+    """Hold one of the store's locks, `lock` (it changes) or `push.lock` (files arrive); the system frees it at our end.
+
+    One that is taken is waited for, and the host hears of its holder again and again: a host that has gone ends us.
+    """
+    ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (ROOT / name).open("a+b") as file:
+        told = None
+        while not try_lock(file):
+            if told is None or time.monotonic() - told > WAITING_S:
+                told = time.monotonic()
+                emit("event", {"type": "waiting", "holder": read_holder(ROOT / name)})
+            time.sleep(LOCK_POLL_S)
+        holder = {"by": str(request.get("by", "?"))[:200], "op": request["op"], "since_unix_s": time.time()}
+        # On a full or read-only disk the lock holds without a name.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(holder).encode("utf-8"))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+
+
+def try_lock(file: Any) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # Windows lets nobody read what is locked: a byte far behind the holder's name.
+            file.seek(LOCKED_BYTE)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
+
+
+def read_holder(path: Path) -> dict[str, Any] | None:
+    """Who holds a lock; None in the moment before it has written its name."""
+    try:
+        holder: dict[str, Any] = json.loads(read_text(path))
+    except ValueError:
+        return None
+    return holder
+
+
+def op_hold(request: dict[str, Any]) -> dict[str, Any]:
+    """Keep `push.lock` for as long as the host keeps our stdin open: two pushers would write to the same files."""
+    with held("push.lock", request):
+        emit("event", {"type": "held"})
+        while os.read(0, CHUNK):
+            pass
+    return {}

@@ -1,0 +1,114 @@
+"""edgephi's agent: everything that happens on a target. Standard library only, Python 3.9 syntax.
+
+The host packs these parts into one file, which lies as <install_root>/agent/agent-<hash>.pyz and works on that root:
+
+    blobs/sha256/<hash>     verified files, read-only   incoming/<hash>.part   files on their way
+    releases/<bundle-id>/   hard links into blobs       runtimes/<lock>/       virtual environments
+    current.json            the pointer                 lock, push.lock        held while something changes or arrives
+
+Protocol: constant argv (`python -u agent-….pyz`), one JSON request as the first line of stdin, JSON lines on
+stdout, each with `protocol: 1` and one of `event`, `result`, `error`. Logs go to stderr. Operations that need
+the runtime run in a fresh process of the runtime's own Python. Times are raw nanoseconds; statistics are the
+host's work.
+
+By hand, on the device, without any host:
+
+    echo '{"protocol": 1, "op": "releases"}' | python3 ~/.edgephi/agent/agent-*.pyz
+    echo '{"protocol": 1, "op": "rollback"}' | python3 ~/.edgephi/agent/agent-*.pyz
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from .layout import ROOT
+from .protocol import CHILD_REQUEST, PROTOCOL, SIGKILL, AgentFailure, death_hint, emit
+from .settle import refuse_if_damaged
+
+# Which part does an operation: a small board reads that one and what it needs, nothing else.
+OPS = {
+    "settle": "settle.op_settle",
+    "probe": "facts.op_probe",
+    "missing": "store.op_missing",
+    "install": "store.op_install",
+    "discard": "store.op_discard",
+    "activate": "releases.op_activate",
+    "rollback": "releases.op_rollback",
+    "deactivate": "releases.op_deactivate",
+    "releases": "releases.op_releases",
+    "hold": "locks.op_hold",
+    "verify": "upkeep.op_verify",
+    "prune": "upkeep.op_prune",
+    "provision": "runtimes.op_provision",
+    "check": "children.in_runtime",
+    "reference": "children.in_runtime",
+    "evaluate": "children.in_runtime",
+    "bench": "bench.op_bench",
+    "measure": "speed.op_measure",
+    "chat": "children.op_chat",
+    "score": "children.op_chat",
+}
+CHILD_OPS = {
+    "check": "inference.child_check",
+    "bench": "bench.child_bench",
+    "measure": "speed.child_measure",
+    "chat": "chat.child_chat",
+    "score": "tasks.child_score",
+    "reference": "quality.child_reference",
+    "evaluate": "quality.child_evaluate",
+}
+
+
+def main() -> None:
+    try:
+        refuse_if_damaged()
+        inner = os.environ.pop(CHILD_REQUEST, None)
+        result = operate(read_request(), OPS) if inner is None else operate(take_request(Path(inner)), CHILD_OPS)
+        if result is not None:
+            emit("result", result)
+    except AgentFailure as exc:
+        fail(exc.code, exc.message, exc.hint)
+    except OSError as exc:
+        if isinstance(exc, BrokenPipeError):
+            os._exit(1)  # the host has gone: nobody is left to tell
+        code = "device_full" if exc.errno == errno.ENOSPC else "os"
+        fail(code, f"{exc.strerror}: {exc.filename or ROOT}")
+    except MemoryError:
+        fail("child_died", "out of memory", death_hint(SIGKILL))
+    except (KeyError, TypeError, ValueError) as exc:
+        traceback.print_exc()
+        fail("bad_request", f"{type(exc).__name__}: {exc}")
+
+
+def read_request() -> str:
+    """The first line of stdin, unbuffered: a conversation's later lines stay in the pipe for the child that reads
+    them.
+    """
+    with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
+        return stdin.readline().decode("utf-8")
+
+
+def take_request(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    path.unlink()
+    return text
+
+
+def operate(text: str, operations: dict[str, str]) -> Any:
+    request = json.loads(text)
+    if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in operations:
+        raise AgentFailure("bad_request", f"unknown request: {text[:200]!r}")
+    part, _, name = operations[request["op"]].partition(".")
+    return getattr(importlib.import_module(f".{part}", __package__), name)(request)
+
+
+def fail(code: str, message: str, hint: str | None = None) -> None:
+    emit("error", {"code": code, "message": message, "hint": hint})
+    sys.exit(1)

@@ -1,0 +1,41 @@
+"""What both sides speak: one JSON line a message, failures that the host can word."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from typing import Any
+
+PROTOCOL = 1
+# Names the file that holds the request of a child, in its environment.
+CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST_FILE"
+HEX64 = re.compile(r"[0-9a-f]{64}\Z")
+CHUNK = 1 << 20
+SIGKILL = 9  # Windows' signal module hasn't got it
+
+
+class AgentFailure(Exception):
+    """A failure the host can word: a code from a short list, what happened, what to do."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint = code, message, hint
+
+
+def emit(kind: str, payload: Any) -> None:
+    sys.stdout.write(json.dumps({"protocol": PROTOCOL, kind: payload}) + "\n")
+    sys.stdout.flush()
+
+
+def progress(label: str, done: int, total: int, unit: str = "steps") -> None:
+    emit("event", {"type": "progress", "label": label, "done": done, "total": total, "unit": unit})
+
+
+def death_hint(number: int) -> str | None:
+    if number == SIGKILL:
+        return "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
+    if number == getattr(signal, "SIGILL", -1):
+        return "this CPU lacks an instruction that the runtime's wheel uses"
+    return None

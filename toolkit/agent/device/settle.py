@@ -1,0 +1,44 @@
+"""The agent's own file: it comes to rest under its name by itself, and refuses to work when it isn't whole."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any
+
+from .layout import AGENT_FILE, ROOT, fsync_path, sha256_file, write_durably
+from .protocol import AgentFailure
+
+# The name tells the first half of the hash's hexadecimal digits, whatever follows it.
+NAME = re.compile(r"(agent-([0-9a-f]{16}))\.")
+
+
+def refuse_if_damaged() -> None:
+    """A flipped bit in a file that is read as source may do anything; zip checks nothing of what is stored as it is."""
+    match = NAME.match(AGENT_FILE.name)
+    if match and sha256_file(AGENT_FILE)[:16] != match.group(2):
+        hint = "run the command again: the agent is sent afresh"
+        raise AgentFailure("damaged_agent", f"{AGENT_FILE} doesn't have the hash that its name tells", hint)
+
+
+def op_settle(_request: dict[str, Any]) -> dict[str, Any]:
+    """Put this file, which has just arrived under another name, durably under the one that it is started by.
+
+    It is written there rather than renamed: from this machine it may have come as a hard link. `was_whole` says
+    whether the same content stood there already.
+    """
+    match = NAME.match(AGENT_FILE.name)
+    if not match or AGENT_FILE.suffix == ".pyz":
+        raise AgentFailure("bad_request", f"{AGENT_FILE.name} isn't an agent that has just arrived")
+    path, content = AGENT_FILE.with_name(match.group(1) + ".pyz"), AGENT_FILE.read_bytes()
+    was_whole = False
+    with contextlib.suppress(OSError):  # none there, or the disk can't read it any more
+        was_whole = path.read_bytes() == content
+    if not was_whole:
+        write_durably(path, content)
+        # Nor may what is written later be lost with a folder that was new.
+        for folder in (ROOT, ROOT.parent):
+            with contextlib.suppress(PermissionError):  # somebody else's folder, not ours to read
+                fsync_path(folder)
+    AGENT_FILE.unlink()
+    return {"was_whole": was_whole}

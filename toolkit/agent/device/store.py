@@ -1,0 +1,163 @@
+"""What arrives and becomes a release: incoming files, blobs, links to them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .layout import BLOBS, INCOMING, RELEASES, ROOT, fsync_path, sha256_file, write_durably
+from .locks import held
+from .protocol import CHUNK, HEX64, AgentFailure, progress
+
+
+def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
+    """Parse and distrust a manifest: its hash is the release's name, and every path stays inside it."""
+    if not HEX64.match(release):
+        raise AgentFailure("bad_request", f"not a bundle id: {release!r}")
+    if hashlib.sha256(text.encode("utf-8")).hexdigest() != release:
+        raise AgentFailure("corrupt", f"the manifest doesn't have the hash {release[:12]}")
+    artifacts: list[dict[str, Any]] = json.loads(text)["artifacts"]
+    for artifact in artifacts:
+        path, size = artifact["path"], artifact["size_bytes"]
+        parts = path.split("/")
+        if (
+            not HEX64.match(artifact["sha256"])
+            or not isinstance(size, int)
+            or not 0 <= size < 1 << 40
+            or any(part in ("", ".", "..") for part in parts)
+            or re.search(r"[\\:\0]", path)
+            or parts == ["manifest.json"]
+        ):
+            raise AgentFailure("corrupt", f"the manifest names an unsafe file: {path!r}")
+    return artifacts
+
+
+def op_missing(request: dict[str, Any]) -> dict[str, Any]:
+    """Which of `artifacts` have no blob here yet, the hashes of what has arrived of each, and the free space.
+
+    What has arrived may have holes: it is hashed in pieces of `chunk_bytes`, and those that are right stay.
+    """
+    if (RELEASES / request.get("release", "-")).is_dir():
+        return {"installed": True, "missing": [], "free_bytes": shutil.disk_usage(ROOT).free}
+    missing = []
+    for artifact in request["artifacts"]:
+        sha256, size = artifact["sha256"], artifact["size_bytes"]
+        if not HEX64.match(sha256):
+            raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
+        blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
+        if blob.is_file() and blob.stat().st_size == size:
+            continue
+        entry: dict[str, Any] = {"sha256": sha256, "chunks": []}
+        if part.is_file():
+            if part.stat().st_size <= size:
+                entry["chunks"] = chunk_hashes(part, request["chunk_bytes"])
+            else:
+                part.unlink()
+        missing.append(entry)
+    INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return {"installed": False, "missing": missing, "free_bytes": shutil.disk_usage(ROOT).free}
+
+
+def chunk_hashes(path: Path, chunk_bytes: int) -> list[str]:
+    """SHA-256 of every `chunk_bytes` of a file, the last chunk as long as it is."""
+    if not CHUNK <= chunk_bytes <= 64 * CHUNK:
+        raise AgentFailure("bad_request", f"chunks of {chunk_bytes} bytes")
+    hashes = []
+    with path.open("rb", buffering=0) as file:
+        while True:
+            digest, left = hashlib.sha256(), chunk_bytes
+            while left:
+                data = file.read(min(left, CHUNK))
+                if not data:
+                    break
+                digest.update(data)
+                left -= len(data)
+            if left < chunk_bytes:
+                hashes.append(digest.hexdigest())
+            if left:
+                return hashes
+
+
+def op_install(request: dict[str, Any]) -> dict[str, Any]:
+    """Turn what arrived into a release: all artifacts hashed, linked and flushed, the folder renamed last."""
+    release, text = request["release"], request["manifest"]
+    artifacts = read_manifest(text, release)
+    with held("lock", request):
+        if (RELEASES / release).is_dir():
+            return {"release": release, "installed": False}
+        BLOBS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        RELEASES.mkdir(mode=0o700, parents=True, exist_ok=True)
+        verify_blobs(artifacts)
+        beside = RELEASES / f".new-{release[:16]}"
+        shutil.rmtree(beside, ignore_errors=True)
+        link_release(artifacts, beside)
+        write_durably(beside / "manifest.json", text)
+        for folder in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
+            fsync_path(folder)
+        beside.replace(RELEASES / release)
+        fsync_path(RELEASES)
+    return {"release": release, "installed": True}
+
+
+def verify_blobs(artifacts: list[dict[str, Any]]) -> None:
+    unique = {artifact["sha256"]: artifact for artifact in artifacts}
+    total, done = sum(artifact["size_bytes"] for artifact in unique.values()), 0
+
+    def heard(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("verify", done, total, "bytes")
+
+    for sha256, artifact in unique.items():
+        blob, part = BLOBS / sha256, INCOMING / f"{sha256}.part"
+        source = blob if blob.is_file() else part
+        if not source.is_file():
+            raise AgentFailure(
+                "corrupt", f"{artifact['path']} never arrived", "deploy again: only what is missing is sent"
+            )
+        if sha256_file(source, heard) != sha256:
+            # What is wrong is moved out of the way, so that the next deploy sends it afresh.
+            source.unlink()
+            raise AgentFailure(
+                "corrupt",
+                f"{artifact['path']} doesn't have its SHA-256 on the device",
+                "deploy again: it is sent afresh",
+            )
+        if source is part:
+            # A hard link from a local push shares its inode with the bundle: it is read-only already.
+            with contextlib.suppress(PermissionError):
+                part.chmod(0o444)
+            fsync_path(part)
+            part.replace(blob)
+    fsync_path(BLOBS)
+
+
+def link_release(artifacts: list[dict[str, Any]], folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    for artifact in artifacts:
+        path = folder / artifact["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blob = BLOBS / artifact["sha256"]
+        try:
+            os.link(blob, path)
+        except OSError as exc:
+            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+                raise
+            shutil.copyfile(blob, path)  # exFAT cards have no hard links
+            fsync_path(path)
+
+
+def op_discard(request: dict[str, Any]) -> dict[str, Any]:
+    """Throw away what arrived in incoming/ and isn't for the store, whole or not."""
+    for sha256 in request["sha256"]:
+        if not HEX64.match(sha256):
+            raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
+        (INCOMING / f"{sha256}.part").unlink(missing_ok=True)
+    return {}
