@@ -6,14 +6,13 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from toolkit.device import Device
-from toolkit.errors import DeviceError, DeviceFull, ToolkitError
+from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
 from toolkit.pace import Ramp, Throttle
 from toolkit.transport import Pace, Transport
@@ -27,7 +26,8 @@ PIECE_BYTES = 32 * CHUNK_BYTES
 # slow link's rate can't be told from a few of them.
 _STEP_BYTES = 255 * 1024
 _RAMP_S, _RAMP_BYTES = 2.0, 8 * _STEP_BYTES
-_POLL_S = 0.1
+# How often progress is told: each acknowledgement would wake a thread that the sending ones have to wait for.
+_TELL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,11 @@ class _Range:
 
 
 class _Sending:
-    """Connections, each in a thread of its own, that take pieces from one queue, in the end halves of each other's."""
+    """Connections, each in a thread of its own, that take pieces from one queue, in the end halves of each other's.
+
+    The device's own connection holds the lock there, and without it all ends; what another one breaks off goes back
+    into the queue.
+    """
 
     def __init__(self, device: Device, pieces: Sequence[Piece]) -> None:
         self._device = device
@@ -127,22 +131,21 @@ class _Sending:
         self._under_way: list[_Range] = []
         self._sharing = threading.Lock()
         self._total = sum(piece.length for piece in pieces)
+        self._done = 0
         self._stop = threading.Event()
         self._pace: Pace | None = None
         if device.limit_bytes_per_s is not None:
             self._pace = Throttle(device.limit_bytes_per_s, sleep=self._stop.wait).pay
         # Who sets a limit wants less of the link, not more connections.
         self._may_grow = device.limit_bytes_per_s is None and device.target.transport != "local"
-        self._heard: SimpleQueue[int] = SimpleQueue()
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
     def run(self) -> Service[None]:
-        if not self._waiting:
-            return
         try:
-            self._add(self._device.transport)
-            yield from self._watch()
+            while self._waiting and self._error is None:
+                self._add(self._over_the_devices_own)
+                yield from self._watch()
         finally:
             self._stop.set()
             for thread in self._threads:
@@ -151,62 +154,68 @@ class _Sending:
             raise self._error
 
     def _watch(self) -> Service[None]:
-        ramp, done = Ramp(), 0
-        since, before = time.monotonic(), 0
-        while any(thread.is_alive() for thread in self._threads) or not self._heard.empty():
-            if news := self._news():
-                done += news
+        """Tell how far it is, and try further connections, until every thread has ended."""
+        ramp, told = Ramp(), 0
+        since, before = time.monotonic(), self._done
+        working: threading.Thread | None = self._threads[-1]
+        while working is not None:
+            working.join(_TELL_S)
+            working = next((thread for thread in self._threads if thread.is_alive()), None)
+            done = self._done
+            if done > told:
+                told = done
                 yield Progress("push", done, self._total, "bytes")
             elapsed, moved = time.monotonic() - since, done - before
-            if self._may_grow and elapsed >= _RAMP_S * (1 if moved >= _RAMP_BYTES else 3):
+            if working and self._may_grow and elapsed >= _RAMP_S * (1 if moved >= _RAMP_BYTES else 3):
                 rate = moved / elapsed
                 self._may_grow = ramp.another(rate)
                 # What is left has to be worth a handshake.
                 if self._may_grow and self._total - done > rate * _RAMP_S:
-                    self._add(None)
+                    self._add(self._over_another)
                 since, before = time.monotonic(), done
 
-    def _news(self) -> int:
-        """Bytes that arrived since the last call, which waits a moment for some."""
-        news = 0
-        with suppress(Empty):
-            news = self._heard.get(timeout=_POLL_S)
-            while True:
-                news += self._heard.get_nowait()
-        return news
-
-    def _add(self, transport: Transport | None) -> None:
-        thread = threading.Thread(target=self._work, args=(transport,), daemon=True)
+    def _add(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _work(self, transport: Transport | None) -> None:
-        if transport is not None:
-            self._send(transport)
-            return
+    def _over_the_devices_own(self) -> None:
         try:
-            another = self._device.dial()
+            self._send(self._device.transport)
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _over_another(self) -> None:
+        try:
+            with closing(self._device.dial()) as another:
+                self._send(another)
+        except (DeviceFull, CorruptBundle) as exc:
+            self._fail(exc)
         except ToolkitError:
-            # A server may count connections; the ones there are do the work.
+            # A server may count connections, and a link may break; the connection that is there does the work.
             self._may_grow = False
-            return
-        try:
-            self._send(another)
-        finally:
-            another.close()
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _fail(self, exc: BaseException) -> None:
+        self._error = self._error or exc
+        self._stop.set()
 
     def _send(self, transport: Transport) -> None:
-        try:
-            while (mine := self._next()) is not None:
+        while (mine := self._next()) is not None:
+            arrived = mine.position
+            try:
                 for count in self._put(transport, mine):
-                    self._heard.put(count)
+                    arrived += count
+                    with self._sharing:
+                        self._done += count
                     if self._stop.is_set():
                         return
+            finally:
                 with self._sharing:
                     self._under_way.remove(mine)
-        except BaseException as exc:
-            self._error = self._error or exc
-            self._stop.set()
+                    if arrived < mine.end:
+                        self._waiting.append(_Range(mine.file, arrived, mine.end))
 
     def _next(self) -> _Range | None:
         """A piece that nobody has begun, else the second half of the longest one; None when that isn't worth it."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+from io import FileIO
 from typing import Any
 
-from paramiko.sftp import CMD_WRITE, int64
+from paramiko.sftp import CMD_WRITE
+
+from toolkit.transport.ssh_packets import send_all
 
 # OpenSSH takes packets of 256 KiB, header included; paramiko's own 32 KiB halve the throughput.
 CHUNK_BYTES = 255 * 1024
 _IN_FLIGHT = 32
+_LENGTH = struct.Struct(">I")
+# Packet's length, its type, the request's number, the handle's length.
+_HEAD = struct.Struct(">IBII")
+# Offset in the file, and the data's length.
+_PLACE = struct.Struct(">QI")
 
 
 class Upload:
@@ -24,19 +33,34 @@ class Upload:
         self._position = offset
         self._sftp = sftp
         self._handle = file.handle
+        self._data_at = _HEAD.size + len(self._handle) + _PLACE.size
+        # The one packet that every write goes through: a fresh one each time would cost more than its encryption.
+        self._packet = memoryview(bytearray(self._data_at + CHUNK_BYTES))
+        self._packet[_HEAD.size : _HEAD.size + len(self._handle)] = self._handle
         self._pending: dict[int, int] = {}
         self._error: OSError | None = None
 
-    def write(self, chunk: bytes) -> int:
-        """Send up to CHUNK_BYTES; gives the bytes acknowledged meanwhile. Raises an earlier write's error."""
+    def read(self, source: FileIO, count: int) -> int:
+        """Fetch up to `count` bytes, CHUNK_BYTES at most, for the next `write`; how many there were."""
+        return source.readinto(self._packet[self._data_at : self._data_at + min(count, CHUNK_BYTES)]) or 0
+
+    def write(self, count: int) -> int:
+        """Send `count` bytes that were read; gives those acknowledged meanwhile. Raises an earlier write's error."""
         channel = self._sftp.get_channel()
         while len(self._pending) >= _IN_FLIGHT or (self._pending and channel.recv_ready()):
             self._sftp._read_response()
         if self._error is not None:
             raise self._error
-        number = self._sftp._async_request(self, CMD_WRITE, self._handle, int64(self._position), chunk)
-        self._pending[number] = len(chunk)
-        self._position += len(chunk)
+        with self._sftp._lock:
+            number = self._sftp.request_number
+            self._sftp.request_number += 1
+            self._sftp._expecting[number] = self
+        self._pending[number] = count
+        end = self._data_at + count
+        _HEAD.pack_into(self._packet, 0, end - _LENGTH.size, CMD_WRITE, number, len(self._handle))
+        _PLACE.pack_into(self._packet, self._data_at - _PLACE.size, self._position, count)
+        send_all(channel, self._packet[:end])
+        self._position += count
         return self._news()
 
     def finish(self) -> int:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,10 @@ class SshTransport:
             with self._open(path, keep=offset > 0 or end is not None) as file:
                 upload = Upload(self._files(), file, offset)
                 try:
-                    while chunk := _read(data, end):
+                    while count := _read(upload, data, end):
                         if pace is not None:
-                            pace(len(chunk))
-                        yield upload.write(chunk)
+                            pace(count)
+                        yield upload.write(count)
                     yield upload.finish()
                 except OSError as exc:
                     if not self._is_lost():
@@ -316,19 +317,19 @@ def _remote(path: str) -> str:
 
 
 @contextmanager
-def _reading(source: Path) -> Iterator[Any]:
+def _reading(source: Path) -> Iterator[FileIO]:
     try:
-        data = source.open("rb")
+        data = source.open("rb", buffering=0)
     except OSError as exc:
         raise CorruptBundle(f"{source}: cannot be read: {exc.strerror}") from exc
     with data:
         yield data
 
 
-def _read(data: Any, end: End | None) -> bytes:
+def _read(upload: Upload, data: FileIO, end: End | None) -> int:
     """A local read error must not look like one of the link."""
     try:
         left = CHUNK_BYTES if end is None else end(data.tell()) - data.tell()
-        return bytes(data.read(min(CHUNK_BYTES, max(0, left))))
+        return upload.read(data, max(0, left))
     except OSError as exc:
-        raise CorruptBundle(f"{data.name}: cannot be read: {exc.strerror}") from exc
+        raise CorruptBundle(f"{data.name!s}: cannot be read: {exc.strerror}") from exc

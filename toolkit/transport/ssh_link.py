@@ -20,6 +20,7 @@ from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
 from toolkit.transport.known_hosts import KnownKey, fingerprint, host_names, read_known_hosts
 from toolkit.transport.ssh_config import SshOptions, SshTarget
+from toolkit.transport.ssh_packets import BurstPacketizer
 
 LINK_TIMEOUT_S = 20
 KEEPALIVE_S = 10
@@ -27,6 +28,7 @@ KEEPALIVE_S = 10
 # half-dead router. One write of an upload takes that long at 4 kB/s.
 SILENCE_S = 60.0
 _WATCH_S = 1.0
+_READ_AHEAD_BYTES = 64 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
 # The numbers that shells add to 128, by the names of RFC 4254.
 _SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11}
@@ -59,10 +61,13 @@ class _Watched:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.heard_at = time.monotonic()
+        self._ahead = b""
 
     def recv(self, count: int) -> bytes:
-        data = self._sock.recv(count)
+        # A push is acknowledged in packets of some twenty bytes, which paramiko asks for in two pieces each.
+        ahead = self._ahead or self._sock.recv(max(count, _READ_AHEAD_BYTES))
         self.heard_at = time.monotonic()
+        data, self._ahead = ahead[:count], ahead[count:]
         return data
 
     def give_up(self) -> None:
@@ -244,7 +249,7 @@ def _negotiated(sock: socket.socket, where: str, key_types: Sequence[str]) -> An
     transport = None
     try:
         watched = _Watched(sock)
-        transport = _Transport(watched)
+        transport = _Transport(watched, packetizer_class=BurstPacketizer)
         security = transport.get_security_options()
         # Sorting is stable. AES-GCM moves twice as much as paramiko's first choice.
         security.ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
