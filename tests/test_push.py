@@ -16,9 +16,12 @@ from tests.test_deploy import target_over
 from toolkit import push as engine
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
-from toolkit.events import Event, Progress
+from toolkit.events import Event, Progress, Service
 from toolkit.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
+from toolkit.targets import Target
+from toolkit.transport import open_transport
 from toolkit.transport.embedded import EmbeddedServer
+from toolkit.transport.watched import WatchedTransport
 
 MIB = 2**20
 
@@ -40,6 +43,14 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 def device(server: EmbeddedServer, tmp_path: Path) -> Iterator[Device]:
     with connect(target_over(server, tmp_path / "device")) as device:
         yield device
+
+
+def over(relay: Relay, target: Target, tmp_path: Path) -> Target:
+    """The target behind a relay."""
+    assert target.known_hosts is not None
+    known = tmp_path / "known_hosts-relay"
+    known.write_text(target.known_hosts.read_text().replace(f":{target.port}", f":{relay.port}"))
+    return target.model_copy(update={"port": relay.port, "known_hosts": known})
 
 
 def arrived(tmp_path: Path, file: Upload) -> Path:
@@ -101,7 +112,37 @@ def test_another_connection_is_opened_when_it_may_help_and_all_close(
         follow(push(device, [file]))
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
     assert opened
-    assert all(not transport._link.transport.is_active() for transport in opened)  # type: ignore[attr-defined]
+    assert all(transport._is_lost() for transport in opened)  # type: ignore[attr-defined]
+
+
+def test_what_another_connection_breaks_off_goes_over_the_first(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_RAMP_S", 0.05)
+    file = upload(tmp_path / "large", 160 * MIB)
+    target, relay = target_over(server, tmp_path / "device"), Relay(server.port)
+    opened: list[WatchedTransport] = []
+
+    def over_the_relay() -> WatchedTransport:
+        opened.append(WatchedTransport(open_transport(over(relay, target, tmp_path))))
+        return opened[-1]
+
+    def cut_once_it_sends() -> Service[int]:
+        service = push(device, [file])
+        while True:
+            try:
+                event = next(service)
+            except StopIteration as end:
+                return int(end.value)
+            if opened and opened[0].sent_bytes:
+                relay.cut()
+            yield event
+
+    with connect(target) as device:
+        device.dial = over_the_relay
+        assert follow(cut_once_it_sends()) == file.size_bytes
+    assert opened[0].sent_bytes
+    assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
 
 
 def test_a_server_that_refuses_more_connections_gets_the_file_over_one(
@@ -151,10 +192,8 @@ def test_a_link_that_is_cut_anywhere_costs_only_what_was_under_way(
     file = upload(tmp_path / "large", 80 * MIB)
     offset = int.from_bytes(hashlib.sha256(bytes([seed])).digest()[:4], "big") % file.size_bytes
     relay = Relay(server.port)
-    target = target_over(server, tmp_path / "device").model_copy(update={"port": relay.port})
-    known_hosts = tmp_path / "known_hosts-relay"
-    known_hosts.write_text(server.known_hosts.read_text().replace(f":{server.port}", f":{relay.port}"))
-    with connect(target.model_copy(update={"known_hosts": known_hosts})) as device, pytest.raises(HostUnreachable):
+    target = over(relay, target_over(server, tmp_path / "device"), tmp_path)
+    with connect(target) as device, pytest.raises(HostUnreachable):
         for event in push(device, [file]):
             if isinstance(event, Progress) and event.done >= min(offset, file.size_bytes - CHUNK_BYTES):
                 relay.cut()

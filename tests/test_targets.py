@@ -150,7 +150,7 @@ def test_accepted(key: str, value: object) -> None:
             "identity_file: edgephi keeps no secrets in files; write the path of the key file",
         ),
         ({"tags": ["a b"]}, "tags: 'a b' is not a tag: letters, digits and . _ - only"),
-        ({"transport": "telnet"}, "transport: must be 'ssh' or 'local', not 'telnet'"),
+        ({"transport": "telnet"}, "transport: must be 'ssh', 'paramiko', 'openssh' or 'local', not 'telnet'"),
         ({"transport": "local"}, "host: means nothing with transport 'local'"),
         ({"hots": "x"}, "hots: unknown key (did you mean 'host'?)"),
         ({"path": "x"}, "path: unknown key"),

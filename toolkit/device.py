@@ -29,7 +29,7 @@ from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.runtime import Runtime
 from toolkit.targets import Target, load_target
-from toolkit.transport import Process, PromptSecret, Transport, open_transport
+from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport
 
 
 class _DamagedAgent(AgentError):
@@ -273,10 +273,10 @@ def connect(
     if isinstance(target, str):
         target = load_target(target)
     profile = load_profile(target.profile)
-    dial = partial(open_transport, target, prompt_secret and remembered(prompt_secret))
-    transport = dial()
+    ask = prompt_secret and remembered(prompt_secret)
+    transport = open_transport(target, ask)
     try:
-        yield Device(target, profile, transport, dial, limit_bytes_per_s)
+        yield Device(target, profile, transport, partial(open_another, target, ask), limit_bytes_per_s)
     finally:
         transport.close()
 

@@ -125,7 +125,9 @@ class Target(BaseModel):
     name: Annotated[str, AfterValidator(_target_name)] = Field(exclude=True)
     path: Path | None = Field(None, exclude=True)
     schema_version: Literal[1] = 1
-    transport: Literal["ssh", "local"] = Field("ssh", description="how to reach the machine")
+    transport: Literal["ssh", "paramiko", "openssh", "local"] = Field(
+        "ssh", description="how to reach the machine: paramiko and openssh are SSH with that client alone"
+    )
     host: Annotated[str, AfterValidator(_host)] | None = Field(
         None, description="host name, address or alias of ~/.ssh/config"
     )
@@ -144,13 +146,20 @@ class Target(BaseModel):
 
     @model_validator(mode="after")
     def _fits_its_transport(self) -> Target:
-        if self.transport == "ssh" and self.host is None:
+        if self.transport != "local" and self.host is None:
             raise ValueError("host: missing")
         if self.transport == "local":
             for key in ("host", "user", "port", "identity_file", "known_hosts"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key}: means nothing with transport 'local'")
         return self
+
+
+def over(target: Target, client: str | None) -> Target:
+    """The target over another SSH client (auto, paramiko, openssh) than its file says; this machine stays itself."""
+    if client is None or target.transport == "local":
+        return target
+    return target.model_copy(update={"transport": "ssh" if client == "auto" else client})
 
 
 @dataclass(frozen=True)

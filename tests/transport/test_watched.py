@@ -13,15 +13,18 @@ from toolkit.errors import DeviceError, HostUnreachable
 from toolkit.transport import Transport
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.local import LocalTransport
+from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 from toolkit.transport.watched import WatchedTransport
 
 
-@pytest.fixture(params=["local", "embedded", "sshd"])
+@pytest.fixture(params=["local", "embedded", "sshd", "openssh"])
 def transport(request: pytest.FixtureRequest, embedded: EmbeddedServer, sshd: PrivateSshd) -> Transport:
     if request.param == "local":
         return LocalTransport()
+    if request.param == "openssh":
+        return OpenSshTransport(address_of(sshd))
     return SshTransport(address_of(embedded if request.param == "embedded" else sshd))
 
 

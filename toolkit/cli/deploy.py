@@ -29,6 +29,7 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...", shell_complete=options.several_targets)
 @options.offline
 @options.limit_rate
+@options.transport
 @click.option(
     "--gate", is_flag=True, help="Measure it there first; it becomes active only within the profile's limits."
 )
@@ -44,6 +45,7 @@ def deploy(
     offline: bool,
     wheels: Path | None,
     limit_bytes_per_s: float | None,
+    client: str | None,
     gate: bool,
     force: bool,
     as_json: bool,
@@ -65,7 +67,7 @@ def deploy(
     from toolkit.deploy import Delivery
     from toolkit.targets import is_tag
 
-    how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "as_json": as_json}
+    how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "client": client, "as_json": as_json}
     if len(targets) > 1 or is_tag(targets[0]):
         roll_out(bundle, targets, offline=offline, wheels=wheels, force=force, **how, **rollout)
         return
@@ -82,6 +84,7 @@ def _deploy_to_one(
     delivery: Delivery,
     *,
     limit_bytes_per_s: float | None,
+    client: str | None,
     gate: bool,
     as_json: bool,
 ) -> None:
@@ -90,9 +93,11 @@ def _deploy_to_one(
     from toolkit.deploy import deploy as deploy_service
     from toolkit.device import connect
     from toolkit.gate import deploy_gated
+    from toolkit.targets import load_target, over
 
     found = find_bundle(bundle)
-    with connect(target, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:
+    reached = over(load_target(target), client)
+    with connect(reached, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:
         if gate:
             verdict = render.follow(deploy_gated(found, device, delivery))
             _show_verdict(verdict, as_json=as_json)

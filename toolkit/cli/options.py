@@ -90,6 +90,17 @@ def limit_rate(command: F) -> F:
     )(command)
 
 
+def transport(command: F) -> F:
+    """What carries the connection to a target."""
+    return click.option(
+        "--transport",
+        "client",
+        type=click.Choice(["auto", "paramiko", "openssh"]),
+        help="SSH client: the built-in one (paramiko), this machine's ssh (openssh), or the built-in one and ssh for "
+        "further connections of a push (auto). Default: the target's.",
+    )(command)
+
+
 def rollout(command: F) -> F:
     """How several devices get a bundle."""
 

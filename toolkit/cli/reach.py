@@ -62,7 +62,7 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
         fields = {"host": host, "port": port, "known_hosts": known_hosts, "profile": "local"}
         given = {key: value for key, value in fields.items() if value is not None}
         target = parse_target(name, given, where=f"target '{name}'")
-    if target.transport != "ssh":
+    if target.transport == "local":
         raise ConfigError(f"{name} is reached without SSH: there is no host key to trust")
     click.echo(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
 

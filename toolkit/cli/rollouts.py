@@ -27,6 +27,7 @@ def roll_out(
     fresh: bool,
     wheels: Path | None,
     limit_bytes_per_s: float | None,
+    client: str | None,
     **how: Any,
 ) -> None:
     """Deploy a bundle to what names and `@tags` mean, and draw the record; `how` are fields of RolloutOptions.
@@ -38,9 +39,9 @@ def roll_out(
     from toolkit.errors import RolloutFailed
     from toolkit.fleet import roll_out as roll_out_service
     from toolkit.rollout import RolloutOptions, rollout_exit_code
-    from toolkit.targets import select_targets
+    from toolkit.targets import over, select_targets
 
-    bundle, targets = find_bundle(reference), select_targets(words)
+    bundle, targets = find_bundle(reference), [over(target, client) for target in select_targets(words)]
     # The options are a part of the rollout's identity, which is the same wherever one stands.
     chosen = RolloutOptions(wheels=wheels and wheels.absolute(), **how)
     if dry_run:

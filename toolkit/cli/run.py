@@ -25,6 +25,7 @@ from toolkit.cli import options
 @options.workload
 @options.offline
 @options.limit_rate
+@options.transport
 @click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")
 @options.trust_remote_code
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
@@ -40,6 +41,7 @@ def run(
     offline: bool,
     wheels: Path | None,
     limit_bytes_per_s: float | None,
+    client: str | None,
     force: bool,
     trust_remote_code: bool,
     fresh: bool,
@@ -60,7 +62,7 @@ def run(
     from toolkit.pipeline import Options
     from toolkit.pipeline import run as run_service
     from toolkit.recipes import load_recipe
-    from toolkit.targets import select_targets
+    from toolkit.targets import over, select_targets
     from toolkit.workloads import load_workload
 
     for recipe in recipes:
@@ -76,7 +78,8 @@ def run(
         evaluate=evaluate,
         limit_bytes_per_s=limit_bytes_per_s,
     )
-    rows = render.follow(run_service(model, select_targets(targets), recipes, chosen))
+    reached = [over(target, client) for target in select_targets(targets)]
+    rows = render.follow(run_service(model, reached, recipes, chosen))
     reports = [row.report for row in rows if row.report]
     if reports:
         write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=output)

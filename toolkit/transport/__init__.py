@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
     from toolkit.targets import Target
@@ -86,6 +89,25 @@ def open_transport(target: Target, prompt_secret: PromptSecret | None = None) ->
         from toolkit.transport.local import LocalTransport
 
         return LocalTransport()
+    if target.transport == "openssh":
+        from toolkit.transport.openssh import OpenSshTransport
+
+        return OpenSshTransport(target)
     from toolkit.transport.ssh import SshTransport
 
     return SshTransport(target, prompt_secret)
+
+
+def open_another(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
+    """One more connection to a target that one is open to already.
+
+    Where its `transport` leaves the choice, OpenSSH's client carries it if that can: the first one encrypts in this
+    process, which has one processor for all that it does.
+    """
+    if target.transport == "ssh":
+        from toolkit.transport.openssh import OpenSshTransport, ssh_is_here
+
+        with suppress(ToolkitError):
+            if ssh_is_here():
+                return OpenSshTransport(target)
+    return open_transport(target, prompt_secret)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from io import FileIO
 from typing import Any
 
 from paramiko.sftp import CMD_WRITE
-
-from toolkit.transport.ssh_packets import send_all
 
 # OpenSSH takes packets of 256 KiB, header included; paramiko's own 32 KiB halve the throughput.
 CHUNK_BYTES = 255 * 1024
@@ -27,11 +26,12 @@ class Upload:
     file would go unnoticed. Errors are the server's OSError, or paramiko's when the link breaks.
     """
 
-    def __init__(self, sftp: Any, file: Any, offset: int) -> None:
+    def __init__(self, sftp: Any, file: Any, offset: int, send_all: Callable[[memoryview], None]) -> None:
         self.acknowledged = offset
         self._reported = offset
         self._position = offset
         self._sftp = sftp
+        self._send_all = send_all
         self._handle = file.handle
         self._data_at = _HEAD.size + len(self._handle) + _PLACE.size
         # The one packet that every write goes through: a fresh one each time would cost more than its encryption.
@@ -46,8 +46,8 @@ class Upload:
 
     def write(self, count: int) -> int:
         """Send `count` bytes that were read; gives those acknowledged meanwhile. Raises an earlier write's error."""
-        channel = self._sftp.get_channel()
-        while len(self._pending) >= _IN_FLIGHT or (self._pending and channel.recv_ready()):
+        stream = self._sftp.get_channel()
+        while len(self._pending) >= _IN_FLIGHT or (self._pending and stream.recv_ready()):
             self._sftp._read_response()
         if self._error is not None:
             raise self._error
@@ -59,7 +59,7 @@ class Upload:
         end = self._data_at + count
         _HEAD.pack_into(self._packet, 0, end - _LENGTH.size, CMD_WRITE, number, len(self._handle))
         _PLACE.pack_into(self._packet, self._data_at - _PLACE.size, self._position, count)
-        send_all(channel, self._packet[:end])
+        self._send_all(self._packet[:end])
         self._position += count
         return self._news()
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import posixpath
 import shlex
-import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
-from paramiko.sftp import CMD_EXTENDED
 
-from toolkit.errors import CorruptBundle, HostKeyChanged, HostUnreachable, RemoteCommandFailed
-from toolkit.transport import End, Pace, PromptSecret
-from toolkit.transport.failures import device_full
+from toolkit.errors import HostKeyChanged, HostUnreachable
+from toolkit.transport import PromptSecret
 from toolkit.transport.known_hosts import append_known_host, fingerprint, host_names
-from toolkit.transport.sftp_upload import CHUNK_BYTES, Upload
+from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp
 from toolkit.transport.ssh_auth import log_in
 from toolkit.transport.ssh_config import SshTarget, resolve
-from toolkit.transport.ssh_link import connected, host_key_changed, known_keys, verify_host_key
+from toolkit.transport.ssh_link import connected, host_key_changed, known_key_types, known_keys, verify_host_key
+from toolkit.transport.ssh_packets import send_all
 from toolkit.transport.streams import Feeder, Tail, split_lines
 
 _OPEN_TIMEOUT_S = 20
@@ -110,10 +106,10 @@ class SshProcess:
         return not self._channel.get_transport().is_active()
 
     def _lost(self) -> HostUnreachable:
-        return _lost(self._where, "a command ran")
+        return link_lost(self._where, "a command ran")
 
 
-class SshTransport:
+class SshTransport(SftpFiles):
     """One connection; the SFTP session opens with the first file and stays open.
 
     Raises HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged, or ConfigError for a wrong target.
@@ -121,11 +117,10 @@ class SshTransport:
 
     def __init__(self, target: SshTarget, prompt_secret: PromptSecret | None = None) -> None:
         options = resolve(target)
-        known = [key.key_type for keys in known_keys(options) for key in keys if not key.marker]
-        with connected(target, options, known) as self._link:
+        with connected(target, options, known_key_types(options)) as self._link:
             verify_host_key(self._link, target.name)
             log_in(self._link, prompt_secret)
-        self._where = self._link.where
+        super().__init__(self._link.where)
         self._sftp: Any = None
 
     def start(self, argv: Sequence[str]) -> SshProcess:
@@ -133,66 +128,6 @@ class SshTransport:
             channel = self._link.transport.open_session(timeout=_OPEN_TIMEOUT_S)
             channel.exec_command(shlex.join(argv))
         return SshProcess(channel, self._where)
-
-    def put(
-        self,
-        source: Path,
-        destination: str,
-        offset: int = 0,
-        end: End | None = None,
-        pace: Pace | None = None,
-    ) -> Iterator[int]:
-        """Besides the Protocol's: CorruptBundle when `source` can't be read, RemoteCommandFailed when the
-        server refuses to write."""
-        path = _remote(destination)
-        with _reading(source) as data, self._translated(f"writing {path}"):
-            total = source.stat().st_size
-            if end is None:
-                self._refuse_if_full(path, total)
-            data.seek(offset)
-            with self._open(path, keep=offset > 0 or end is not None) as file:
-                upload = Upload(self._files(), file, offset)
-                try:
-                    while count := _read(upload, data, end):
-                        if pace is not None:
-                            pace(count)
-                        yield upload.write(count)
-                    yield upload.finish()
-                except OSError as exc:
-                    if not self._is_lost():
-                        self._explain_full(path, total - upload.acknowledged, exc)
-                    raise
-
-    def _open(self, path: str, *, keep: bool) -> Any:
-        """A file to write to; with `keep` what is in it stays, and it is made where there is none."""
-        if not keep:
-            return self._files().open(path, "wb")
-        try:
-            return self._files().open(path, "r+b")
-        except FileNotFoundError:
-            self._files().open(path, "ab").close()
-            return self._files().open(path, "r+b")
-
-    def make_dirs(self, path: str) -> None:
-        folder = _remote(path)
-        with self._translated(f"creating {folder}"):
-            missing = []
-            while folder not in ("", "/") and self._mode(folder) is None:
-                missing.append(folder)
-                folder = posixpath.dirname(folder)
-            for part in reversed(missing):
-                self._files().mkdir(part, 0o700)
-            mode = self._mode(_remote(path))
-            if mode is None or not stat.S_ISDIR(mode):
-                raise OSError("not a folder")
-
-    def size(self, path: str) -> int | None:
-        with self._translated(f"reading {path}"):
-            return self._size(_remote(path))
-
-    def rename(self, source: str, destination: str) -> None:
-        with self._translated(f"renaming {source} to {destination}"):
-            self._files().posix_rename(_remote(source), _remote(destination))
 
     def close(self) -> None:
         self._link.close()
@@ -204,63 +139,11 @@ class SshTransport:
             except paramiko.SSHException as exc:
                 if self._is_lost():
                     raise
-                raise RemoteCommandFailed(
-                    f"{self._where}: the server offers no SFTP session: {exc}",
-                    "install openssh-sftp-server there (Subsystem sftp in sshd_config); "
-                    "MaxSessions must leave room for it",
-                ) from exc
+                raise no_sftp(self._where, exc) from exc
         return self._sftp
 
-    def _size(self, path: str) -> int | None:
-        try:
-            found = self._files().stat(path)
-        except FileNotFoundError:
-            return None
-        return int(found.st_size) if stat.S_ISREG(found.st_mode) else None
-
-    def _mode(self, path: str) -> int | None:
-        try:
-            return int(self._files().stat(path).st_mode)
-        except FileNotFoundError:
-            return None
-
-    def _refuse_if_full(self, path: str, total: int) -> None:
-        needs = total - (self._size(path) or 0)
-        folder = posixpath.dirname(path) or "."
-        free = self._free_bytes(folder)
-        if free is not None and free < needs:
-            raise device_full(self._where, needs, free, folder)
-
-    def _explain_full(self, path: str, needs: int, exc: OSError) -> None:
-        """A full disk is only `Failure` in SFTP; ask for the free space to tell it from other failures."""
-        folder = posixpath.dirname(path) or "."
-        free = self._free_bytes(folder)
-        if free is not None and free < needs:
-            raise device_full(self._where, needs, free, folder) from exc
-
-    def _free_bytes(self, folder: str) -> int | None:
-        """Free space for this user, None where the server has no statvfs@openssh.com."""
-        try:
-            _, reply = self._files()._request(CMD_EXTENDED, "statvfs@openssh.com", folder)
-        except OSError:
-            return None
-        _block_size, fragment_size, _blocks, _free, available = (reply.get_int64() for _ in range(5))
-        return int(fragment_size * available)
-
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except paramiko.ChannelException as exc:
-            raise RemoteCommandFailed(
-                f"{self._where}: the server refuses another session: {exc.text}",
-                "close other sessions to it, or raise MaxSessions in its sshd_config",
-            ) from exc
-        except (paramiko.SSHException, EOFError, OSError) as exc:
-            # EOFError comes from the socket itself, before the transport's thread has noticed.
-            if isinstance(exc, EOFError) or self._is_lost():
-                raise _lost(self._where, action) from exc
-            raise RemoteCommandFailed(f"{self._where}: {action} failed: {_reason(exc)}") from exc
+    def _send_all(self, data: memoryview) -> None:
+        send_all(self._sftp.get_channel(), data)
 
     def _is_lost(self) -> bool:
         # A breaking link closes the channels before the transport says that it isn't active.
@@ -297,39 +180,3 @@ def trust_host_key(target: SshTarget, fingerprint_: str) -> Path:
         f"{link.where}: no host key with fingerprint {wanted}; the server offers {', '.join(offered)}",
         "compare with what 'ssh-keygen -lf' prints on the device itself",
     )
-
-
-def _lost(where: str, action: str) -> HostUnreachable:
-    return HostUnreachable(
-        f"{where}: the connection was lost while {action}",
-        "is the device still on and in the network? The same command continues where this one stopped",
-    )
-
-
-def _reason(exc: BaseException) -> str:
-    reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-    return str(reason)[:1].lower() + str(reason)[1:]
-
-
-def _remote(path: str) -> str:
-    """SFTP starts in the login folder and knows no `~`."""
-    return path.removeprefix("~/").rstrip("/") or path
-
-
-@contextmanager
-def _reading(source: Path) -> Iterator[FileIO]:
-    try:
-        data = source.open("rb", buffering=0)
-    except OSError as exc:
-        raise CorruptBundle(f"{source}: cannot be read: {exc.strerror}") from exc
-    with data:
-        yield data
-
-
-def _read(upload: Upload, data: FileIO, end: End | None) -> int:
-    """A local read error must not look like one of the link."""
-    try:
-        left = CHUNK_BYTES if end is None else end(data.tell()) - data.tell()
-        return upload.read(data, max(0, left))
-    except OSError as exc:
-        raise CorruptBundle(f"{data.name!s}: cannot be read: {exc.strerror}") from exc

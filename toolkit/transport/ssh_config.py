@@ -49,6 +49,8 @@ class SshOptions:
     host_key_alias: str | None
     proxy_command: str | None
     connect_timeout_s: float
+    # By preference; none where there is no ssh to ask.
+    ciphers: tuple[str, ...] = ()
 
 
 def resolve(target: SshTarget) -> SshOptions:
@@ -104,6 +106,7 @@ def ssh_options(host: str, target: SshTarget, identity: Path | None, values: Map
         host_key_alias=first("hostkeyalias"),
         proxy_command=_proxy_command(first("proxycommand"), first("proxyjump"), tokens),
         connect_timeout_s=float(first("connecttimeout") or CONNECT_TIMEOUT_S),
+        ciphers=tuple((first("ciphers") or "").split(",")) if first("ciphers") else (),
     )
 
 

@@ -153,6 +153,11 @@ def known_keys(options: SshOptions) -> tuple[list[KnownKey], list[KnownKey]]:
     return exact, [key for key in every if len(names) > 1 and key.names(names[1])]
 
 
+def known_key_types(options: SshOptions) -> list[str]:
+    """The types of a host's known keys, to ask its server for one of those."""
+    return [key.key_type for keys in known_keys(options) for key in keys if not key.marker]
+
+
 def verify_host_key(link: Link, name: str) -> None:
     """Compare the server's key with the known_hosts files.
 

@@ -1,0 +1,277 @@
+"""SSH to a target with the system's OpenSSH client, which encrypts in a process of its own.
+
+One `ssh` carries an SFTP session and, by its control socket, every command. It decides about host keys and logs in as
+the user's configuration says, and asks nothing: what it wants to ask for is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from select import select
+from typing import Any
+
+import paramiko
+
+from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
+from toolkit.transport import ssh_link
+from toolkit.transport.local import LocalProcess
+from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp, sessions_refused
+from toolkit.transport.ssh_config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
+from toolkit.transport.ssh_link import connected, known_key_types, verify_host_key
+from toolkit.transport.streams import Tail
+
+# A security key waits to be touched; nothing else takes so long.
+_LOGIN_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 2.0
+# What ssh says of its own troubles; a command there may say it too.
+_SSH_FAILED = 255
+_UNANSWERED = 2
+_READ_BYTES = 64 * 1024
+_FIXED = {
+    "BatchMode": "yes",
+    "StrictHostKeyChecking": "yes",
+    "UpdateHostKeys": "no",
+    "ServerAliveCountMax": str(_UNANSWERED),
+    "ClearAllForwardings": "yes",
+    "ForwardAgent": "no",
+    "ForwardX11": "no",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+    "EscapeChar": "none",
+    "ControlPersist": "no",
+    "Compression": "no",
+    "LogLevel": "ERROR",
+}
+
+
+class _Stream:
+    """Our end of ssh's stdin and stdout. paramiko's SFTPClient takes it for a channel."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.ended = False
+
+    def send(self, data: bytes) -> int:
+        self.send_all(memoryview(data))
+        return len(data)
+
+    def send_all(self, data: memoryview) -> None:
+        try:
+            self._sock.sendall(data)
+        except OSError:
+            self.ended = True
+            raise
+
+    def recv(self, count: int) -> bytes:
+        data = self._sock.recv(count)
+        self.ended = not data
+        return data
+
+    def recv_ready(self) -> bool:
+        return bool(select([self._sock], [], [], 0)[0])
+
+    def close(self) -> None:
+        self.ended = True
+        self._sock.close()
+
+    def get_name(self) -> str:
+        return "ssh"
+
+
+class OpenSshProcess(LocalProcess):
+    """A command over the connection's control socket. Which signal killed it isn't told: it ends with 255."""
+
+    def __init__(self, argv: Sequence[str], transport: OpenSshTransport) -> None:
+        super().__init__(argv, Path.home())
+        self._transport = transport
+        self._killed = False
+
+    def send(self, data: bytes) -> None:
+        if self._transport.is_lost():
+            raise self._transport.lost("a command ran")
+        super().send(data)
+
+    def lines(self) -> Iterator[bytes]:
+        yield from super().lines()
+        # A command may close its stdout and go on; ssh then has an end of its own.
+        with suppress(subprocess.TimeoutExpired):
+            self._check(self._child.wait(_END_TIMEOUT_S))
+
+    def wait(self) -> int:
+        """Raises HostUnreachable when the link broke before the exit status came."""
+        status = super().wait()
+        self._check(status)
+        return status
+
+    def kill(self) -> None:
+        self._killed = True
+        super().kill()
+
+    def _check(self, status: int) -> None:
+        if status != _SSH_FAILED or self._killed:
+            return
+        if self._transport.is_lost(_END_TIMEOUT_S / 2):
+            raise self._transport.lost("a command ran")
+        if "refused by peer" in (said := self.stderr_tail()):
+            raise sessions_refused(self._transport.where, said.strip().splitlines()[-1])
+
+
+class OpenSshTransport(SftpFiles):
+    """One ssh with one connection.
+
+    Raises HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged, RemoteCommandFailed for a server without SFTP,
+    or ConfigError for a wrong target and where there is no ssh that can share a connection.
+    """
+
+    def __init__(self, target: SshTarget) -> None:
+        self._ssh = _find_ssh(target)
+        self._options = resolve(target)
+        super().__init__(f"{target.name} ({self._options.hostname}:{self._options.port})")
+        self._folder = Path(tempfile.mkdtemp(prefix="edgephi-ssh-"))
+        ours, theirs = socket.socketpair()
+        self._stream = _Stream(ours)
+        argv = [self._ssh, *_arguments(target, self._options), "-M", "-S", str(self._control), "-s"]
+        argv += ["--", target.host or "", "sftp"]
+        with theirs:
+            self._child = subprocess.Popen(
+                argv,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
+        assert self._child.stderr
+        self._tail = Tail(partial(self._child.stderr.read, _READ_BYTES))
+        try:
+            self._sftp = self._begin(target)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, argv: Sequence[str]) -> OpenSshProcess:
+        if self.is_lost():
+            raise self.lost("starting a command")
+        # Without a control socket ssh would connect by itself, as nobody asked it to.
+        client = [self._ssh, "-F", "none", "-S", str(self._control), "-T", "-o", "ProxyCommand=false"]
+        client += ["-o", "LogLevel=ERROR", "-o", "EscapeChar=none"]
+        return OpenSshProcess([*client, "--", "target", shlex.join(argv)], self)
+
+    def close(self) -> None:
+        self._stream.close()
+        with suppress(ProcessLookupError):
+            self._child.terminate()
+        self._child.wait()
+        self._tail.finish(timeout_s=1)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def is_lost(self, timeout_s: float = 0) -> bool:
+        """Whether ssh has ended, or does within that time."""
+        if self._stream.ended:
+            return True
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout_s)
+        return self._child.returncode is not None
+
+    def lost(self, action: str) -> HostUnreachable:
+        return link_lost(self._where, action)
+
+    @property
+    def where(self) -> str:
+        return self._where
+
+    @property
+    def _control(self) -> Path:
+        return self._folder / "s"
+
+    def _begin(self, target: SshTarget) -> Any:
+        """The SFTP session, once ssh has logged in."""
+        too_long = threading.Timer(self._options.connect_timeout_s + _LOGIN_TIMEOUT_S, self._child.kill)
+        too_long.start()
+        try:
+            return paramiko.SFTPClient(self._stream)
+        except (paramiko.SSHException, EOFError, OSError) as exc:
+            self._child.wait()
+            self._tail.finish(timeout_s=1)
+            raise self._explained(target) from exc
+        finally:
+            too_long.cancel()
+
+    def _explained(self, target: SshTarget) -> Exception:
+        """Why ssh ended; what our own connection meets is worded by that one."""
+        said, status = self._tail.text().strip(), self._child.returncode
+        last = said.splitlines()[-1] if said else f"ssh ended with exit code {status}"
+        if "Permission denied" in said or "authentication failures" in said:
+            return AuthFailed(
+                f"{self._where}: ssh can't log in as '{self._options.user}' without asking: {last}",
+                "give the key to the agent first (ssh-add), or leave --transport openssh out: then passphrases and "
+                "passwords are asked for",
+            )
+        if "subsystem request failed" in said or 0 <= status < _SSH_FAILED:
+            return no_sftp(self._where, last)
+        with connected(target, self._options, known_key_types(self._options)) as link:
+            verify_host_key(link, target.name)
+            link.close()
+        return HostUnreachable(f"{self._where}: {last}", "the message is ssh's own: try ssh to the same host")
+
+    def _files(self) -> Any:
+        return self._sftp
+
+    def _send_all(self, data: memoryview) -> None:
+        self._stream.send_all(data)
+
+    def _is_lost(self) -> bool:
+        return self.is_lost()
+
+
+def ssh_is_here() -> bool:
+    """Whether this system has an OpenSSH client that can share a connection; Windows' can't."""
+    return sys.platform != "win32" and shutil.which("ssh") is not None
+
+
+def _find_ssh(target: SshTarget) -> str:
+    found = shutil.which("ssh")
+    if found is None or not ssh_is_here():
+        reason = "can't share a connection" if found else "isn't installed"
+        raise ConfigError(
+            f"target '{target.name}': transport openssh: the OpenSSH client {reason} on this machine",
+            "leave --transport out, or install openssh-client" if found is None else "leave --transport out",
+        )
+    return found
+
+
+def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
+    """What a target's own fields, and we, say to ssh; the rest is left to its configuration."""
+    settings = dict(_FIXED)
+    settings["ConnectTimeout"] = str(max(1, round(options.connect_timeout_s)))
+    settings["ServerAliveInterval"] = str(max(1, round(ssh_link.KEEPALIVE_S)))
+    # AES-GCM takes half the time of the first choice; sorting is stable.
+    settings["Ciphers"] = ",".join(sorted(options.ciphers, key=lambda name: "-gcm@" not in name))
+    if target.known_hosts is not None:
+        settings["UserKnownHostsFile"] = _quoted(target.known_hosts)
+        settings["GlobalKnownHostsFile"] = "/dev/null"
+    if target.identity_file is not None:
+        settings["IdentityFile"] = _quoted(target.identity_file)
+        settings["IdentitiesOnly"] = "yes"
+    arguments = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    config_file = os.environ.get(CONFIG_VARIABLE)
+    arguments += ["-F", config_file] if config_file else []
+    arguments += ["-l", target.user] if target.user else []
+    return arguments + (["-p", str(target.port)] if target.port else [])
+
+
+def _quoted(path: Path | str) -> str:
+    """A file as a value of ssh's configuration, in which blanks divide and % begins a token."""
+    return '"{}"'.format(str(Path(path).expanduser()).replace("%", "%%"))

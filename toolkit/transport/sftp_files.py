@@ -1,0 +1,196 @@
+"""The files of a target over SFTP, whatever carries the session."""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.sftp import CMD_EXTENDED
+
+from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
+from toolkit.transport import End, Pace
+from toolkit.transport.failures import device_full
+from toolkit.transport.sftp_upload import CHUNK_BYTES, Upload
+
+
+class SftpFiles(ABC):
+    """What transports with an SFTP session have in common. `where` begins every message."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    @abstractmethod
+    def _files(self) -> Any:
+        """The session, a paramiko.SFTPClient, which stays open. Raises RemoteCommandFailed when there is none."""
+
+    @abstractmethod
+    def _send_all(self, data: memoryview) -> None:
+        """Write to the session's stream, after `_files` has been called."""
+
+    @abstractmethod
+    def _is_lost(self) -> bool: ...
+
+    def put(
+        self,
+        source: Path,
+        destination: str,
+        offset: int = 0,
+        end: End | None = None,
+        pace: Pace | None = None,
+    ) -> Iterator[int]:
+        """Besides the Protocol's: CorruptBundle when `source` can't be read, RemoteCommandFailed when the
+        server refuses to write."""
+        path = _remote(destination)
+        with _reading(source) as data, self._translated(f"writing {path}"):
+            total = source.stat().st_size
+            if end is None:
+                self._refuse_if_full(path, total)
+            data.seek(offset)
+            with self._open(path, keep=offset > 0 or end is not None) as file:
+                upload = Upload(self._files(), file, offset, self._send_all)
+                try:
+                    while count := _read(upload, data, end):
+                        if pace is not None:
+                            pace(count)
+                        yield upload.write(count)
+                    yield upload.finish()
+                except OSError as exc:
+                    if not self._is_lost():
+                        self._explain_full(path, total - upload.acknowledged, exc)
+                    raise
+
+    def _open(self, path: str, *, keep: bool) -> Any:
+        """A file to write to; with `keep` what is in it stays, and it is made where there is none."""
+        if not keep:
+            return self._files().open(path, "wb")
+        try:
+            return self._files().open(path, "r+b")
+        except FileNotFoundError:
+            self._files().open(path, "ab").close()
+            return self._files().open(path, "r+b")
+
+    def make_dirs(self, path: str) -> None:
+        folder = _remote(path)
+        with self._translated(f"creating {folder}"):
+            missing = []
+            while folder not in ("", "/") and self._mode(folder) is None:
+                missing.append(folder)
+                folder = posixpath.dirname(folder)
+            for part in reversed(missing):
+                self._files().mkdir(part, 0o700)
+            mode = self._mode(_remote(path))
+            if mode is None or not stat.S_ISDIR(mode):
+                raise OSError("not a folder")
+
+    def size(self, path: str) -> int | None:
+        with self._translated(f"reading {path}"):
+            return self._size(_remote(path))
+
+    def rename(self, source: str, destination: str) -> None:
+        with self._translated(f"renaming {source} to {destination}"):
+            self._files().posix_rename(_remote(source), _remote(destination))
+
+    def _size(self, path: str) -> int | None:
+        try:
+            found = self._files().stat(path)
+        except FileNotFoundError:
+            return None
+        return int(found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+    def _mode(self, path: str) -> int | None:
+        try:
+            return int(self._files().stat(path).st_mode)
+        except FileNotFoundError:
+            return None
+
+    def _refuse_if_full(self, path: str, total: int) -> None:
+        needs = total - (self._size(path) or 0)
+        folder = posixpath.dirname(path) or "."
+        free = self._free_bytes(folder)
+        if free is not None and free < needs:
+            raise device_full(self._where, needs, free, folder)
+
+    def _explain_full(self, path: str, needs: int, exc: OSError) -> None:
+        """A full disk is only `Failure` in SFTP; ask for the free space to tell it from other failures."""
+        folder = posixpath.dirname(path) or "."
+        free = self._free_bytes(folder)
+        if free is not None and free < needs:
+            raise device_full(self._where, needs, free, folder) from exc
+
+    def _free_bytes(self, folder: str) -> int | None:
+        """Free space for this user, None where the server has no statvfs@openssh.com."""
+        try:
+            _, reply = self._files()._request(CMD_EXTENDED, "statvfs@openssh.com", folder)
+        except OSError:
+            return None
+        _block_size, fragment_size, _blocks, _free, available = (reply.get_int64() for _ in range(5))
+        return int(fragment_size * available)
+
+    @contextmanager
+    def _translated(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except paramiko.ChannelException as exc:
+            raise sessions_refused(self._where, exc.text) from exc
+        except (paramiko.SSHException, EOFError, OSError) as exc:
+            # EOFError comes from the socket itself, before the transport's thread has noticed.
+            if isinstance(exc, EOFError) or self._is_lost():
+                raise link_lost(self._where, action) from exc
+            raise RemoteCommandFailed(f"{self._where}: {action} failed: {_reason(exc)}") from exc
+
+
+def link_lost(where: str, action: str) -> HostUnreachable:
+    return HostUnreachable(
+        f"{where}: the connection was lost while {action}",
+        "is the device still on and in the network? The same command continues where this one stopped",
+    )
+
+
+def sessions_refused(where: str, reason: str) -> RemoteCommandFailed:
+    return RemoteCommandFailed(
+        f"{where}: the server refuses another session: {reason}",
+        "close other sessions to it, or raise MaxSessions in its sshd_config",
+    )
+
+
+def no_sftp(where: str, reason: object) -> RemoteCommandFailed:
+    return RemoteCommandFailed(
+        f"{where}: the server offers no SFTP session: {reason}",
+        "install openssh-sftp-server there (Subsystem sftp in sshd_config); MaxSessions must leave room for it",
+    )
+
+
+def _reason(exc: BaseException) -> str:
+    reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+    return str(reason)[:1].lower() + str(reason)[1:]
+
+
+def _remote(path: str) -> str:
+    """SFTP starts in the login folder and knows no `~`."""
+    return path.removeprefix("~/").rstrip("/") or path
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[FileIO]:
+    try:
+        data = source.open("rb", buffering=0)
+    except OSError as exc:
+        raise CorruptBundle(f"{source}: cannot be read: {exc.strerror}") from exc
+    with data:
+        yield data
+
+
+def _read(upload: Upload, data: FileIO, end: End | None) -> int:
+    """A local read error must not look like one of the link."""
+    try:
+        left = CHUNK_BYTES if end is None else end(data.tell()) - data.tell()
+        return upload.read(data, max(0, left))
+    except OSError as exc:
+        raise CorruptBundle(f"{data.name!s}: cannot be read: {exc.strerror}") from exc
