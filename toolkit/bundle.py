@@ -90,12 +90,15 @@ class Manifest(_Record):
     plan: Footprint | None = None
 
     @model_validator(mode="after")
-    def _no_path_twice(self) -> Manifest:
+    def _no_path_stands_for_two(self) -> Manifest:
         # Case folded: two files that differ by case are one on Windows and macOS.
         paths = [artifact.path.casefold() for artifact in self.artifacts]
         twice = sorted({path for path in paths if paths.count(path) > 1})
         if twice:
             raise ValueError(f"listed twice: {', '.join(twice)}")
+        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+        if both := sorted(folders.intersection(paths)):
+            raise ValueError(f"{both[0]} is a file and a folder")
         return self
 
     @property
@@ -162,13 +165,14 @@ def open_bundle(path: Path) -> Bundle:
     if not file.is_file():
         raise ConfigError(f"{shown(path)}: not a bundle: no {MANIFEST_NAME}", "edgephi bundle list shows what is built")
     raw = file.read_bytes()
-    return Bundle(path, _parse_manifest(raw, shown(file)), hashlib.sha256(raw).hexdigest())
+    return Bundle(path, parse_manifest(raw, shown(file)), hashlib.sha256(raw).hexdigest())
 
 
-def _parse_manifest(raw: bytes, where: str) -> Manifest:
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """A manifest's text as a value. Raises CorruptBundle that begins with `where` when it can't be trusted."""
     try:
         value = json.loads(raw)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise CorruptBundle(f"{where}: not JSON: {exc}", _REBUILD) from exc
     version = value.get("manifest_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > 1:

@@ -1,7 +1,8 @@
-"""`edgephi bundle`: what is built."""
+"""`edgephi bundle`: what is built, and registries that it is kept in."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def bundle() -> None:
-    """List, show and verify built bundles."""
+    """List, show and verify built bundles; push them to a registry and pull them from there."""
 
 
 @bundle.command("list")
@@ -99,6 +100,57 @@ def verify(ref: str, as_json: bool) -> None:
         render.print_json(_summary(found) | {"verified": True})
     else:
         render.note(f"{found.manifest.name} {found.id[:12]}: all {len(found.manifest.artifacts)} files are whole")
+
+
+@bundle.command()
+@click.argument("ref", metavar="BUNDLE")
+@click.argument("reference", metavar="oci://HOST/REPOSITORY[:TAG]")
+@options.plain_http
+@options.as_json
+def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
+    """Put a bundle into a registry, as an artifact that ORAS understands.
+
+    BUNDLE is a folder, a name, or 6 or more characters of an id. Content that the repository has isn't sent again. The
+    tag is `latest` where none is given. Credentials are those of `docker login`, `podman login` or `oras login`.
+    """
+    from toolkit.bundle import find_bundle
+    from toolkit.cli import render
+    from toolkit.oci import parse_reference
+    from toolkit.publish import push_bundle
+
+    found, to = find_bundle(ref), parse_reference(reference)
+    published = render.follow(push_bundle(found, to, plain_http=plain_http))
+    if as_json:
+        where = {"reference": str(to), "digest": published.reference.digest, "sent_bytes": published.sent_bytes}
+        render.print_json(_summary(found) | where)
+    else:
+        click.echo(str(published.reference))
+
+
+@bundle.command()
+@click.argument("reference", metavar="oci://HOST/REPOSITORY[:TAG|@DIGEST]")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A folder to make of it, instead of the store that `edgephi bundle list` shows.",
+)
+@options.plain_http
+@options.as_json
+def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> None:
+    """Get a bundle from a registry; every file is held against its hash as it arrives.
+
+    Broken off, the same command goes on. Credentials are those of `docker login`, `podman login` or `oras login`.
+    """
+    from toolkit.cli import render
+    from toolkit.oci import parse_reference
+    from toolkit.publish import pull_bundle
+
+    found = render.follow(pull_bundle(parse_reference(reference), into=into, plain_http=plain_http))
+    if as_json:
+        render.print_json(_summary(found))
+    else:
+        click.echo(f"{found.manifest.name} {found.id} {found.path}")
 
 
 def _figures(quality: Quality) -> str:

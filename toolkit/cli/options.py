@@ -101,6 +101,13 @@ def transport(command: F) -> F:
     )(command)
 
 
+def plain_http(command: F) -> F:
+    """A registry without TLS."""
+    return click.option(
+        "--plain-http", is_flag=True, help="Speak to the registry without TLS; one on this machine always is."
+    )(command)
+
+
 def rollout(command: F) -> F:
     """How several devices get a bundle."""
 

@@ -1,0 +1,347 @@
+"""Real registries for tests: Debian's docker-registry with passwords, tokens or TLS; and the bad company they keep."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.test_bundle import manifest
+from toolkit.bundle import Bundle, describe_file, write_bundle
+
+_PROGRAM = shutil.which("docker-registry")
+needs_registry = pytest.mark.skipif("CI" not in os.environ and _PROGRAM is None, reason="needs docker-registry")
+_START_TIMEOUT_S = 60
+USER, PASSWORD = "anna", "pass:word"
+MIB = 2**20
+
+
+@dataclass
+class LocalRegistry:
+    """A registry that runs on a loopback port, with its log and its storage below `folder`."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def reference(self, rest: str = "models/nano:v1") -> str:
+        return f"oci://{self.host}/{rest}"
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def requests(self, method: str, path: str = "") -> list[str]:
+        """The requests so far of that method, on paths that contain `path`."""
+        lines = re.findall(rf'"{method} (\S+) HTTP/1\.[01]" \d+', self.log())
+        return [line for line in lines if path in line]
+
+    def blob(self, sha256: str) -> Path:
+        return self.folder / f"storage/docker/registry/v2/blobs/sha256/{sha256[:2]}/{sha256}/data"
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def registry(
+    folder: Path, *, auth: dict[str, Any] | None = None, tls: TlsFiles | None = None, upstream: str | None = None
+) -> Iterator[LocalRegistry]:
+    """Run one until the block ends. With `upstream` it is a mirror that fetches what it is asked for from there."""
+    assert _PROGRAM is not None, "docker-registry isn't installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {
+        "version": "0.1",
+        "log": {"accesslog": {"disabled": False}, "level": "info"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}, "delete": {"enabled": True}},
+        "http": {"addr": "127.0.0.1:0", "secret": "s3cret"},
+    }
+    if auth is not None:
+        config["auth"] = auth
+    if tls is not None:
+        config["http"]["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
+    if upstream is not None:
+        config["proxy"] = {"remoteurl": upstream}
+    # JSON is YAML.
+    (folder / "config.yml").write_text(json.dumps(config))
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen([_PROGRAM, "serve", folder / "config.yml"], stdout=log, stderr=log)
+    try:
+        yield LocalRegistry(folder, _port_of(process, folder / "log"), process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _port_of(process: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        found = re.findall(r"listening on 127\.0\.0\.1:(\d+)", log.read_text())
+        if found:
+            return int(found[-1])
+        time.sleep(0.05)
+    raise AssertionError(f"docker-registry didn't start: {log.read_text()[-500:]}")
+
+
+def htpasswd(folder: Path) -> dict[str, Any]:
+    """Basic credentials: USER with PASSWORD."""
+    import bcrypt
+
+    path = folder / "htpasswd"
+    path.write_bytes(USER.encode() + b":" + bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)) + b"\n")
+    return {"htpasswd": {"realm": "edgephi", "path": str(path)}}
+
+
+def docker_login(folder: Path, host: str, **entry: str) -> Path:
+    """Docker's config.json with USER and PASSWORD for a host, or with another entry; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    login = entry or {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    path = folder / "config.json"
+    known = json.loads(path.read_text())["auths"] if path.exists() else {}
+    path.write_text(json.dumps({"auths": known | {host: login}}))
+    return folder
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """A server's key and certificate, and the authority that signed it."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def make_tls(folder: Path) -> TlsFiles:
+    """A certificate for 127.0.0.1, localhost and registry.test, and the authority of its own that signed it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(name: str, key: Any, issuer: str, issuer_key: Any, extension: Any) -> Any:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=True)
+        )
+        return builder.sign(issuer_key, hashes.SHA256())
+
+    authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority = certificate(
+        "authority", authority_key, "authority", authority_key, x509.BasicConstraints(ca=True, path_length=0)
+    )
+    names = [x509.DNSName("localhost"), x509.DNSName("registry.test")]
+    names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))  # type: ignore[arg-type]
+    server = certificate("server", key, "authority", authority_key, x509.SubjectAlternativeName(names))
+    files = TlsFiles(folder / "authority.pem", folder / "server.pem", folder / "server.key")
+    files.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    files.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
+Handle = Callable[[BaseHTTPRequestHandler], None]
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are what tests are about."""
+
+
+class Server:
+    """An HTTP server that answers as a test says, and remembers what it was asked."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        asked = self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                asked.append((self.command, self.path, dict(self.headers)))
+                handle(self)
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self.port = int(self._server.server_address[1])
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def authorizations(self) -> list[str]:
+        return [headers["Authorization"] for _, _, headers in self.asked if "Authorization" in headers]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+    """One answer; underscores in the names of headers are hyphens."""
+    handler.send_response(status)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    for name, value in ({"Content-Length": str(len(body))} | named).items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        with suppress(OSError):
+            handler.wfile.write(body)
+
+
+class TokenServer(Server):
+    """Gives tokens to USER with PASSWORD, or for the refresh token `refresh`; others get one that only pulls `open/…`.
+
+    `auth` is what a registry is told to believe its tokens.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(self._give)
+        files = make_tls(folder)
+        self._key, self._certificate = files.key.read_bytes(), files.certificate.read_bytes()
+        self.auth = {
+            "token": {
+                "realm": f"http://{self.host}/token",
+                "service": "edgephi-test",
+                "issuer": "issuer",
+                "rootcertbundle": str(files.authority),
+            }
+        }
+
+    def _give(self, handler: BaseHTTPRequestHandler) -> None:
+        fields = parse_qs(urlsplit(handler.path).query)
+        if handler.command == "POST":
+            fields = parse_qs(handler.rfile.read(int(handler.headers["Content-Length"])).decode())
+        login = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        known = handler.headers.get("Authorization") == login or fields.get("refresh_token") == ["refresh"]
+        if "Authorization" in handler.headers and not known:
+            return reply(handler, 401, b"{}")
+        kind, rest = fields["scope"][0].split(":", 1)
+        name, actions = rest.rsplit(":", 1)
+        granted = actions.split(",") if known else ["pull"] if name.startswith("open/") else []
+        access = [{"type": kind, "name": name, "actions": granted}]
+        return reply(handler, 200, json.dumps({"token": self._token(access)}).encode())
+
+    def _token(self, access: list[dict[str, Any]]) -> str:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+        key = serialization.load_pem_private_key(self._key, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        der = x509.load_pem_x509_certificate(self._certificate).public_bytes(serialization.Encoding.DER)
+        now = int(time.time())
+        head = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(der).decode()]}
+        claims = {"iss": "issuer", "sub": "", "aud": "edgephi-test", "exp": now + 600, "nbf": now - 60, "iat": now}
+        text = ".".join(_base64url(json.dumps(part).encode()) for part in (head, claims | {"access": access}))
+        r, s = utils.decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
+        return f"{text}.{_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+class CuttingRelay:
+    """Forwards connections to a port of this machine; the first ones are cut after so many bytes."""
+
+    def __init__(self, port: int, cuts: list[int]) -> None:
+        self._to, self._cuts = ("127.0.0.1", port), list(cuts)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def cuts_left(self) -> int:
+        return len(self._cuts)
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                ours, _ = self._listener.accept()
+                theirs = socket.create_connection(self._to)
+                for source, sink in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._pump, args=(source, sink, ours, theirs), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, *both: socket.socket) -> None:
+        passed = 0
+        with suppress(OSError):
+            while data := source.recv(65536):
+                passed += len(data)
+                # Only transfers are long enough to be cut.
+                if self._cuts and passed > self._cuts[0]:
+                    self._cuts.pop(0)
+                    break
+                sink.sendall(data)
+        for sock in both:
+            # Shut down alone, it would go on taking what is sent.
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+def bundle_of(folder: Path, files: dict[str, bytes], name: str = "nano-int4") -> Bundle:
+    """A bundle of these files, as if it had been built."""
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return write_bundle(folder, manifest(tuple(describe_file(folder / path, path) for path in files), name=name))
+
+
+def content(size: int, seed: bytes = b"seed") -> bytes:
+    """Bytes that are the same for the same seed and don't repeat."""
+    return hashlib.shake_256(seed).digest(size)

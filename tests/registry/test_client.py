@@ -1,0 +1,368 @@
+"""The client against a real registry with passwords, tokens and TLS, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.registries import (
+    MIB,
+    PASSWORD,
+    LocalRegistry,
+    Server,
+    TokenServer,
+    content,
+    docker_login,
+    htpasswd,
+    make_tls,
+    needs_registry,
+    registry,
+    reply,
+)
+from toolkit.errors import RegistryError
+from toolkit.oci import Layer, Repository, file_layer
+from toolkit.registry import Registry, Unreachable, client
+
+BYTES = content(3 * MIB + 11)
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(client, "_PAUSE_S", 0.01)
+
+
+def layer_of(content: bytes, name: str = "model.onnx.data") -> Layer:
+    return file_layer(name, hashlib.sha256(content).hexdigest(), len(content))
+
+
+LAYER = layer_of(BYTES)
+
+
+def at(host: str, path: str = "models/nano", *, write: bool = False, plain_http: bool = False) -> Registry:
+    return Registry(Repository.of(host, path, plain_http=plain_http), write=write)
+
+
+def put(there: Registry, content: bytes = BYTES) -> None:
+    assert list(there.upload(layer_of(content), io.BytesIO(content)))[-1] == len(content)
+
+
+def get(there: Registry, part: Path, layer: Layer = LAYER) -> bytes:
+    for _ in there.download(layer, part):
+        pass
+    return part.read_bytes()
+
+
+# --- real registries ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def open_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
+    with registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@needs_registry
+def test_blobs_come_and_go(open_registry: LocalRegistry, tmp_path: Path) -> None:
+    with at(open_registry.host, write=True) as there:
+        assert not there.has_blob(LAYER)
+        put(there)
+        put(there, b"")
+        assert there.has_blob(LAYER)
+        assert not there.has_blob(LAYER.model_copy(update={"size": 5}))
+        assert get(there, tmp_path / "part") == BYTES
+        assert get(there, tmp_path / "empty", layer_of(b"")) == b""
+        assert there.small_blob(LAYER, 4 * MIB) == BYTES
+
+
+@needs_registry
+def test_passwords(tmp_path: Path) -> None:
+    with registry(tmp_path / "registry", auth=htpasswd(tmp_path)) as running:
+        with pytest.raises(RegistryError) as error:
+            put(at(running.host, write=True))
+        assert "nobody without a password may push to it (401" in error.value.message
+        assert f"docker login {running.host}" in str(error.value.hint)
+        assert error.value.exit_code == 8
+        docker_login(tmp_path / "docker", running.host, auth="YW5uYTp3cm9uZw==")
+        with pytest.raises(RegistryError, match="'anna' may pull from it") as error:
+            at(running.host).has_blob(LAYER)
+        assert "wrong" not in str(error.value)
+        docker_login(tmp_path / "docker", running.host)
+        put(at(running.host, write=True))
+        assert get(at(running.host), tmp_path / "part") == BYTES
+        assert PASSWORD not in running.log()
+
+
+@needs_registry
+def test_tokens(tmp_path: Path) -> None:
+    with TokenServer(tmp_path / "keys") as tokens, registry(tmp_path / "registry", auth=tokens.auth) as running:
+        with pytest.raises(RegistryError, match="nobody without a password may push"):
+            put(at(running.host, "open/nano", write=True))
+        docker_login(tmp_path / "docker", running.host)
+        put(at(running.host, "open/nano", write=True))
+        put(at(running.host, "closed/nano", write=True))
+        docker_login(tmp_path / "docker", running.host, identitytoken="refresh")
+        assert get(at(running.host, "closed/nano"), tmp_path / "closed") == BYTES
+        docker_login(tmp_path / "docker", running.host, auth="YW5uYTp3cm9uZw==")
+        with pytest.raises(RegistryError, match="'anna' may pull from it"):
+            at(running.host, "closed/nano").has_blob(LAYER)
+        (tmp_path / "docker/config.json").unlink()
+        # Public repositories have tokens for everybody.
+        assert get(at(running.host, "open/nano"), tmp_path / "open") == BYTES
+        with pytest.raises(RegistryError, match="nobody without a password may pull"):
+            at(running.host, "closed/nano").has_blob(LAYER)
+        given = at(running.host, "open/nano").authorization(LAYER)
+        assert given is not None and given.startswith("Bearer ey")
+        assert all(path.startswith("/token") for _, path, _ in tokens.asked)
+        assert "refresh" not in "".join(path for _, path, _ in tokens.asked)
+
+
+@needs_registry
+def test_tls_with_an_authority_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = make_tls(tmp_path / "tls")
+    resolve = socket.getaddrinfo
+
+    def resolved(host: Any, *rest: Any, **named: Any) -> Any:
+        return resolve("127.0.0.1" if host == "registry.test" else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    with registry(tmp_path / "registry", tls=files) as running:
+        host = f"registry.test:{running.port}"
+        with pytest.raises(RegistryError, match="its certificate isn't trusted") as error:
+            at(host).has_blob(LAYER)
+        assert "SSL_CERT_FILE" in str(error.value.hint)
+        monkeypatch.setenv("SSL_CERT_FILE", str(files.authority))
+        with at(host, write=True) as there:
+            put(there)
+            assert get(there, tmp_path / "part") == BYTES
+        with pytest.raises(RegistryError, match="answered with 400"):
+            at(host, plain_http=True).has_blob(LAYER)
+        with Tunnels() as proxy:
+            monkeypatch.setenv("https_proxy", f"http://{proxy.host}")
+            assert at(host).has_blob(LAYER)
+            assert proxy.asked == [host]
+
+
+@needs_registry
+def test_a_registry_without_tls_is_told_as_one(open_registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **named: resolve("127.0.0.1", *rest, **named))
+    with pytest.raises(RegistryError, match="doesn't speak TLS") as error:
+        at(f"registry.test:{open_registry.port}").has_blob(LAYER)
+    assert "--plain-http" in str(error.value.hint)
+    with at(f"registry.test:{open_registry.port}", write=True, plain_http=True) as there:
+        put(there)
+
+
+class Tunnels:
+    """An HTTP proxy that knows CONNECT alone, and takes every name for this machine."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Tunnels:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                ours, _ = self._listener.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += ours.recv(4096)
+                target = head.split()[1].decode()
+                self.asked.append(target)
+                theirs = socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2])))
+                ours.sendall(b"HTTP/1.1 200 here you are\r\n\r\n")
+                for source, sink in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(Unreachable, match="no answer: Connection refused"):
+        at("127.0.0.1:1").has_blob(LAYER)
+
+
+# --- servers that misbehave -----------------------------------------------------------------------------------------
+
+
+def test_a_redirect_takes_no_credentials_to_another_host(tmp_path: Path) -> None:
+    def elsewhere(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, 200, BYTES)
+
+    with Server(elsewhere) as storage:
+
+        def redirect(handler: BaseHTTPRequestHandler) -> None:
+            if "Authorization" not in handler.headers:
+                reply(handler, 401, WWW_Authenticate='Basic realm="x"')
+            elif "again" not in handler.path:
+                reply(handler, 307, Location=f"{handler.path}?again")
+            else:
+                reply(handler, 307, Location=f"http://{storage.host}/blob?signature=x")
+
+        with Server(redirect) as there:
+            docker_login(tmp_path / "docker", there.host)
+            assert get(at(there.host), tmp_path / "part") == BYTES
+            # On the same host it is asked for.
+            assert len(there.authorizations()) == 2
+        assert len(storage.asked) == 1 and storage.authorizations() == []
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/x", "file:///etc/passwd", "/v2/loop"])
+def test_redirects_to_nowhere_good(location: str) -> None:
+    with (
+        Server(lambda handler: reply(handler, 302, Location=location)) as there,
+        pytest.raises(RegistryError, match=r"neither http nor https|more than 5 redirects"),
+    ):
+        at(there.host).has_blob(LAYER)
+
+
+def test_what_is_uploaded_stays_with_the_registry(tmp_path: Path) -> None:
+    with Server(lambda handler: reply(handler, 202)) as other:
+
+        def elsewhere(handler: BaseHTTPRequestHandler) -> None:
+            handler.rfile.read(int(handler.headers["Content-Length"]))
+            if handler.command == "POST":
+                reply(handler, 202, Location="/v2/models/nano/blobs/uploads/1?state=x")
+            else:
+                reply(handler, 307, Location=f"http://{other.host}/take")
+
+        with Server(elsewhere) as there, pytest.raises(RegistryError, match="would have what is sent go to"):
+            put(at(there.host, write=True))
+        assert other.asked == []
+
+
+def test_a_busy_registry_is_asked_again(tmp_path: Path) -> None:
+    answers = iter([503, 429, 502])
+
+    def busy(handler: BaseHTTPRequestHandler) -> None:
+        status = next(answers, 200)
+        reply(handler, status, BYTES if status == 200 else b"")
+
+    with Server(busy) as there:
+        assert get(at(there.host), tmp_path / "part") == BYTES
+    with (
+        Server(lambda handler: reply(handler, 503)) as there,
+        pytest.raises(RegistryError, match="answered with 503: Service Unavailable"),
+    ):
+        at(there.host).has_blob(LAYER)
+
+
+def test_wrong_bytes_are_refused_and_gone(tmp_path: Path) -> None:
+    wrong = bytes(len(BYTES))
+    with Server(lambda handler: reply(handler, 200, wrong)) as there:
+        with pytest.raises(RegistryError, match=r"model\.onnx\.data isn't what its digest says"):
+            get(at(there.host), tmp_path / "part")
+        with pytest.raises(RegistryError, match="isn't what its digest says"):
+            at(there.host).small_blob(LAYER, 10 * MIB)
+        with pytest.raises(RegistryError, match="sends another manifest"):
+            at(there.host).manifest(LAYER.digest)
+    assert not (tmp_path / "part").exists()
+
+
+def test_what_an_earlier_try_left_is_used_when_it_is_right(tmp_path: Path) -> None:
+    def ranged(handler: BaseHTTPRequestHandler) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        headers = {"Content_Range": f"bytes {start}-{len(BYTES) - 1}/{len(BYTES)}"} if start else {}
+        reply(handler, 206 if start else 200, BYTES[start:], **headers)
+
+    part = tmp_path / "part"
+    with Server(ranged) as there:
+        part.write_bytes(BYTES[:MIB])
+        assert get(at(there.host), part) == BYTES
+        assert [headers.get("Range") for _, _, headers in there.asked] == [f"bytes={MIB}-"]
+        part.write_bytes(b"?" * MIB)
+        assert get(at(there.host), part) == BYTES
+        part.write_bytes(BYTES + b"more")
+        assert get(at(there.host), part) == BYTES
+        asked = len(there.asked)
+        assert get(at(there.host), part) == BYTES
+        assert len(there.asked) == asked
+
+
+def test_servers_that_only_send_files_whole(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.write_bytes(BYTES[: MIB + 1])
+    with Server(lambda handler: reply(handler, 200, BYTES)) as there:
+        assert get(at(there.host), part) == BYTES
+
+
+def test_another_part_than_asked_for_is_refused(tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.write_bytes(BYTES[:MIB])
+    with (
+        Server(lambda handler: reply(handler, 206, BYTES, Content_Range="bytes 0-9/10")) as there,
+        pytest.raises(RegistryError, match="sends another part"),
+    ):
+        get(at(there.host), part)
+
+
+def test_more_than_stated_is_not_read(tmp_path: Path) -> None:
+    sent = []
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        with suppress(OSError):
+            handler.wfile.write(BYTES)
+            while len(sent) < 1000:
+                handler.wfile.write(bytes(MIB))
+                sent.append(MIB)
+
+    with Server(endless) as there:
+        assert get(at(there.host), tmp_path / "part") == BYTES
+        with pytest.raises(RegistryError, match=f"an answer of more than {client.LARGEST_MANIFEST_BYTES} bytes"):
+            at(there.host).manifest("v1")
+    assert len(sent) < 1000
+
+
+def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
+    with (
+        Server(lambda handler: reply(handler, 206 if "Range" in handler.headers else 200, b"")) as there,
+        pytest.raises(RegistryError, match=r"model\.onnx\.data ends after 0 of \d+ bytes"),
+    ):
+        get(at(there.host), tmp_path / "part")
+
+
+def test_errors_of_a_registry_are_passed_on_as_plain_text() -> None:
+    body = b'{"errors": [{"code": "DENIED", "message": "\\u001b[31mnot you' + b"!" * 500 + b'"}]}'
+    with (
+        Server(lambda handler: reply(handler, 418, body)) as there,
+        pytest.raises(RegistryError) as error,
+    ):
+        at(there.host).manifest("v1")
+    assert "answered with 418: [31mnot you!!" in error.value.message
+    assert len(error.value.message) < 300
+
+
+def test_a_proxy_for_plain_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(lambda handler: reply(handler, 404)) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://user:p%40ss@{proxy.host}")
+        assert not at("registry.test", plain_http=True).has_blob(LAYER)
+        _, path, headers = proxy.asked[0]
+    assert path == f"http://registry.test/v2/models/nano/blobs/{LAYER.digest}"
+    assert headers["Proxy-Authorization"] == "Basic dXNlcjpwQHNz"

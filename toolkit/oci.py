@@ -1,0 +1,282 @@
+"""Bundles as OCI artifacts: where one lies in a registry, and the manifest that says what belongs to it.
+
+The layout is that of ORAS: one layer for each file, named by `org.opencontainers.image.title`. A layer's digest is the
+SHA-256 that the bundle's own manifest has of the file, and that manifest's is the bundle's id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toolkit.bundle import MANIFEST_NAME, Manifest, Sha256, canonical_json
+from toolkit.errors import ConfigError, CorruptBundle
+
+SCHEME = "oci://"
+ARTIFACT_TYPE = "application/vnd.edgephi.bundle.v1"
+MANIFEST_LAYER = "application/vnd.edgephi.manifest.v1+json"
+FILE_LAYER = "application/octet-stream"
+IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+TITLE = "org.opencontainers.image.title"
+# The empty JSON object, which stands where images have a configuration.
+EMPTY = b"{}"
+DEFAULT_TAG = "latest"
+# Registries take 4 MiB; our own manifest has an entry for each file as well, and whole figures.
+LARGEST_MANIFEST_BYTES = 4 * 2**20
+LARGEST_SIGNATURE_BYTES = 2**20
+_LARGEST_FILE_BYTES = 1 << 40
+_WRITTEN_LIKE = "write it like oci://registry.example.com/models/phi3:v1"
+_MIRROR_LIKE = "write it like https://mirror.example.com:5000, with /NAMESPACE where the mirror keeps copies below one"
+_OFFER = "edgephi bundle push makes one"
+
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.sig")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A place in a registry: `host` with its port if it has one, a repository, and a tag or a digest in it."""
+
+    host: str
+    repository: str
+    tag: str = DEFAULT_TAG
+    digest: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the registry is asked for: the digest, else the tag."""
+        return self.digest or self.tag
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.host}/{self.repository}" + (f"@{self.digest}" if self.digest else f":{self.tag}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where devices pull a bundle's files from: the mirrors in their order, then the registry itself.
+
+    A mirror is an http or https URL; its path is a namespace that stands before the repository there. With
+    `plain_http` the registry is spoken to without TLS; one on a loopback address always is.
+    """
+
+    host: str
+    repository: str
+    mirrors: tuple[str, ...] = ()
+    plain_http: bool = False
+
+    def repositories(self) -> tuple[Repository, ...]:
+        """Every place to ask, in order."""
+        mirrors = tuple(mirrored(mirror, self.repository) for mirror in self.mirrors)
+        return (*mirrors, Repository.of(self.host, self.repository, plain_http=self.plain_http))
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of a registry as it is spoken to: `origin` is scheme, host and port."""
+
+    origin: str
+    host: str
+    path: str
+    plain_http: bool = False
+
+    @classmethod
+    def of(cls, host: str, path: str, *, plain_http: bool) -> Repository:
+        scheme = "http" if plain_http or is_loopback(host) else "https"
+        # The one registry whose name isn't that of its server.
+        server = "registry-1.docker.io" if host == "docker.io" else host
+        return cls(f"{scheme}://{server}", host, path, plain_http)
+
+    @property
+    def url(self) -> str:
+        return f"{self.origin}/v2/{self.path}"
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.path}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, with or without port, is this machine by its name alone."""
+    name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
+    return name in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", name) is not None
+
+
+def is_reference(text: str) -> bool:
+    return text.startswith(SCHEME)
+
+
+def parse_reference(text: str) -> Reference:
+    """`oci://host[:port]/repository[:tag|@sha256:…]`; the tag is `latest` where there is neither.
+
+    Raises ConfigError that says what is wrong with it.
+    """
+    host, slash, rest = text.removeprefix(SCHEME).partition("/")
+    if not is_reference(text) or not slash:
+        raise ConfigError(f"'{text}' is no place in a registry", _WRITTEN_LIKE)
+    if "@" in host:
+        raise ConfigError("credentials don't belong into an address", f"`docker login` keeps them; {_WRITTEN_LIKE}")
+    if not _HOST.fullmatch(host):
+        raise ConfigError(f"'{text}': '{host}' is no host", _WRITTEN_LIKE)
+    named, at, digest = rest.partition("@")
+    repository, colon, tag = named.partition(":")
+    if not _REPOSITORY.fullmatch(repository) or len(host) + len(repository) > 254:
+        hint = f"lower-case letters, digits and . _ - / between them; {_WRITTEN_LIKE}"
+        raise ConfigError(f"'{text}': '{repository}' is no repository", hint)
+    if colon and not _TAG.fullmatch(tag):
+        raise ConfigError(f"'{text}': '{tag}' is no tag", _WRITTEN_LIKE)
+    if at and not _DIGEST.fullmatch(digest):
+        raise ConfigError(f"'{text}': '{digest}' is no digest", "a digest is sha256: and 64 hexadecimal digits")
+    return Reference(host, repository, tag or DEFAULT_TAG, digest or None)
+
+
+def mirrored(mirror: str, repository: str) -> Repository:
+    """The copy of a repository on a mirror. Raises ConfigError when `mirror` isn't the URL of one."""
+    try:
+        url = urlsplit(mirror)
+    except ValueError as exc:
+        raise ConfigError(f"'{mirror}' is no mirror: {exc}", _MIRROR_LIKE) from exc
+    namespace = url.path.strip("/")
+    if (
+        url.scheme not in ("http", "https")
+        or not _HOST.fullmatch(url.netloc)
+        or (namespace and not _REPOSITORY.fullmatch(namespace))
+        or url.query
+        or url.fragment
+    ):
+        raise ConfigError(f"'{mirror.rpartition('@')[2]}' is no mirror", _MIRROR_LIKE)
+    path = f"{namespace}/{repository}" if namespace else repository
+    return Repository(f"{url.scheme}://{url.netloc}", url.netloc, path)
+
+
+def with_mirrors(source: Source, mirrors: Sequence[str]) -> Source:
+    """The same source with mirrors before it. Raises ConfigError for one that isn't a mirror's URL."""
+    for mirror in mirrors:
+        mirrored(mirror, source.repository)
+    return replace(source, mirrors=tuple(mirrors))
+
+
+class _Record(BaseModel):
+    # Others add fields of their own, which the specification tells readers to ignore.
+    model_config = ConfigDict(frozen=True)
+
+
+class Layer(_Record):
+    """A descriptor: a file by what it holds."""
+
+    mediaType: str = FILE_LAYER
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    size: int = Field(ge=0, lt=_LARGEST_FILE_BYTES)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return self.annotations.get(TITLE, "")
+
+    @property
+    def sha256(self) -> Sha256:
+        return self.digest.removeprefix("sha256:")
+
+
+class _Image(_Record):
+    schemaVersion: int
+    mediaType: str | None = None
+    artifactType: str | None = None
+    layers: tuple[Layer, ...]
+
+
+def file_layer(path: str, sha256: str, size_bytes: int, media_type: str = FILE_LAYER) -> Layer:
+    return Layer(mediaType=media_type, digest=f"sha256:{sha256}", size=size_bytes, annotations={TITLE: path})
+
+
+def bundle_layers(manifest: Manifest, bundle_id: str, manifest_bytes: int, signatures: Sequence[Layer]) -> list[Layer]:
+    """The layers of a bundle: its manifest, signatures of it, then every artifact."""
+    files = [file_layer(artifact.path, artifact.sha256, artifact.size_bytes) for artifact in manifest.artifacts]
+    return [file_layer(MANIFEST_NAME, bundle_id, manifest_bytes, MANIFEST_LAYER), *signatures, *files]
+
+
+def empty_layer() -> Layer:
+    digest = hashlib.sha256(EMPTY).hexdigest()
+    return Layer(mediaType="application/vnd.oci.empty.v1+json", digest=f"sha256:{digest}", size=len(EMPTY))
+
+
+def image_manifest(name: str, layers: Sequence[Layer]) -> bytes:
+    """The OCI 1.1 image manifest of a bundle. It tells no time: its digest is the same everywhere."""
+    config = empty_layer().model_dump(exclude={"annotations"})
+    value = {
+        "schemaVersion": 2,
+        "mediaType": IMAGE_MANIFEST,
+        "artifactType": ARTIFACT_TYPE,
+        "config": config | {"data": "e30="},
+        "layers": [layer.model_dump() for layer in layers],
+        "annotations": {TITLE: name},
+    }
+    return canonical_json(value).encode()
+
+
+def read_image_manifest(raw: bytes, where: str) -> tuple[Layer, ...]:
+    """The layers of a bundle's OCI manifest.
+
+    Raises CorruptBundle when it is none, is of something else, or lists what no bundle has.
+    """
+    try:
+        value = json.loads(raw)
+        image = _Image.model_validate(value)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CorruptBundle(f"{where}: no manifest of an artifact: {key}: {first['msg']}", _OFFER) from exc
+    except (ValueError, RecursionError) as exc:
+        raise CorruptBundle(f"{where}: no manifest of an artifact: {exc}", _OFFER) from exc
+    if image.artifactType != ARTIFACT_TYPE:
+        raise CorruptBundle(f"{where}: no edgephi bundle, but {image.artifactType or image.mediaType}", _OFFER)
+    titles = [layer.title.casefold() for layer in image.layers]
+    twice = sorted({title for title in titles if titles.count(title) > 1})
+    if twice:
+        raise CorruptBundle(f"{where}: layers of one name: {twice[0]!r}", _OFFER)
+    return image.layers
+
+
+def manifest_layer(layers: Sequence[Layer], where: str) -> Layer:
+    """The layer that is the bundle's own manifest. Raises CorruptBundle when it isn't there, or is absurdly large."""
+    found = next((layer for layer in layers if layer.title == MANIFEST_NAME), None)
+    if found is None:
+        raise CorruptBundle(f"{where}: no layer is a {MANIFEST_NAME}", _OFFER)
+    if found.size > LARGEST_MANIFEST_BYTES:
+        raise CorruptBundle(f"{where}: a {MANIFEST_NAME} of {found.size} bytes")
+    return found
+
+
+def signature_layers(layers: Sequence[Layer], manifest: Manifest, where: str) -> list[Layer]:
+    """The layers beside a bundle's artifacts: signatures. The bundle's manifest says what its artifacts are.
+
+    Raises CorruptBundle when an artifact has no layer, or one of other content, and for a layer that is nothing
+    of the bundle's.
+    """
+    by_title = {layer.title: layer for layer in layers}
+    for artifact in manifest.artifacts:
+        layer = by_title.pop(artifact.path, None)
+        if layer is None:
+            raise CorruptBundle(f"{where}: no layer is {artifact.path}, which the bundle's manifest lists")
+        if (layer.sha256, layer.size) != (artifact.sha256, artifact.size_bytes):
+            raise CorruptBundle(f"{where}: layer {artifact.path} isn't what the bundle's manifest lists")
+    by_title.pop(MANIFEST_NAME)
+    for title, layer in by_title.items():
+        if not is_signature(title):
+            raise CorruptBundle(f"{where}: layer {title!r} isn't in the bundle's manifest")
+        if layer.size > LARGEST_SIGNATURE_BYTES:
+            raise CorruptBundle(f"{where}: {title} of {layer.size} bytes is no signature")
+    return list(by_title.values())
+
+
+def is_signature(name: str) -> bool:
+    """Whether a file beside a bundle's manifest is carried along as a signature of it."""
+    return _SIGNATURE.fullmatch(name) is not None

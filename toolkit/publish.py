@@ -1,0 +1,236 @@
+"""Bundles to registries and back: pushed once from here, pulled by who needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from toolkit.bundle import (
+    MANIFEST_NAME,
+    READ_ONLY,
+    Bundle,
+    Manifest,
+    open_bundle,
+    parse_manifest,
+    store_dir,
+)
+from toolkit.config import cache_dir, shown
+from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.events import Progress, Service, Step
+from toolkit.locks import try_lock
+from toolkit.oci import (
+    EMPTY,
+    LARGEST_MANIFEST_BYTES,
+    LARGEST_SIGNATURE_BYTES,
+    Layer,
+    Reference,
+    Repository,
+    bundle_layers,
+    empty_layer,
+    file_layer,
+    image_manifest,
+    is_signature,
+    manifest_layer,
+    read_image_manifest,
+    signature_layers,
+)
+from toolkit.registry import Registry
+
+# Beside what is pulled, for the file system's own needs.
+_SPARE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Published:
+    """A bundle in a registry: `reference` by the digest of its OCI manifest; `sent_bytes` of files went there."""
+
+    reference: Reference
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A bundle as a registry has it: its manifest, and the files that are small and come with it, by name."""
+
+    manifest: Manifest
+    id: str
+    beside: dict[str, bytes]
+
+
+def push_bundle(bundle: Bundle, reference: Reference, *, plain_http: bool = False) -> Service[Published]:
+    """Put a bundle into a registry under a tag; content that the repository has isn't sent again.
+
+    Raises ConfigError for a reference by digest, CorruptBundle when a file isn't what the manifest says, RegistryError.
+    """
+    if reference.digest is not None:
+        raise ConfigError(f"{reference}: what a digest is of is settled already", "push to a tag")
+    layers = _local_layers(bundle)
+    raw = image_manifest(bundle.manifest.name, layers)
+    published = Reference(reference.host, reference.repository, digest=_digest(raw))
+    sent = 0
+    with _registry(reference, plain_http=plain_http, write=True) as registry:
+        if registry.has_manifest(reference.tag, str(published.digest)):
+            yield Step(f"{reference} is {bundle.manifest.name}", skipped=True)
+            return Published(published, 0)
+        unique = {layer.digest: layer for layer in layers}
+        lacking = [layer for layer in unique.values() if not registry.has_blob(layer)]
+        total = sum(layer.size for layer in lacking)
+        text = f"{reference}: push {len(lacking)} of {len(unique)} files, {total / 1e6:,.1f} MB"
+        yield Step(text, skipped=not lacking)
+        for layer in lacking:
+            with _opened(bundle.path / layer.title) as source:
+                for position in registry.upload(layer, source):
+                    yield Progress("push", sent + position, total, "bytes")
+            sent += layer.size
+        _push_empty(registry)
+        registry.put_manifest(reference.tag, raw)
+    return Published(published, sent)
+
+
+def _push_empty(registry: Registry) -> None:
+    layer = empty_layer()
+    if not registry.has_blob(layer):
+        for _ in registry.upload(layer, io.BytesIO(EMPTY)):
+            pass
+
+
+def _local_layers(bundle: Bundle) -> list[Layer]:
+    listed = {artifact.path for artifact in bundle.manifest.artifacts}
+    signatures = []
+    for path in sorted(bundle.path.iterdir()):
+        if is_signature(path.name) and path.name not in listed and path.is_file():
+            raw = path.read_bytes()
+            signatures.append(file_layer(path.name, hashlib.sha256(raw).hexdigest(), len(raw)))
+    manifest_bytes = (bundle.path / MANIFEST_NAME).stat().st_size
+    return bundle_layers(bundle.manifest, bundle.id, manifest_bytes, signatures)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        file = path.open("rb")
+    except OSError as exc:
+        raise CorruptBundle(
+            f"{shown(path)}: cannot be read: {exc.strerror}", "edgephi bundle verify tells more"
+        ) from exc
+    with file:
+        yield file
+
+
+def pull_bundle(reference: Reference, *, into: Path | None = None, plain_http: bool = False) -> Service[Bundle]:
+    """Get a bundle from a registry into the store, or into a folder that doesn't exist yet.
+
+    What an earlier try left is gone on with. Raises ConfigError when the folder is taken or another process pulls the
+    same, CorruptBundle when what the registry has is no bundle, RegistryError.
+    """
+    with _registry(reference, plain_http=plain_http) as registry:
+        remote = _look_up(registry, reference)
+        final = into if into is not None else store_dir() / remote.id
+        if into is None and final.is_dir():
+            yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
+            return open_bundle(final)
+        if final.exists():
+            raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
+        with _written(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            beside = final.with_name(f".{final.name[:32]}-{remote.id[:12]}.pull")
+            with _alone(beside.with_suffix(".lock"), reference):
+                if not final.exists():
+                    yield from _fill(registry, remote, beside)
+                    beside.replace(final)
+    return open_bundle(final)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
+
+
+@contextmanager
+def _alone(lock: Path, reference: Reference) -> Iterator[None]:
+    with lock.open("ab") as file:
+        if not try_lock(file):
+            raise ConfigError(f"{reference} is being pulled by another process", "wait for it, or end it")
+        yield
+    # Windows keeps a file that somebody else has open.
+    with suppress(OSError):
+        lock.unlink()
+
+
+def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
+    """Every file of a bundle, each verified as it arrives, then its manifest."""
+    manifest = remote.manifest
+    lacking = [artifact for artifact in manifest.artifacts if not (folder / artifact.path).is_file()]
+    total, done = sum(artifact.size_bytes for artifact in lacking), 0
+    folder.mkdir(exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if total + _SPARE_BYTES > free:
+        message = f"{shown(folder.parent)}: {total / 1e6:,.1f} MB to pull, {free / 1e6:,.1f} MB free"
+        raise ConfigError(message, "free some space there, or pull --into another disk")
+    yield Step(f"pull {manifest.name}: {len(lacking)} of {len(manifest.artifacts)} files, {total / 1e6:,.1f} MB")
+    for artifact in lacking:
+        path = folder / artifact.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = folder.with_suffix(f".{artifact.sha256[:16]}.part")
+        for position in registry.download(file_layer(artifact.path, artifact.sha256, artifact.size_bytes), part):
+            yield Progress("pull", done + position, total, "bytes")
+        part.chmod(READ_ONLY)
+        part.replace(path)
+        done += artifact.size_bytes
+    for name, raw in remote.beside.items():
+        _write(folder / name, raw)
+
+
+def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[Bundle]:
+    """A bundle of which only the manifest is here, and what signs it: its files are for others to pull.
+
+    A tag is looked up once; what follows is about the content that it had.
+
+    Raises CorruptBundle when what the registry has is no bundle, RegistryError.
+    """
+    with _registry(reference, plain_http=plain_http) as registry:
+        remote = _look_up(registry, reference)
+    folder = cache_dir() / "registry" / remote.id
+    with _written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, raw in remote.beside.items():
+            _write(folder / name, raw)
+    yield Step(f"{reference} is {remote.manifest.name} ({remote.id[:12]})")
+    return open_bundle(folder)
+
+
+def _look_up(registry: Registry, reference: Reference) -> _Remote:
+    raw = registry.manifest(reference.name)
+    where = str(reference)
+    layers = read_image_manifest(raw, where)
+    named = manifest_layer(layers, where)
+    text = registry.small_blob(named, LARGEST_MANIFEST_BYTES)
+    manifest = parse_manifest(text, f"{where}: {MANIFEST_NAME}")
+    signatures = signature_layers(layers, manifest, where)
+    beside = {layer.title: registry.small_blob(layer, LARGEST_SIGNATURE_BYTES) for layer in signatures}
+    return _Remote(manifest, named.sha256, beside | {MANIFEST_NAME: text})
+
+
+def _write(path: Path, raw: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_bytes(raw)
+    beside.chmod(READ_ONLY)
+    beside.replace(path)
+
+
+def _registry(reference: Reference, *, plain_http: bool, write: bool = False) -> Registry:
+    return Registry(Repository.of(reference.host, reference.repository, plain_http=plain_http), write=write)
+
+
+def _digest(raw: bytes) -> str:
+    return "sha256:" + hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,96 @@
+"""What a registry asks of who speaks to it: Basic credentials, or a token from the server that it names."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from urllib.parse import urlencode, urlsplit
+
+from toolkit.errors import RegistryError
+from toolkit.oci import Repository, is_loopback
+from toolkit.registry.credentials import Credential
+from toolkit.registry.http import Web
+
+_LARGEST_TOKEN_BYTES = 2**20
+_CLIENT = "edgephi"
+_SCHEME = re.compile(r"(?:^|,)\s*(Basic|Bearer)\s+", re.IGNORECASE)
+_FIELD = re.compile(r'([A-Za-z_]+)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One `WWW-Authenticate`: how to say who one is, and for `bearer` who gives tokens."""
+
+    bearer: bool
+    realm: str = ""
+    service: str = ""
+
+
+def parse_challenges(header: str) -> list[Challenge]:
+    """The challenges of a `WWW-Authenticate` that are understood here, in their order."""
+    starts = list(_SCHEME.finditer(header))
+    found = []
+    ends = [*(start.start() for start in starts[1:]), len(header)]
+    for start, end in zip(starts, ends, strict=False):
+        text = header[start.end() : end]
+        fields = {name.lower(): value for name, value in _FIELD.findall(text)}
+        found.append(
+            Challenge(start[1].lower() == "bearer", realm=fields.get("realm", ""), service=fields.get("service", ""))
+        )
+    return found
+
+
+def authorize(
+    web: Web, repository: Repository, actions: str, challenges: list[Challenge], credential: Credential | None
+) -> str | None:
+    """The `Authorization` for a repository; None when it wants a credential and there is none.
+
+    Raises RegistryError when the server that gives tokens refuses, or isn't one that secrets may be told.
+    """
+    for challenge in challenges:
+        if challenge.bearer:
+            return _token(web, repository, actions, challenge, credential)
+        if credential is not None and not credential.is_token:
+            _refuse_plain(repository.origin, repository)
+            return credential.basic
+    return None
+
+
+def _token(
+    web: Web, repository: Repository, actions: str, challenge: Challenge, credential: Credential | None
+) -> str | None:
+    _refuse_plain(challenge.realm, repository)
+    asked = {"service": challenge.service, "scope": f"repository:{repository.path}:{actions}"}
+    headers: dict[str, str] = {}
+    if credential is not None and credential.is_token:
+        # OAuth2, which GET with a password came before.
+        form = asked | {"grant_type": "refresh_token", "refresh_token": credential.secret, "client_id": _CLIENT}
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        answer = web.request("POST", challenge.realm, headers, urlencode(form).encode())
+    else:
+        if credential is not None:
+            headers["Authorization"] = credential.basic
+        query = urlencode(asked | {"client_id": _CLIENT})
+        joint = "&" if urlsplit(challenge.realm).query else "?"
+        answer = web.request("GET", f"{challenge.realm}{joint}{query}", headers)
+    body = answer.read(_LARGEST_TOKEN_BYTES)
+    if answer.status in (400, 401, 403):
+        return None
+    try:
+        given = json.loads(body)
+        return "Bearer " + str(given.get("token") or given["access_token"])
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        server = urlsplit(challenge.realm).netloc
+        raise RegistryError(f"{repository.host}: {server} gives no token (status {answer.status})") from exc
+
+
+def _refuse_plain(url: str, repository: Repository) -> None:
+    """Secrets go over TLS, to this machine, or where the user said that there is none."""
+    parts = urlsplit(url)
+    plain_ok = is_loopback(parts.netloc) or repository.plain_http
+    if parts.scheme != "https" and not (parts.scheme == "http" and plain_ok):
+        raise RegistryError(
+            f"{repository.host}: wants a password or a token over {parts.scheme or 'nothing'}, for all to read",
+            "use https; --plain-http allows it",
+        )

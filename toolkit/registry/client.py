@@ -1,0 +1,369 @@
+"""One repository of a registry: is a blob there, put it there, get it, and the manifests that name them.
+
+The protocol is the OCI distribution specification 1.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from toolkit.errors import CorruptBundle, RegistryError
+from toolkit.oci import IMAGE_MANIFEST, LARGEST_MANIFEST_BYTES, Layer, Repository
+from toolkit.registry.auth import authorize, parse_challenges
+from toolkit.registry.credentials import find_credential
+from toolkit.registry.http import Answer, Unreachable, Web, origin
+
+# The largest step that every registry takes: GitHub's has this limit, Azure's one of 20 MB, others none.
+CHUNK_BYTES = 4 * 2**20
+# Tries in a row that bring nothing before it is given up, and the pause before the second of them; each next one is
+# twice as long.
+_TRIES = 6
+_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_LARGEST_ERROR_BYTES = 64 * 1024
+_BUSY = (429, 500, 502, 503, 504)
+_READ_BYTES = 1 << 20
+
+
+class Registry:
+    """A repository, spoken to with the credentials that this machine has for it. Close it, or use it in `with`.
+
+    Everything raises RegistryError that says what the registry answered; what may pass is tried again first.
+    """
+
+    def __init__(self, repository: Repository, *, write: bool = False) -> None:
+        self.repository = repository
+        self._actions = "pull,push" if write else "pull"
+        self._web = Web()
+        self._authorization: str | None = None
+        self._answered = False
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._web.close()
+
+    def has_blob(self, layer: Layer) -> bool:
+        """Whether the repository has a layer's content already."""
+        answer = self._ask("HEAD", self._blob_url(layer), known=(200, 404))
+        answer.done()
+        return answer.status == HTTPStatus.OK and answer.headers.get("Content-Length", "") == str(layer.size)
+
+    def authorization(self, layer: Layer) -> str | None:
+        """A fresh `Authorization` for who is to get a layer; None where none is asked for, or none is known."""
+        self._authorization = None
+        self._ask("HEAD", self._blob_url(layer), known=(200, 401, 403, 404)).done()
+        return self._authorization
+
+    def manifest(self, name: str) -> bytes:
+        """The manifest of a tag or digest, held against its digest. What it is of stays open."""
+        where = f"{self.repository}:{name}" if ":" not in name else f"{self.repository}@{name}"
+        answer = self._ask("GET", self._manifest_url(name), {"Accept": IMAGE_MANIFEST}, known=(200, 404))
+        if answer.status == HTTPStatus.NOT_FOUND:
+            code = _error_of(answer)[0]
+            missing = "repository" if code == "NAME_UNKNOWN" else "repository or tag"
+            raise RegistryError(f"{where}: no such {missing}", "is it spelt right? edgephi bundle push makes one")
+        raw = answer.read(LARGEST_MANIFEST_BYTES)
+        digest = _digest(raw)
+        stated = name if ":" in name else answer.headers.get("Docker-Content-Digest", digest)
+        if stated != digest:
+            raise RegistryError(f"{where}: the registry sends another manifest than {stated[:19]}", _BROKEN)
+        return raw
+
+    def has_manifest(self, tag: str, digest: str) -> bool:
+        """Whether a tag names that manifest already."""
+        answer = self._ask("HEAD", self._manifest_url(tag), {"Accept": IMAGE_MANIFEST}, known=(200, 404))
+        answer.done()
+        return answer.status == HTTPStatus.OK and answer.headers.get("Docker-Content-Digest") == digest
+
+    def put_manifest(self, tag: str, raw: bytes) -> str:
+        """Let a tag name a manifest, whose layers are there; returns its digest."""
+        url, headers = self._manifest_url(tag), {"Content-Type": IMAGE_MANIFEST}
+        self._ask("PUT", url, headers, raw, known=(200, 201)).done()
+        return _digest(raw)
+
+    def small_blob(self, layer: Layer, largest_bytes: int) -> bytes:
+        """A blob of at most so many bytes, as its digest says."""
+        if layer.size > largest_bytes:
+            raise RegistryError(f"{self.repository}: {layer.title} has {layer.size} bytes, at most {largest_bytes} fit")
+        answer = self._ask("GET", self._blob_url(layer), known=(200, 404))
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise self._lacks(layer)
+        raw = answer.read(layer.size)
+        if _digest(raw) != layer.digest:
+            raise RegistryError(f"{self.repository}: {layer.title} isn't what its digest says", _BROKEN)
+        return raw
+
+    def download(self, layer: Layer, part: Path) -> Iterator[int]:
+        """Fill a file with a layer's content, from where an earlier try ended; yields how much of it is there.
+
+        Every byte is hashed as it passes. Raises RegistryError when they aren't what the digest says; the file is
+        gone then.
+        """
+        with part.open("a+b") as file:
+            digest = hashlib.sha256()
+            file.seek(0)
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+            resumed = file.tell() > 0
+            yield from self._download(layer, file, digest)
+            if digest.hexdigest() != layer.sha256 and resumed:
+                # What an earlier try left may be wrong: from another registry, or of a power cut.
+                file.truncate(0)
+                digest = hashlib.sha256()
+                yield from self._download(layer, file, digest)
+        if digest.hexdigest() != layer.sha256:
+            part.unlink()
+            raise RegistryError(f"{self.repository}: {layer.title} isn't what its digest says", _BROKEN)
+
+    def _download(self, layer: Layer, file: IO[bytes], digest: Any) -> Iterator[int]:
+        file.seek(0, 2)
+        tries = 0
+        if file.tell() > layer.size:
+            file.truncate(0)
+            # It can't have the right hash; whoever called begins anew.
+            return
+        while file.tell() < layer.size:
+            before = file.tell()
+            try:
+                for block in self._rest_of(layer, before):
+                    file.write(block)
+                    digest.update(block)
+                    yield file.tell()
+            except Unreachable as exc:
+                tries = 1 if file.tell() > before else tries + 1
+                if tries == _TRIES or not exc.again:
+                    raise
+                _pause(tries)
+                continue
+            tries = 0 if file.tell() > before else tries + 1
+            if tries == _TRIES:
+                raise RegistryError(f"{self.repository}: {layer.title} ends after {before} of {layer.size} bytes")
+
+    def _rest_of(self, layer: Layer, offset: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        answer = self._ask("GET", self._blob_url(layer), headers, known=(200, 206, 404))
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise self._lacks(layer)
+        left = layer.size - offset
+        if answer.status == HTTPStatus.OK and offset:
+            yield from _skipped(answer.blocks(layer.size), offset)
+        elif offset and not answer.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+            raise RegistryError(
+                f"{self.repository}: sends another part of {layer.title} than it was asked for", _BROKEN
+            )
+        else:
+            yield from answer.blocks(left)
+        # Whatever else there is: nobody has asked for it.
+        answer.done()
+
+    def upload(self, layer: Layer, source: IO[bytes]) -> Iterator[int]:
+        """Put a layer's content there, in steps; yields how much of it the registry has.
+
+        A link that breaks costs the step under way. Raises CorruptBundle when the file isn't what the digest says.
+        """
+        location, position, tries = self._begin_upload(), 0, 0
+        while True:
+            before = position
+            try:
+                if position == layer.size or (position == 0 and layer.size <= CHUNK_BYTES):
+                    self._end_upload(layer, location, source, position)
+                    yield layer.size
+                    return
+                location, position = self._send_step(layer, location, source, position)
+            except Unreachable as exc:
+                tries += 1
+                if tries == _TRIES or not exc.again:
+                    raise
+                _pause(tries)
+                # It may have heard everything, and only its answer was lost.
+                if self.has_blob(layer):
+                    yield layer.size
+                    return
+                location, position = self._resume_upload(location)
+            if position > before:
+                tries = 0
+                yield position
+
+    def _begin_upload(self) -> str:
+        answer = self._ask("POST", f"{self.repository.url}/blobs/uploads/", body=b"", known=(202,))
+        answer.done()
+        return self._location(answer)
+
+    def _send_step(self, layer: Layer, location: str, source: IO[bytes], position: int) -> tuple[str, int]:
+        """Send the next step; returns where the one after it goes, and how much the registry has."""
+        step = self._read_step(layer, source, position)
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{position}-{position + len(step) - 1}",
+        }
+        answer = self._ask("PATCH", location, headers, step, known=(202, 404, 416), again=False)
+        answer.done()
+        if answer.status == HTTPStatus.ACCEPTED:
+            return self._location(answer), position + len(step)
+        # It knows better how far it is, or nothing of this upload any more.
+        return self._resume_upload(location)
+
+    def _read_step(self, layer: Layer, source: IO[bytes], position: int) -> bytes:
+        source.seek(position)
+        step = source.read(min(CHUNK_BYTES, layer.size - position))
+        if not step and layer.size:
+            raise CorruptBundle(f"{layer.title}: ends after {position} bytes", "the bundle changed while it was pushed")
+        return step
+
+    def _resume_upload(self, location: str) -> tuple[str, int]:
+        answer = self._ask("GET", location, known=(200, 202, 204, 404))
+        answer.done()
+        arrived = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", answer.headers.get("Range", ""))
+        # Nothing and one byte are told alike.
+        if answer.status == HTTPStatus.NOT_FOUND or arrived is None or arrived[1] == "0":
+            return self._begin_upload(), 0
+        return self._location(answer, location), int(arrived[1]) + 1
+
+    def _end_upload(self, layer: Layer, location: str, source: IO[bytes], position: int) -> None:
+        """Send what fits into one request, or nothing more; the registry holds all of it against its hash."""
+        last = self._read_step(layer, source, position) if position < layer.size else b""
+        joint = "&" if urlsplit(location).query else "?"
+        headers = {"Content-Type": "application/octet-stream"}
+        url = f"{location}{joint}digest={layer.digest}"
+        answer = self._ask("PUT", url, headers, last, known=(201, 204, 400, 404, 416), again=False)
+        if answer.status in (HTTPStatus.CREATED, HTTPStatus.NO_CONTENT):
+            answer.done()
+            return
+        code, text = _error_of(answer)
+        if code == "DIGEST_INVALID":
+            hint = "build the bundle again, or copy it again from where it is whole"
+            raise CorruptBundle(f"{layer.title}: content changed (another SHA-256)", hint)
+        raise RegistryError(f"{self.repository}: didn't take {layer.title}: {text}")
+
+    def _location(self, answer: Answer, default: str | None = None) -> str:
+        location = answer.headers.get("Location", default)
+        if location is None:
+            raise RegistryError(f"{self.repository}: doesn't say where to upload to", _BROKEN)
+        url = urlsplit(urljoin(answer.url, location))
+        ours = urlsplit(self.repository.origin)
+        if url.netloc == ours.netloc:
+            # Behind a proxy that ends TLS, registries take themselves for plain ones.
+            url = url._replace(scheme=ours.scheme)
+        elif url.scheme != "https":
+            raise RegistryError(f"{self.repository}: would have uploads go to {url.netloc}, without TLS")
+        return urlunsplit(url)
+
+    def _blob_url(self, layer: Layer) -> str:
+        return f"{self.repository.url}/blobs/{layer.digest}"
+
+    def _manifest_url(self, name: str) -> str:
+        return f"{self.repository.url}/manifests/{name}"
+
+    def _lacks(self, layer: Layer) -> RegistryError:
+        return RegistryError(f"{self.repository}: hasn't {layer.title} ({layer.digest[:19]})", "push the bundle again")
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        known: tuple[int, ...],
+        again: bool = True,
+    ) -> Answer:
+        """A request with what the registry wants to know about us. Raises RegistryError for a status not in `known`.
+
+        With `again` a broken link and a busy registry are tried again here; who sends parts of something looks first
+        what has arrived.
+        """
+        tries = 0
+        while True:
+            try:
+                answer = self._authorized(method, url, headers or {}, body)
+                self._answered = True
+                if answer.status not in _BUSY or answer.status in known:
+                    break
+                problem = self._refusal(answer, method)
+            except Unreachable as exc:
+                problem = exc
+            tries += 1
+            # Who has never answered isn't there: nobody wants to wait for that.
+            if not (again and problem.again and self._answered) or tries == _TRIES:
+                raise problem
+            _pause(tries)
+        if answer.status not in known:
+            raise self._refusal(answer, method)
+        return answer
+
+    def _authorized(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        def ask() -> Answer:
+            mine = self._authorization is not None and origin(url) == origin(self.repository.origin)
+            secret = {"Authorization": self._authorization or ""} if mine else {}
+            return self._web.request(method, url, {**headers, **secret}, body)
+
+        answer = ask()
+        if answer.status == HTTPStatus.UNAUTHORIZED and origin(answer.url) == origin(self.repository.origin):
+            challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
+            credential = find_credential(self.repository.host, self.repository.path)
+            # Without one too: tokens of public repositories are for everybody.
+            given = authorize(self._web, self.repository, self._actions, challenges, credential)
+            if given is not None and (given != self._authorization or given.startswith("Bearer")):
+                answer.done()
+                self._authorization = given
+                answer = ask()
+        return answer
+
+    def _refusal(self, answer: Answer, method: str) -> Unreachable:
+        status, text = answer.status, _error_of(answer)[1]
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            host = self.repository.host
+            what = "push to" if self._actions != "pull" else "pull from"
+            credential = find_credential(host, self.repository.path)
+            whose = "nobody without a password" if credential is None else f"'{credential.user}'"
+            message = f"{self.repository}: {whose} may {what} it ({status}: {text})"
+            return Unreachable(message, f"`docker login {host}`, or podman's or oras', keeps credentials", again=False)
+        hint = "it is busy or broken; try again later" if status in _BUSY else None
+        return Unreachable(
+            f"{self.repository}: {method} was answered with {status}: {text}", hint, again=status in _BUSY
+        )
+
+
+_BROKEN = "is something between here and the registry that changes what passes?"
+
+
+def _digest(raw: bytes) -> str:
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def _pause(tries: int) -> None:
+    # Spread: those whom one failure has stopped shouldn't all come back at once.
+    time.sleep(min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** (tries - 1)) * random.uniform(0.5, 1.0))
+
+
+def _skipped(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """What follows the first `count` bytes: for servers that only send files whole."""
+    for block in blocks:
+        if count < len(block):
+            yield block[count:]
+        count = max(0, count - len(block))
+
+
+def _error_of(answer: Answer) -> tuple[str, str]:
+    """A registry's own code for what is wrong, '' for none, and its words for it."""
+    raw = b""
+    with suppress(RegistryError):
+        raw = answer.read(_LARGEST_ERROR_BYTES)
+    try:
+        first = json.loads(raw)["errors"][0]
+        code, text = str(first["code"]), str(first.get("message") or first["code"])
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        code, text = "", HTTPStatus(answer.status).phrase if answer.status in HTTPStatus._value2member_map_ else "?"
+    return code, "".join(character for character in text if character.isprintable())[:200]
