@@ -124,6 +124,11 @@ class Bundle:
         """The manifest file as it stands: its SHA-256 is `id`."""
         return (self.path / MANIFEST_NAME).read_text(encoding="utf-8")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the artifacts lie beside the manifest; devices can pull a bundle of which nothing else is here."""
+        return all((self.path / artifact.path).is_file() for artifact in self.manifest.artifacts)
+
 
 def canonical_json(value: object) -> str:
     """The one JSON text of a value: sorted keys, no blanks, UTF-8."""

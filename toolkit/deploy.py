@@ -10,7 +10,9 @@ from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.device import Device, check_profile, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step, Warning_
+from toolkit.oci import Source
 from toolkit.plan import PROMPT_TOKENS
+from toolkit.pull import pull
 from toolkit.push import Upload, push
 from toolkit.runtime import Runtime, describe, resolve_wheels
 
@@ -24,12 +26,14 @@ class Delivery:
 
     `offline` has wheels resolved here and pushed, `wheels` is a folder of some to prefer, `force` makes too little
     memory a warning, and `verified` says that the bundle's files were held against its manifest here a moment ago.
+    With `source` the device pulls the bundle's files from there; of the bundle only its manifest need be here.
     """
 
     offline: bool = False
     wheels: Path | None = None
     force: bool = False
     verified: bool = False
+    source: Source | None = None
 
 
 PLAIN = Delivery()
@@ -85,22 +89,30 @@ def _upload(path: Path) -> Upload:
 def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
     """Have a bundle verified in the target's store as a release, without activating it.
 
-    Raises ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable.
+    Raises ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable,
+    and RegistryError when it pulls.
     """
     probe, runtime = yield from prepare(device, delivery)
     release = Release(bundle.id, device.target.name, runtime, probe)
-    files = [Upload(bundle.path / a.path, a.sha256, a.size_bytes) for a in bundle.manifest.artifacts]
     if device.ask("missing", artifacts=[], release=bundle.id)["installed"]:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
     yield from check_memory(bundle, device, probe, force=delivery.force)
-    if not delivery.verified:
-        yield Step(f"verify {bundle.manifest.name} here")
-        yield from verify_bundle(bundle)
-    yield from push(device, files)
+    yield from _bring(bundle, device, delivery)
     yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
     yield from device.call("install", release=bundle.id, manifest=bundle.manifest_text)
     return release
+
+
+def _bring(bundle: Bundle, device: Device, delivery: Delivery) -> Service[None]:
+    """Have the bundle's files on the device: pulled by it, or pushed from here."""
+    if delivery.source is not None:
+        yield from pull(device, bundle.manifest.artifacts, delivery.source)
+        return
+    if not delivery.verified:
+        yield Step(f"verify {bundle.manifest.name} here")
+        yield from verify_bundle(bundle)
+    yield from push(device, [Upload(bundle.path / a.path, a.sha256, a.size_bytes) for a in bundle.manifest.artifacts])
 
 
 def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force: bool) -> Service[None]:

@@ -23,8 +23,9 @@ from toolkit.errors import (
     CorruptBundle,
     DeviceError,
     DeviceFull,
+    RegistryError,
 )
-from toolkit.events import Progress, Service, Step, drain
+from toolkit.events import Progress, Service, Step, Warning_, drain
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.runtime import Runtime
@@ -36,14 +37,16 @@ class _DamagedAgent(AgentError):
     """The agent's file there isn't whole. It refuses to work then, if it can be started at all."""
 
 
-_ERRORS: dict[str, type[CorruptBundle] | type[DeviceError]] = {
+_ERRORS: dict[str, type[CorruptBundle] | type[RegistryError] | type[DeviceError]] = {
     "device_full": DeviceFull,
     "corrupt": CorruptBundle,
+    "registry": RegistryError,
     "damaged_agent": _DamagedAgent,
 }
 # Operations that hold a lock for more than a moment.
 _HOLDING = {
     "hold": "a push",
+    "pull": "files are pulled from a registry",
     "install": "a release is verified and installed",
     "provision": "a runtime is installed",
     "verify": "the releases are verified",
@@ -51,6 +54,9 @@ _HOLDING = {
 }
 # An agent's line holds a few kilobytes; a manifest list some hundred. Whoever sends more isn't our agent.
 _LONGEST_LINE = 16 * 1024 * 1024
+
+# What an agent asks while it works, to what it is told.
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass
@@ -166,19 +172,27 @@ class Device:
     def call(self, op: str, **params: Any) -> Service[Any]:
         """Run one operation, pass on its progress, return its result.
 
-        Raises AgentError, DeviceFull, CorruptBundle, HostUnreachable, AgentDied, RemoteCommandFailed.
+        Raises AgentError, DeviceFull, CorruptBundle, RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
         """
+        return (yield from self._call(op, params))
+
+    def converse(self, op: str, answer: Answer, **params: Any) -> Service[Any]:
+        """`call` for an operation that asks things while it works: `answer` is given each, and returns the reply."""
+        return (yield from self._call(op, params, answer))
+
+    def _call(self, op: str, params: dict[str, Any], answer: Answer | None = None) -> Service[Any]:
         try:
-            return (yield from self._call(op, **params))
+            return (yield from self._call_once(op, params, answer))
         except _DamagedAgent:
             # It is whole again, and what is damaged hasn't begun to work.
-            return (yield from self._call(op, **params))
+            return (yield from self._call_once(op, params, answer))
 
-    def _call(self, op: str, **params: Any) -> Service[Any]:
+    def _call_once(self, op: str, params: dict[str, Any], answer: Answer | None) -> Service[Any]:
         process = self.start(op, **params)
         finished = False
         try:
-            process.close_stdin()
+            if answer is None:
+                process.close_stdin()
             for kind, payload in self.messages(process):
                 if kind == "result":
                     finished = True
@@ -187,6 +201,10 @@ class Device:
                     yield Progress(payload["label"], payload["done"], payload["total"], payload["unit"])
                 elif payload.get("type") == "waiting":
                     yield from self._say_waiting(payload["holder"])
+                elif payload.get("type") == "warning":
+                    yield Warning_(f"{self.target.name}: {payload['text']}")
+                elif answer is not None:
+                    process.send(json.dumps(answer(payload)).encode() + b"\n")
         finally:
             if finished:
                 process.wait()

@@ -95,7 +95,7 @@ def roll_out(
         if not fresh:
             rollout = recall(rollout)
         unfinished = len(rollout.in_state("done")) < len(rollout.devices)
-        if unfinished:
+        if unfinished and options.source is None:
             yield Step(f"verify {bundle.manifest.name} here")
             yield from verify_bundle(bundle)
         job = _Job(bundle, options, limit_bytes_per_s, verified=unfinished)
@@ -275,7 +275,7 @@ class _Worker(threading.Thread):
 
     def _deploy(self, device: Device) -> Service[None]:
         options, bundle = self._job.options, self._job.bundle
-        delivery = Delivery(options.offline, options.wheels, options.force, self._job.verified)
+        delivery = Delivery(options.offline, options.wheels, options.force, self._job.verified, options.source)
         if options.gate:
             verdict = yield from deploy_gated(bundle, device, delivery)
             verdict.enforce()

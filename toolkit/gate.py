@@ -120,6 +120,11 @@ def with_gate_figures(bundle: Bundle, profile: Profile) -> Service[Bundle]:
     lacks_match = limits.min_token_match is not None and (known is None or known.token_match is None)
     if not (lacks_figures or lacks_match):
         return bundle
+    if not bundle.is_here:
+        raise ConfigError(
+            f"{bundle.manifest.name} has no quality figures, which the profile's limits ask for; its files aren't here",
+            "edgephi bundle pull gets them here; then edgephi eval, and push it again",
+        )
     try:
         reference = find_reference(bundle.manifest)
     except ConfigError as exc:

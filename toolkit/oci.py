@@ -138,6 +138,16 @@ def parse_reference(text: str) -> Reference:
     return Reference(host, repository, tag or DEFAULT_TAG, digest or None)
 
 
+def parse_repository(text: str) -> Reference:
+    """`oci://host[:port]/repository`, without a tag or a digest. Raises ConfigError that says what is wrong with it."""
+    found = parse_reference(text)
+    if text != f"{SCHEME}{found.host}/{found.repository}":
+        raise ConfigError(
+            f"'{text}' is more than a repository", "leave out the tag: the bundle says which files it has"
+        )
+    return found
+
+
 def mirrored(mirror: str, repository: str) -> Repository:
     """The copy of a repository on a mirror. Raises ConfigError when `mirror` isn't the URL of one."""
     try:

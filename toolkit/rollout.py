@@ -20,6 +20,7 @@ from toolkit.bundle import Bundle, canonical_json
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
 from toolkit.locks import try_lock
+from toolkit.oci import Source
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
@@ -61,6 +62,7 @@ class RolloutOptions(_Record):
     offline: bool = False
     wheels: Path | None = None
     force: bool = False
+    source: Source | None = None
 
 
 @dataclass(frozen=True)

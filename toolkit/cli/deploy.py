@@ -12,8 +12,10 @@ from click.core import ParameterSource
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.bundle import Bundle
     from toolkit.deploy import Delivery
     from toolkit.gate import Verdict
+    from toolkit.oci import Source
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -34,6 +36,7 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
     "--gate", is_flag=True, help="Measure it there first; it becomes active only within the profile's limits."
 )
 @click.option("--force", is_flag=True, help="Push it even if the device hasn't the memory it was planned to need.")
+@options.source
 @options.rollout
 @options.as_json
 @click.pass_context
@@ -48,6 +51,9 @@ def deploy(
     client: str | None,
     gate: bool,
     force: bool,
+    pull_from: str | None,
+    mirrors: tuple[str, ...],
+    plain_http: bool,
     as_json: bool,
     **rollout: Any,
 ) -> None:
@@ -58,6 +64,9 @@ def deploy(
     generated tokens. With --gate it must also hold the profile's [limits]; one that doesn't leaves the earlier release
     active, and exits with 10.
 
+    BUNDLE may also be oci://HOST/REPOSITORY[:TAG] in a registry: then, or with --from, the devices pull the files
+    themselves, from mirrors first, and each file is held against its hash. Nothing but manifests passes this machine.
+
     TARGET is a name, `@tag` for every target with that tag, or `@all`. With more than one, or with a tag, it is a
     rollout: canaries first, then waves of --parallel devices at once. A device that doesn't load and generate after
     activation goes back to what was active there. The next wave starts only when no canary has failed, and not more
@@ -67,19 +76,45 @@ def deploy(
     from toolkit.deploy import Delivery
     from toolkit.targets import is_tag
 
+    found, source = _find(bundle, pull_from, mirrors, plain_http=plain_http)
     how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "client": client, "as_json": as_json}
     if len(targets) > 1 or is_tag(targets[0]):
-        roll_out(bundle, targets, offline=offline, wheels=wheels, force=force, **how, **rollout)
+        roll_out(found, targets, offline=offline, wheels=wheels, force=force, source=source, **how, **rollout)
         return
     for name in rollout:
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for a rollout: several targets, or a @tag")
-    _deploy_to_one(bundle, targets[0], Delivery(offline, wheels, force), **how)
+    _deploy_to_one(found, targets[0], Delivery(offline, wheels, force, source=source), **how)
+
+
+def _find(
+    bundle: str, pull_from: str | None, mirrors: tuple[str, ...], *, plain_http: bool
+) -> tuple[Bundle, Source | None]:
+    """The bundle that is meant, and where devices are to pull its files from, None where they are pushed."""
+    from toolkit.bundle import find_bundle
+    from toolkit.cli import render
+    from toolkit.oci import Source, is_reference, parse_reference, parse_repository, with_mirrors
+    from toolkit.publish import remote_bundle
+
+    if is_reference(bundle):
+        if pull_from is not None:
+            raise click.UsageError("--from is for a bundle on this machine; add other places with --mirror")
+        place = parse_reference(bundle)
+    elif pull_from is not None:
+        place = parse_repository(pull_from)
+    elif mirrors or plain_http:
+        raise click.UsageError("--mirror and --plain-http go with a bundle in a registry, or with --from")
+    else:
+        return find_bundle(bundle), None
+    source = with_mirrors(Source(place.host, place.repository, plain_http=plain_http), mirrors)
+    if pull_from is not None:
+        return find_bundle(bundle), source
+    return render.follow(remote_bundle(place, plain_http=plain_http)), source
 
 
 def _deploy_to_one(
-    bundle: str,
+    found: Bundle,
     target: str,
     delivery: Delivery,
     *,
@@ -88,14 +123,12 @@ def _deploy_to_one(
     gate: bool,
     as_json: bool,
 ) -> None:
-    from toolkit.bundle import find_bundle
     from toolkit.cli import render
     from toolkit.deploy import deploy as deploy_service
     from toolkit.device import connect
     from toolkit.gate import deploy_gated
     from toolkit.targets import load_target, over
 
-    found = find_bundle(bundle)
     reached = over(load_target(target), client)
     with connect(reached, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:
         if gate:

@@ -108,6 +108,24 @@ def plain_http(command: F) -> F:
     )(command)
 
 
+def source(command: F) -> F:
+    """Where devices get a bundle's files when they aren't pushed from here."""
+    command = click.option(
+        "--from",
+        "pull_from",
+        metavar="oci://HOST/REPOSITORY",
+        help="The devices pull the bundle's files from this repository; it is pushed there already.",
+    )(command)
+    command = click.option(
+        "--mirror",
+        "mirrors",
+        multiple=True,
+        metavar="URL",
+        help="Ask this mirror of the registry first: https://HOST[:PORT][/NAMESPACE]. Repeatable, in their order.",
+    )(command)
+    return plain_http(command)
+
+
 def rollout(command: F) -> F:
     """How several devices get a bundle."""
 

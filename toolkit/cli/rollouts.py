@@ -19,7 +19,7 @@ STATES: tuple[State, ...] = ("done", "failed", "pending")
 
 
 def roll_out(
-    reference: str,
+    bundle: Bundle,
     words: Sequence[str],
     *,
     as_json: bool,
@@ -34,14 +34,13 @@ def roll_out(
 
     Raises RolloutFailed when devices failed.
     """
-    from toolkit.bundle import find_bundle
     from toolkit.cli import render
     from toolkit.errors import RolloutFailed
     from toolkit.fleet import roll_out as roll_out_service
     from toolkit.rollout import RolloutOptions, rollout_exit_code
     from toolkit.targets import over, select_targets
 
-    bundle, targets = find_bundle(reference), [over(target, client) for target in select_targets(words)]
+    targets = [over(target, client) for target in select_targets(words)]
     # The options are a part of the rollout's identity, which is the same wherever one stands.
     chosen = RolloutOptions(wheels=wheels and wheels.absolute(), **how)
     if dry_run:

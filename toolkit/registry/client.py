@@ -61,9 +61,9 @@ class Registry:
         return answer.status == HTTPStatus.OK and answer.headers.get("Content-Length", "") == str(layer.size)
 
     def authorization(self, layer: Layer) -> str | None:
-        """A fresh `Authorization` for who is to get a layer; None where none is asked for, or none is known."""
+        """A fresh `Authorization` for who is to get a layer; None where none is asked for."""
         self._authorization = None
-        self._ask("HEAD", self._blob_url(layer), known=(200, 401, 403, 404)).done()
+        self._ask("HEAD", self._blob_url(layer), known=(200, 404)).done()
         return self._authorization
 
     def manifest(self, name: str) -> bytes:

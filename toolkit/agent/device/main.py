@@ -44,6 +44,7 @@ OPS = {
     "deactivate": "releases.op_deactivate",
     "releases": "releases.op_releases",
     "hold": "locks.op_hold",
+    "pull": "pull.op_pull",
     "verify": "upkeep.op_verify",
     "prune": "upkeep.op_prune",
     "provision": "runtimes.op_provision",

@@ -1,0 +1,138 @@
+"""Registries and mirrors over HTTP: blobs by their hash, from any byte on."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from .protocol import CHUNK, AgentFailure
+
+TIMEOUT_S = 30.0
+REDIRECTS = 5
+PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+BUSY = (408, 429, 500, 502, 503, 504)
+
+
+class Broken(Exception):
+    """The link broke, or the source is busy: trying again may help."""
+
+
+class Refused(Exception):
+    """This source won't give this file; with `for_good` none at all."""
+
+    def __init__(self, message: str, *, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.for_good = for_good
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Redirects are ours to follow: they mustn't take credentials along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Source:
+    """One repository of one registry. `gone` says why nothing is to be had from it any more."""
+
+    def __init__(self, number: int, url: str, authorize: Callable[[int], str]) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise AgentFailure("bad_request", f"not a repository: {url!r}")
+        self.url, self.host = url, parts.netloc
+        self.gone: str | None = None
+        self.answered = False
+        self._ask: Callable[[], str] = lambda: authorize(number)
+        self._authorization: str | None = None
+        # Proxies come from the environment, certificates from the system or SSL_CERT_FILE.
+        tls = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+        self._opener = urllib.request.build_opener(_NoRedirect, tls)
+
+    def blocks(self, sha256: str, offset: int, size: int) -> Iterator[bytes]:
+        """What a blob of `size` bytes has from `offset` on, as it arrives, and nothing beyond.
+
+        Raises Broken, and Refused when the source hasn't it, or sends something else than it was asked for.
+        """
+        with self._open(f"{self.url}/blobs/sha256:{sha256}", offset) as response:
+            skip = offset if response.status == 200 else 0
+            left = size - offset + skip
+            length = response.headers.get("Content-Length", "")
+            if skip == 0 and offset and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+                raise Refused("sends another part than it was asked for", for_good=True)
+            if length.isdigit() and int(length) > left:
+                raise Refused(f"would send {length} bytes instead of {left}", for_good=True)
+            while left:
+                block = read(response, min(left, CHUNK))
+                if not block:
+                    return
+                left -= len(block)
+                if skip < len(block):
+                    yield block[skip:]
+                skip = max(0, skip - len(block))
+
+    def _open(self, url: str, offset: int) -> Any:
+        """The answer to a request for a blob, after redirects and after having said who we are."""
+        asked = False
+        for _ in range(REDIRECTS + 2):
+            status, response = self._exchange(url, offset)
+            if status in (200, 206):
+                return response
+            ours = origin(url) == origin(self.url)
+            if status == 401 and ours and not asked:
+                asked, self._authorization = True, self._ask()
+                continue
+            target = response.headers.get("Location")
+            response.close()
+            if status in BUSY:
+                raise Broken(f"is busy ({status})")
+            if status not in (301, 302, 303, 307, 308) or not target:
+                raise Refused(f"answers {status} {http.client.responses.get(status, '')}".strip())
+            url = urljoin(url, target)
+            if urlsplit(url).scheme not in (("https",) if self.url.startswith("https:") else ("http", "https")):
+                raise Refused("redirects to an address without TLS", for_good=True)
+        raise Refused("redirects in circles", for_good=True)
+
+    def _exchange(self, url: str, offset: int) -> tuple[int, Any]:
+        request = urllib.request.Request(url, headers={"User-Agent": "edgephi-agent"})
+        if offset:
+            request.add_header("Range", f"bytes={offset}-")
+        if self._authorization is not None and origin(url) == origin(self.url):
+            request.add_header("Authorization", self._authorization)
+        try:
+            response = self._opener.open(request, timeout=TIMEOUT_S)
+        except urllib.error.HTTPError as exc:
+            self.answered = True
+            return exc.code, exc
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            reason = getattr(exc, "reason", exc)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                message = f"its certificate isn't trusted here: {reason.verify_message}"
+                raise Refused(message, for_good=True) from exc
+            raise Broken(f"no answer: {getattr(reason, 'strerror', None) or reason}") from exc
+        self.answered = True
+        return response.status, response
+
+
+def origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def read(response: Any, count: int) -> bytes:
+    try:
+        block: bytes = response.read1(count)
+        return block
+    except (OSError, http.client.HTTPException) as exc:
+        raise Broken(f"the link broke: {exc}") from exc
+
+
+def pause(tries: int) -> None:
+    """Before another try; spread, for a thousand devices may have lost the same registry at the same time."""
+    time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (tries - 1)) * random.uniform(0.5, 1.0))

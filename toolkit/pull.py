@@ -1,0 +1,67 @@
+"""A bundle's files to a device that gets them itself, from a registry or its mirrors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from toolkit.bundle import Artifact
+from toolkit.device import Device
+from toolkit.errors import AgentError, RegistryError
+from toolkit.events import Service, Step
+from toolkit.oci import Repository, Source, file_layer, is_loopback
+from toolkit.registry import Registry
+
+
+def pull(device: Device, artifacts: Sequence[Artifact], source: Source) -> Service[int]:
+    """Have a device pull the files whose content it hasn't yet; returns the bytes that came.
+
+    It asks the places of `source` in their order, and holds every file against its hash. Tokens for them are got here,
+    for pulling from that repository alone; only registries without tokens have the device told the password itself.
+    Raises RegistryError when the device gets a file from nowhere, DeviceFull, HostUnreachable.
+    """
+    places = source.repositories()
+    yield Step(f"{device.target.name}: pull from {', '.join(place.host for place in places)}")
+    try:
+        answer = yield from device.converse(
+            "pull",
+            _Tokens(device.target.name, places, artifacts).answer,
+            artifacts=[{"sha256": artifact.sha256, "size_bytes": artifact.size_bytes} for artifact in artifacts],
+            sources=[place.url for place in places],
+            limit_bytes_per_s=device.limit_bytes_per_s,
+        )
+    except RegistryError as exc:
+        raise RegistryError(exc.message, _hint(device, places)) from exc
+    pulled = int(answer["pulled_bytes"])
+    text = f"{device.target.name}: {answer['files']} of {len(artifacts)} files came, {pulled / 1e6:,.1f} MB"
+    yield Step(text, skipped=not pulled)
+    return pulled
+
+
+def _hint(device: Device, places: Sequence[Repository]) -> str:
+    local = [place.host for place in places if is_loopback(place.host)]
+    if local and device.target.transport != "local":
+        return f"{local[0]} is the device itself there: name the registry as the device knows it, or add a --mirror"
+    return "push it from here instead: edgephi deploy without oci:// and --from; edgephi bundle pull gets it here first"
+
+
+class _Tokens:
+    """Answers a device whom a registry wants to know: what it is told is asked of the registry from here.
+
+    Not of what the device says that it was asked: a device isn't to learn where our passwords go.
+    """
+
+    def __init__(self, target: str, places: Sequence[Repository], artifacts: Sequence[Artifact]) -> None:
+        self._target, self._places, self._artifacts = target, places, artifacts
+
+    def answer(self, event: dict[str, Any]) -> dict[str, Any]:
+        number = event.get("source")
+        if event.get("type") != "authorize" or type(number) is not int or not 0 <= number < len(self._places):
+            raise AgentError(f"{self._target}: the agent asks something that isn't its protocol: {str(event)[:200]!r}")
+        any_file = self._artifacts[0]
+        layer = file_layer(any_file.path, any_file.sha256, any_file.size_bytes)
+        try:
+            with Registry(self._places[number]) as registry:
+                return {"authorization": registry.authorization(layer)}
+        except RegistryError as exc:
+            return {"authorization": None, "reason": exc.message}
