@@ -1,14 +1,16 @@
-"""edgephi bundle list, show, verify."""
+"""edgephi bundle list, show, verify, push, pull."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests import builds
+from tests.registries import needs_registry, registry
 from tests.test_quality import figures
 from toolkit.bundle import Bundle, find_bundle, record_quality
 from toolkit.cli import main
@@ -78,3 +80,29 @@ def test_show_tells_the_figures_of_an_evaluated_bundle(run, stored: Bundle) -> N
     evaluated = record_quality(find_bundle(stored.manifest.name), HELD_OUT, figures())
     assert "quality, held-out" in (shown := run("show", evaluated.id)[1])
     assert "perplexity 20.40 (+2.00%), KLD 0.0100, top-1 90.0%, token match 50.0%; 4088 tokens on x86_64" in shown
+
+
+@needs_registry
+def test_push_and_pull(run, stored: Bundle, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with registry(tmp_path / "registry") as there:
+        code, out, err = run("push", stored.id[:8], there.reference("models/nano:v1"))
+        assert code == 0, err
+        assert re.fullmatch(rf"oci://{there.host}/models/nano@sha256:[0-9a-f]{{64}}\n", out)
+        _, again, err = run("push", stored.id[:8], there.reference("models/nano:v1"), "--json")
+        pushed = json.loads(again)
+        assert (pushed["id"], pushed["sent_bytes"], pushed["digest"]) == (stored.id, 0, out.strip().rpartition("@")[2])
+        code, out, err = run("pull", out.strip(), "--into", "pulled")
+        assert code == 0, err
+        assert out.split() == [stored.manifest.name, stored.id, "pulled"]
+        assert run("verify", "./pulled")[0] == 0
+        _, out, _ = run("pull", there.reference("models/nano:v1"), "--json")
+        assert json.loads(out)["id"] == stored.id
+        code, out, err = run("pull", there.reference("models/nano:v2"))
+        assert (code, out) == (8, "")
+        assert "models/nano:v2: no such repository or tag" in err and "hint: " in err
+
+
+def test_references_that_are_none(run, stored: Bundle) -> None:  # type: ignore[no-untyped-def]
+    for args in (("push", stored.id, "registry/x"), ("pull", "oci://registry")):
+        code, _, err = run(*args)
+        assert code == 3 and "write it like oci://registry.example.com/models/phi3:v1" in err

@@ -1,4 +1,4 @@
-"""deploy --gate, as typed."""
+"""deploy --gate, and from registries, as typed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import seed_cache
 from tests.cli.test_loop import edgephi
+from tests.registries import needs_registry, registry
+from toolkit.transport.sshd import free_port
 
 
 @pytest.fixture
@@ -57,3 +59,42 @@ def test_without_limits_there_is_no_gate(limited: Path) -> None:
     assert done.returncode == 3
     assert "error: profile 'local' has no limits to check" in done.stderr
     assert "[limits]" in done.stderr
+
+
+@needs_registry
+def test_a_bundle_in_a_registry_is_pulled_by_the_device(local: Path, tmp_path: Path) -> None:
+    int4 = build("int4-rtn-b32")
+    with registry(tmp_path / "registry") as there:
+        done = edgephi("bundle", "push", str(int4.path), there.reference("models/nano:v1"))
+        assert done.returncode == 0, done.stderr
+        mirror = f"http://127.0.0.1:{free_port()}"
+        done = edgephi("deploy", there.reference("models/nano:v1"), "local", "--mirror", mirror)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"local: {int4.manifest.name} ({int4.id[:12]}) is active\n"
+        assert f"warning: local: {mirror[7:]} isn't asked any more: no answer: Connection refused" in done.stderr
+        assert json.loads((local / "current.json").read_text())["release"] == int4.id
+        again = edgephi("deploy", str(int4.path), "local", "--from", there.reference("models/nano"), "--json")
+        assert json.loads(again.stdout)["active"] is True
+        gone = edgephi("deploy", there.reference("models/nano:v9"), "local")
+        assert gone.returncode == 8 and "no such repository or tag" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (
+            ("oci://localhost:1/x", "local", "--from", "oci://localhost:1/x"),
+            2,
+            "--from is for a bundle on this machine",
+        ),
+        (("some-bundle", "local", "--mirror", "https://m"), 2, "go with a bundle in a registry, or with --from"),
+        (("some-bundle", "local", "--plain-http"), 2, "go with a bundle in a registry, or with --from"),
+        (("some-bundle", "local", "--from", "oci://localhost:1/x:v1"), 3, "is more than a repository"),
+        (("some-bundle", "local", "--from", "oci://localhost:1/x", "--mirror", "m"), 3, "'m' is no mirror"),
+        (("oci://localhost:1/x", "local"), 8, "no answer: Connection refused"),
+    ],
+)
+def test_sources_that_make_no_sense(local: Path, args: tuple[str, ...], code: int, says: str) -> None:
+    done = edgephi("deploy", *args)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr

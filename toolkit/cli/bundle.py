@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def bundle() -> None:
-    """List, show and verify built bundles; push them to a registry and pull them from there."""
+    """List, show, verify, push and pull built bundles."""
 
 
 @bundle.command("list")
