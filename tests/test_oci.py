@@ -115,7 +115,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def layers_of(bundle: Bundle) -> list[Any]:
-    signature = file_layer(f"{MANIFEST_NAME}.sig", "b" * 64, 10)
+    signature = file_layer("signatures/anna.sig", "b" * 64, 10)
     return bundle_layers(bundle.manifest, bundle.id, len(bundle.manifest_text), [signature])
 
 
@@ -133,14 +133,14 @@ def test_a_bundles_manifest_is_what_the_specification_says(bundle: Bundle) -> No
     first = value["layers"][0]
     assert (first["digest"], first["annotations"]) == (f"sha256:{bundle.id}", {TITLE: MANIFEST_NAME})
     titles = [layer["annotations"][TITLE] for layer in value["layers"]]
-    assert titles == [MANIFEST_NAME, "manifest.json.sig", *(a.path for a in bundle.manifest.artifacts)]
+    assert titles == [MANIFEST_NAME, "signatures/anna.sig", *(a.path for a in bundle.manifest.artifacts)]
 
 
 def test_it_is_read_back(bundle: Bundle) -> None:
     layers = read_image_manifest(image_manifest("nano", layers_of(bundle)), "there")
     assert manifest_layer(layers, "there").sha256 == bundle.id
     (signature,) = signature_layers(layers, bundle.manifest, "there")
-    assert signature.title == "manifest.json.sig"
+    assert signature.title == "signatures/anna.sig"
 
 
 def changed(bundle: Bundle, **changes: Any) -> bytes:
@@ -209,10 +209,21 @@ def test_artifacts_that_are_missing_other_or_absurd_are_refused(bundle: Bundle) 
         other = [*layers[:-1], layers[-1].model_copy(update=update)]
         with pytest.raises(CorruptBundle, match="isn't what the bundle's manifest lists"):
             signature_layers(other, bundle.manifest, "there")
+    many = [file_layer(f"signatures/{number}.sig", "c" * 64, 5) for number in range(40)]
+    with pytest.raises(CorruptBundle, match="more than 32 signatures"):
+        signature_layers([*layers, *many], bundle.manifest, "there")
     with pytest.raises(CorruptBundle, match="is no signature"):
-        signature_layers([*layers, file_layer("x.sig", "c" * 64, 10**8)], bundle.manifest, "there")
+        signature_layers([*layers, file_layer("signatures/x.sig", "c" * 64, 10**8)], bundle.manifest, "there")
 
 
 def test_signatures_by_name() -> None:
-    assert all(map(is_signature, ("manifest.json.sig", "anna.sig")))
-    assert not any(map(is_signature, (".sig", "a/b.sig", "manifest.json", "..sig", "x.sig\n")))
+    assert all(map(is_signature, ("signatures/anna.sig", "signatures/0f_1-2.sig")))
+    refused = (
+        "anna.sig",
+        "signatures/.sig",
+        "signatures/a/b.sig",
+        "other/x.sig",
+        "signatures/../x.sig",
+        "signatures/x",
+    )
+    assert not any(map(is_signature, refused))

@@ -97,14 +97,19 @@ def test_what_is_there_is_not_sent_again(
 
 
 @needs_registry
-def test_signatures_travel_along(place: Reference, bundle: Bundle, tmp_path: Path) -> None:
-    (bundle.path / "manifest.json.sig").write_bytes(b"signed by anna")
+def test_signatures_travel_along_and_may_come_later(place: Reference, bundle: Bundle, tmp_path: Path) -> None:
     follow(push_bundle(bundle, place))
-    pulled = follow(pull_bundle(place, into=tmp_path / "pulled"))
-    assert (pulled.path / "manifest.json.sig").read_bytes() == b"signed by anna"
+    pulled = follow(pull_bundle(place))
+    (bundle.path / "signatures").mkdir()
+    (bundle.path / "signatures/anna.sig").write_bytes(b"signed by anna")
+    events: list[Event] = []
+    assert follow(push_bundle(bundle, place), events).sent_bytes == len("signed by anna")
+    assert follow(pull_bundle(place)).path == pulled.path
+    assert (pulled.path / "signatures/anna.sig").read_bytes() == b"signed by anna"
     seen = follow(remote_bundle(place))
     assert seen.id == bundle.id
-    assert sorted(path.name for path in seen.path.iterdir()) == ["manifest.json", "manifest.json.sig"]
+    files = sorted(path.relative_to(seen.path).as_posix() for path in seen.path.rglob("*") if path.is_file())
+    assert files == ["manifest.json", "signatures/anna.sig"]
 
 
 @needs_registry

@@ -61,7 +61,19 @@ class _Remote:
 
     manifest: Manifest
     id: str
+    digest: str
     beside: dict[str, bytes]
+
+    def write_beside(self, folder: Path) -> None:
+        """Signatures, then the manifest, which makes a folder a bundle."""
+        for name, raw in self.beside.items():
+            path = folder / name
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                beside.write_bytes(raw)
+                beside.chmod(READ_ONLY)
+                beside.replace(path)
 
 
 def push_bundle(bundle: Bundle, reference: Reference, *, plain_http: bool = False) -> Service[Published]:
@@ -102,12 +114,12 @@ def _push_empty(registry: Registry) -> None:
 
 
 def _local_layers(bundle: Bundle) -> list[Layer]:
-    listed = {artifact.path for artifact in bundle.manifest.artifacts}
     signatures = []
-    for path in sorted(bundle.path.iterdir()):
-        if is_signature(path.name) and path.name not in listed and path.is_file():
+    for path in sorted(bundle.path.glob("*/*.sig")):
+        name = path.relative_to(bundle.path).as_posix()
+        if is_signature(name) and path.is_file() and not path.is_symlink():
             raw = path.read_bytes()
-            signatures.append(file_layer(path.name, hashlib.sha256(raw).hexdigest(), len(raw)))
+            signatures.append(file_layer(name, hashlib.sha256(raw).hexdigest(), len(raw)))
     manifest_bytes = (bundle.path / MANIFEST_NAME).stat().st_size
     return bundle_layers(bundle.manifest, bundle.id, manifest_bytes, signatures)
 
@@ -135,6 +147,9 @@ def pull_bundle(reference: Reference, *, into: Path | None = None, plain_http: b
         final = into if into is not None else store_dir() / remote.id
         if into is None and final.is_dir():
             yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
+            with _written(final):
+                # It may have been signed since.
+                remote.write_beside(final)
             return open_bundle(final)
         if final.exists():
             raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
@@ -187,8 +202,7 @@ def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
         part.chmod(READ_ONLY)
         part.replace(path)
         done += artifact.size_bytes
-    for name, raw in remote.beside.items():
-        _write(folder / name, raw)
+    remote.write_beside(folder)
 
 
 def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[Bundle]:
@@ -200,11 +214,9 @@ def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[
     """
     with _registry(reference, plain_http=plain_http) as registry:
         remote = _look_up(registry, reference)
-    folder = cache_dir() / "registry" / remote.id
+    folder = cache_dir() / "registry" / remote.digest.removeprefix("sha256:")
     with _written(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, raw in remote.beside.items():
-            _write(folder / name, raw)
+        remote.write_beside(folder)
     yield Step(f"{reference} is {remote.manifest.name} ({remote.id[:12]})")
     return open_bundle(folder)
 
@@ -218,14 +230,7 @@ def _look_up(registry: Registry, reference: Reference) -> _Remote:
     manifest = parse_manifest(text, f"{where}: {MANIFEST_NAME}")
     signatures = signature_layers(layers, manifest, where)
     beside = {layer.title: registry.small_blob(layer, LARGEST_SIGNATURE_BYTES) for layer in signatures}
-    return _Remote(manifest, named.sha256, beside | {MANIFEST_NAME: text})
-
-
-def _write(path: Path, raw: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(raw)
-    beside.chmod(READ_ONLY)
-    beside.replace(path)
+    return _Remote(manifest, named.sha256, _digest(raw), beside | {MANIFEST_NAME: text})
 
 
 def _registry(reference: Reference, *, plain_http: bool, write: bool = False) -> Registry:
