@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.answers import Missing, Releases
 from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.device import Device, check_profile, connect
 from toolkit.errors import ConfigError
@@ -94,7 +95,7 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
     """
     probe, runtime = yield from prepare(device, delivery)
     release = Release(bundle.id, device.target.name, runtime, probe)
-    if device.ask("missing", artifacts=[], release=bundle.id)["installed"]:
+    if device.ask(Missing, artifacts=[], release=bundle.id).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
     yield from check_memory(bundle, device, probe, force=delivery.force)
@@ -150,8 +151,8 @@ def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servic
     Takes and raises what `install` does.
     """
     release = yield from install(bundle, device, delivery)
-    pointer = device.ask("releases")["pointer"]
-    if (pointer["release"], pointer["runtime"]) == (release.bundle_id, release.runtime.lock):
+    pointer = device.ask(Releases).pointer
+    if (pointer.release, pointer.runtime) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")

@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.answers import Missing
 from toolkit.device import Device
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
@@ -65,13 +66,13 @@ def push(device: Device, files: Sequence[Upload]) -> Service[int]:
 def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
     by_hash = {file.sha256: file for file in files}
     artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
-    state = device.ask("missing", artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
-    missing = [(by_hash[entry["sha256"]], entry["chunks"]) for entry in state["missing"]]
-    pieces = [piece for file, chunks in missing for piece in lacking(file, chunks)]
+    state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+    missing = state.of(by_hash, device.target.name)
+    pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
     total = sum(piece.length for piece in pieces)
-    if total + SPARE_BYTES > state["free_bytes"] and total:
+    if total + SPARE_BYTES > state.free_bytes and total:
         raise DeviceFull(
-            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state['free_bytes'])} free "
+            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state.free_bytes)} free "
             f"under {device.target.install_root}",
             "free some space there, or set `install_root` in the target's file to a larger disk",
         )
