@@ -115,6 +115,13 @@ class Active(_Said):
     runtime: Lock | None
 
 
+class Reused(Answer):
+    """Bytes of lacking files that were copied from others on the device."""
+
+    op: ClassVar[str] = "reuse"
+    reused_bytes: Bytes
+
+
 class Pointer(Active):
     """What is active now, and what was before, latest first."""
 

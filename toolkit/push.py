@@ -11,7 +11,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.answers import Missing
+from toolkit.answers import Missing, Reused
+from toolkit.blocks import Block
 from toolkit.device import Device
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
@@ -38,6 +39,8 @@ class Upload:
     source: Path
     sha256: str
     size_bytes: int
+    # Of a large file: what other files on the target may have of it.
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
     artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
     state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
     missing = state.of(by_hash, device.target.name)
+    if (yield from _reuse(device, [by_hash[entry.sha256] for entry in missing if not entry.chunks])):
+        state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+        missing = state.of(by_hash, device.target.name)
     pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
     total = sum(piece.length for piece in pieces)
     if total + SPARE_BYTES > state.free_bytes and total:
@@ -80,6 +86,25 @@ def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
     yield Step(f"{name}: push {len(missing)} of {len(files)} files, {_megabytes(total)}", skipped=not pieces)
     yield from _Sending(device, pieces).run()
     return total
+
+
+def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
+    """Have the device copy what other files there have of these; the bytes that it found."""
+    request = [
+        {
+            "sha256": file.sha256,
+            "size_bytes": file.size_bytes,
+            "blocks": [[block.length, block.sha256] for block in file.blocks],
+        }
+        for file in files
+        if file.blocks
+    ]
+    if not request:
+        return 0
+    found = yield from device.call(Reused, files=request)
+    if found.reused_bytes:
+        yield Step(f"{device.target.name}: {_megabytes(found.reused_bytes)} are there already, in other releases")
+    return found.reused_bytes
 
 
 def lacking(file: Upload, chunks: Sequence[str]) -> Iterator[Piece]:
