@@ -13,6 +13,7 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import follow
 from tests.test_deploy import target_at
+from toolkit.answers import Completed, Scored
 from toolkit.deploy import install, prepare
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError
@@ -46,36 +47,44 @@ def ask(device: Device) -> Iterator[Ask]:
         yield ask
 
 
-def score(ask: Ask, context: str, continuation: str) -> dict[str, Any]:
-    return ask({"kind": "score", "context": context, "continuation": continuation})
+def score(ask: Ask, context: str, continuation: str) -> Scored:
+    found = ask({"kind": "score", "context": context, "continuation": continuation})
+    assert isinstance(found, Scored)
+    return found
+
+
+def text(ask: Ask, **question: Any) -> str:
+    found = ask({"kind": "generate", **question})
+    assert isinstance(found, Completed)
+    return found.text
 
 
 def test_likelihoods_add_up_and_tell_sense_from_nonsense(ask: Ask) -> None:
     context = "In the beginning God created the heaven and the"
     good, bad = score(ask, context, " earth"), score(ask, context, " banana")
-    assert bad["log_likelihood"] < good["log_likelihood"] < 0
-    assert good["greedy"] and not bad["greedy"]
+    assert bad.log_likelihood < good.log_likelihood < 0
+    assert good.greedy and not bad.greedy
     # Blanks between the two count for the continuation, wherever they stand.
     assert score(ask, context + " ", "earth") == good
     both, second = score(ask, context, " earth. And"), score(ask, context + " earth", ". And")
-    assert both["log_likelihood"] == pytest.approx(good["log_likelihood"] + second["log_likelihood"], abs=0.05)
+    assert both.log_likelihood == pytest.approx(good.log_likelihood + second.log_likelihood, abs=0.05)
 
 
 def test_a_text_beyond_the_context_is_read_in_windows(ask: Ask) -> None:
     verse = "And God said, Let there be light: and there was light. "
     short, long = score(ask, "", verse * 4), score(ask, "", verse * 400)
-    assert math.isfinite(long["log_likelihood"])
-    assert long["log_likelihood"] < short["log_likelihood"]
-    assert score(ask, verse * 400, "And God")["log_likelihood"] < 0
+    assert math.isfinite(long.log_likelihood)
+    assert long.log_likelihood < short.log_likelihood
+    assert score(ask, verse * 400, "And God").log_likelihood < 0
 
 
 def test_generation_ends_at_a_stop_text_or_a_length(ask: Ask) -> None:
-    question = {"kind": "generate", "context": "And God said,", "max_tokens": 12, "until": []}
-    free = ask(question)["text"]
+    context = "And God said,"
+    free = text(ask, context=context, max_tokens=12, until=[])
     assert free
     stop = free[len(free) // 2]
-    assert ask(question | {"until": [stop]})["text"] == free[: free.index(stop)]
-    assert len(ask(question | {"max_tokens": 1})["text"]) < len(free)
+    assert text(ask, context=context, max_tokens=12, until=[stop]) == free[: free.index(stop)]
+    assert len(text(ask, context=context, max_tokens=1, until=[])) < len(free)
 
 
 def test_what_is_no_question_ends_the_conversation_with_its_reason(ask: Ask) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from toolkit import __version__
 from toolkit.agent import agent_sha256
+from toolkit.answers import Releases, parse
 from toolkit.bundle import Manifest
 from toolkit.deploy import prepare
 from toolkit.device import Device
-from toolkit.errors import ConfigError
+from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
 from toolkit.measure import measure
 from toolkit.report import Predicted, Report, Run, find_report, save_report
@@ -116,10 +117,9 @@ def target_key(device: Device, probe: dict[str, Any]) -> str:
 
 def installed(device: Device, bundle_id: str | None) -> tuple[Manifest, str]:
     """A release's manifest and id, the active one by default. Raises ConfigError when there is none."""
-    releases = device.ask("releases")["releases"]
-    for entry in releases:
-        if entry["release"] == bundle_id or (bundle_id is None and entry["active"]):
-            return Manifest.model_validate(entry["manifest"]), entry["release"]
+    for entry in device.ask(Releases).releases:
+        if entry.release == bundle_id or (bundle_id is None and entry.active):
+            return entry.parsed(device.target.name), entry.release
     if bundle_id is None:
         raise ConfigError(
             f"{device.target.name}: nothing is active there", f"edgephi deploy BUNDLE {device.target.name}"
@@ -156,4 +156,7 @@ def _run(
         # Eight characters a token is more than English prose has with any tokenizer of the family.
         quality_text=held_out_text()[: workload.quality_tokens * 8] if quality else None,
     )
-    return Run.model_validate(raw)
+    run = parse(Run, raw, device.target.name, "to 'bench'")
+    if len(run.samples) != workload.repetitions or not all(sample.token_ns for sample in run.samples):
+        raise AgentError(f"{device.target.name}: the agent measured something else than it was asked", "run it again")
+    return run

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from toolkit.answers import Forgot, ModelReady, ProgressMade, Result, TokenText, TurnEnd
 from toolkit.device import Device
 from toolkit.errors import AgentError
 from toolkit.events import Progress, Service, Step, Token, Warning_
@@ -40,10 +41,9 @@ class Conversation:
     def wait_until_loaded(self) -> Service[float]:
         """The load time in seconds."""
         yield Step(f"{self._device.target.name}: load the model")
-        for kind, payload in self._messages:
-            if kind == "event" and payload["type"] == "ready":
-                seconds: float = payload["load_ns"] / 1e9
-                return seconds
+        for said in self._messages:
+            if isinstance(said, ModelReady):
+                return said.load_ns / 1e9
         raise AgentError(f"{self._device.target.name}: the conversation ended before the model was loaded")
 
     def say(self, text: str, *, max_new_tokens: int, system: str | None = None) -> Service[Turn]:
@@ -51,35 +51,35 @@ class Conversation:
         turn = {"user": text, "system": system, "max_new_tokens": max_new_tokens}
         self._process.send(json.dumps(turn).encode() + b"\n")
         pieces: list[str] = []
-        for kind, payload in self._messages:
-            if kind != "event":
-                break
-            match payload["type"]:
-                case "token":
+        for said in self._messages:
+            match said:
+                case TokenText():
                     # A word's piece carries the blank before it; an answer's first word has nothing before it.
-                    piece = payload["text"] if pieces else payload["text"].lstrip()
+                    piece = said.text if pieces else said.text.lstrip()
                     if piece:
                         pieces.append(piece)
                         yield Token(piece)
-                case "progress":
-                    yield Progress(payload["label"], payload["done"], payload["total"], payload["unit"])
-                case "forgot":
-                    yield Warning_(f"the planned context is full: the oldest {payload['turns']} turns are forgotten")
-                case "turn_end":
-                    return _turn("".join(pieces), payload)
+                case ProgressMade():
+                    yield Progress(said.label, said.done, said.total, said.unit)
+                case Forgot():
+                    yield Warning_(f"the planned context is full: the oldest {said.turns} turns are forgotten")
+                case TurnEnd():
+                    return _turn("".join(pieces), said)
+                case Result():
+                    break
         raise AgentError(f"{self._device.target.name}: the conversation ended in the middle of an answer")
 
 
-def _turn(text: str, payload: dict[str, list[int]]) -> Turn:
-    stamps = payload["token_ns"]
+def _turn(text: str, end: TurnEnd) -> Turn:
+    stamps = end.token_ns
     seconds = (stamps[-1] - stamps[0]) / 1e9 if len(stamps) > 1 else None
     return Turn(
         text=text,
-        prompt_tokens=int(payload["prompt_tokens"]),  # type: ignore[call-overload]
+        prompt_tokens=end.prompt_tokens,
         generated_tokens=len(stamps),
         ttft_ms=stamps[0] / 1e6 if stamps else None,
         decode_tps=(len(stamps) - 1) / seconds if seconds else None,
-        stopped=bool(payload["stopped"]),
+        stopped=end.stopped,
     )
 
 

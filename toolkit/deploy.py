@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.answers import Missing, Releases
+from toolkit.blocks import Block, bundle_blocks
 from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.device import Device, check_profile, connect
 from toolkit.errors import ConfigError
@@ -94,25 +96,34 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
     """
     probe, runtime = yield from prepare(device, delivery)
     release = Release(bundle.id, device.target.name, runtime, probe)
-    if device.ask("missing", artifacts=[], release=bundle.id)["installed"]:
+    if device.ask(Missing, artifacts=[], release=bundle.id).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         return release
     yield from check_memory(bundle, device, probe, force=delivery.force)
-    yield from _bring(bundle, device, delivery)
+    blocks = yield from _bring(bundle, device, delivery)
     yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
-    yield from device.call("install", release=bundle.id, manifest=bundle.manifest_text)
+    lists = {sha256: [[block.length, block.sha256] for block in found] for sha256, found in blocks.items()}
+    yield from device.call("install", release=bundle.id, manifest=bundle.manifest_text, blocks=lists)
     return release
 
 
-def _bring(bundle: Bundle, device: Device, delivery: Delivery) -> Service[None]:
-    """Have the bundle's files on the device: pulled by it, or pushed from here."""
+def _bring(bundle: Bundle, device: Device, delivery: Delivery) -> Service[dict[str, tuple[Block, ...]]]:
+    """Have the bundle's files on the device: pulled by it, or pushed from here.
+
+    Returns what they may share with others, by file; nothing where they are linked instead of sent, or aren't here.
+    """
     if delivery.source is not None:
         yield from pull(device, bundle.manifest.artifacts, delivery.source)
-        return
+        return {}
     if not delivery.verified:
         yield Step(f"verify {bundle.manifest.name} here")
         yield from verify_bundle(bundle)
-    yield from push(device, [Upload(bundle.path / a.path, a.sha256, a.size_bytes) for a in bundle.manifest.artifacts])
+    blocks = {} if device.target.transport == "local" else (yield from bundle_blocks(bundle))
+    artifacts = bundle.manifest.artifacts
+    yield from push(
+        device, [Upload(bundle.path / a.path, a.sha256, a.size_bytes, blocks.get(a.sha256, ())) for a in artifacts]
+    )
+    return blocks
 
 
 def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force: bool) -> Service[None]:
@@ -150,8 +161,8 @@ def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servic
     Takes and raises what `install` does.
     """
     release = yield from install(bundle, device, delivery)
-    pointer = device.ask("releases")["pointer"]
-    if (pointer["release"], pointer["runtime"]) == (release.bundle_id, release.runtime.lock):
+    pointer = device.ask(Releases).pointer
+    if (pointer.release, pointer.runtime) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")

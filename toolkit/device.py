@@ -13,9 +13,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 from toolkit.agent import PROTOCOL, agent_archive, agent_file, agent_sha256
+from toolkit.answers import (
+    A,
+    Answer,
+    Authorize,
+    Event,
+    Failure,
+    Held,
+    Holder,
+    ProgressMade,
+    Result,
+    Settled,
+    Waiting,
+    Warned,
+    check,
+    decode,
+    parse,
+    parse_event,
+)
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -52,11 +70,10 @@ _HOLDING = {
     "verify": "the releases are verified",
     "prune": "old releases are removed",
 }
-# An agent's line holds a few kilobytes; a manifest list some hundred. Whoever sends more isn't our agent.
-_LONGEST_LINE = 16 * 1024 * 1024
+_LONGEST_MESSAGE = 2000
 
 # What an agent asks while it works, to what it is told.
-Answer = Callable[[dict[str, Any]], dict[str, Any]]
+Reply = Callable[[Authorize], dict[str, Any]]
 
 
 @dataclass
@@ -93,7 +110,7 @@ class Device:
     limit_bytes_per_s: float | None = None
     prepared: tuple[dict[str, Any], Runtime] | None = field(default=None, repr=False)
     _agent_path: str | None = field(default=None, repr=False)
-    _waited_for: dict[str, Any] | None = field(default=None, repr=False)
+    _waited_for: Holder | None = field(default=None, repr=False)
 
     @property
     def python(self) -> str:
@@ -125,11 +142,13 @@ class Device:
                 pass
         process = self._start(arrival, "settle")
         process.close_stdin()
-        for kind, payload in self.messages(process):
-            if kind == "result":
-                process.wait()
-                return bool(payload.get("was_whole"))
-        raise AssertionError("messages end with a result or an error")
+        try:
+            result = next(said for said in self.messages(process) if isinstance(said, Result))
+        except BaseException:
+            process.kill()
+            raise
+        process.wait()
+        return parse(Settled, result.payload, self.target.name, "to 'settle'").was_whole
 
     def _repair_agent(self) -> bool:
         """True when the agent's file there was damaged and is whole now."""
@@ -153,111 +172,127 @@ class Device:
         process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
         return process
 
-    def messages(self, process: Process) -> Iterator[tuple[str, Any]]:
-        """The agent's (`event` | `result`, payload) until the result; an agent's error is raised."""
+    def messages(self, process: Process) -> Iterator[Event | Result]:
+        """What the agent says until its result; its error is raised, and AgentError when it says what can't be."""
         silent = True
         for line in process.lines():
             silent = False
-            kind, payload = self._parse(line, process)
-            if kind == "error":
-                error = _ERRORS.get(payload["code"], AgentError)
-                if error is _DamagedAgent:
-                    self._repair_agent()
-                raise error(f"{self.target.name}: {payload['message']}", payload.get("hint"))
-            yield kind, payload
+            kind, payload = self._decode(line, process)
             if kind == "result":
+                yield Result(payload)
                 return
+            if kind == "error":
+                raise self._failure(payload)
+            event = parse_event(payload, self.target.name)
+            if event is not None:
+                yield event
         self._explain_end(process, silent=silent)
 
-    def call(self, op: str, **params: Any) -> Service[Any]:
-        """Run one operation, pass on its progress, return its result.
+    @overload
+    def call(self, op: type[A], **params: Any) -> Service[A]: ...
+
+    @overload
+    def call(self, op: str, **params: Any) -> Service[Any]: ...
+
+    def call(self, op: type[Answer] | str, **params: Any) -> Service[Any]:
+        """Run one operation, pass on its progress, return its answer: typed, or as it came when `op` is a name.
 
         Raises AgentError, DeviceFull, CorruptBundle, RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
         """
         return (yield from self._call(op, params))
 
-    def converse(self, op: str, answer: Answer, **params: Any) -> Service[Any]:
-        """`call` for an operation that asks things while it works: `answer` is given each, and returns the reply."""
-        return (yield from self._call(op, params, answer))
+    def converse(self, op: type[A], reply: Reply, **params: Any) -> Service[A]:
+        """`call` for an operation that asks who we are while it works: `reply` is given each question."""
+        answer: A = yield from self._call(op, params, reply)
+        return answer
 
-    def _call(self, op: str, params: dict[str, Any], answer: Answer | None = None) -> Service[Any]:
+    def _call(self, op: type[Answer] | str, params: dict[str, Any], reply: Reply | None = None) -> Service[Any]:
+        name = op if isinstance(op, str) else op.op
         try:
-            return (yield from self._call_once(op, params, answer))
+            payload = yield from self._call_once(name, params, reply)
         except _DamagedAgent:
             # It is whole again, and what is damaged hasn't begun to work.
-            return (yield from self._call_once(op, params, answer))
+            payload = yield from self._call_once(name, params, reply)
+        if isinstance(op, str):
+            check(op, payload, self.target.name)
+            return payload
+        return parse(op, payload, self.target.name, f"to '{name}'")
 
-    def _call_once(self, op: str, params: dict[str, Any], answer: Answer | None) -> Service[Any]:
+    def _call_once(self, op: str, params: dict[str, Any], reply: Reply | None) -> Service[dict[str, Any]]:
         process = self.start(op, **params)
-        finished = False
+        result: Result | None = None
         try:
-            if answer is None:
+            if reply is None:
                 process.close_stdin()
-            for kind, payload in self.messages(process):
-                if kind == "result":
-                    finished = True
-                    return payload
-                if payload.get("type") == "progress":
-                    yield Progress(payload["label"], payload["done"], payload["total"], payload["unit"])
-                elif payload.get("type") == "waiting":
-                    yield from self._say_waiting(payload["holder"])
-                elif payload.get("type") == "warning":
-                    yield Warning_(f"{self.target.name}: {payload['text']}")
-                elif answer is not None:
-                    process.send(json.dumps(answer(payload)).encode() + b"\n")
+            for said in self.messages(process):
+                match said:
+                    case Result():
+                        result = said
+                    case ProgressMade():
+                        yield Progress(said.label, said.done, said.total, said.unit)
+                    case Waiting():
+                        yield from self._say_waiting(said.holder)
+                    case Warned():
+                        yield Warning_(f"{self.target.name}: {said.text}")
+                    case Authorize() if reply is not None:
+                        process.send(json.dumps(reply(said)).encode() + b"\n")
         finally:
-            if finished:
-                process.wait()
-            else:
+            if result is None:
                 process.kill()
+            else:
+                process.wait()
+        assert result is not None, "messages end with a result or an error"
+        return result.payload
 
     def hold(self) -> Service[Hold]:
         """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
         process = self.start("hold")
         try:
-            for kind, payload in self.messages(process):
-                if kind == "event" and payload.get("type") == "held":
+            for said in self.messages(process):
+                if isinstance(said, Held):
                     return Hold(process)
-                if payload.get("type") == "waiting":
-                    yield from self._say_waiting(payload["holder"])
+                if isinstance(said, Waiting):
+                    yield from self._say_waiting(said.holder)
         except BaseException:
             process.kill()
             raise
         raise AgentError(f"{self.target.name}: the agent ended instead of holding the lock", "run it again")
 
-    def _say_waiting(self, holder: dict[str, Any] | None) -> Service[None]:
+    def _say_waiting(self, holder: Holder | None) -> Service[None]:
         """Who has the lock, said once for each holder."""
         if holder is None or holder == self._waited_for:
             return
         self._waited_for = holder
-        since = time.strftime("%H:%M:%S", time.localtime(holder["since_unix_s"]))
-        what = _HOLDING.get(holder["op"], f"an operation of the store ({holder['op']})")
-        yield Step(f"{self.target.name}: wait for {holder['by']}: {what} since {since}")
+        since = time.strftime("%H:%M:%S", time.localtime(holder.since_unix_s))
+        what = _HOLDING.get(holder.op, f"an operation of the store ({holder.op})")
+        yield Step(f"{self.target.name}: wait for {holder.by}: {what} since {since}")
 
-    def ask(self, op: str, **params: Any) -> Any:
-        """`call` for the operations that are quick: the result, without progress."""
+    @overload
+    def ask(self, op: type[A], **params: Any) -> A: ...
+
+    @overload
+    def ask(self, op: str, **params: Any) -> Any: ...
+
+    def ask(self, op: type[Answer] | str, **params: Any) -> Any:
+        """`call` for the operations that are quick: the answer, without progress."""
         return drain(self.call(op, **params))
 
-    def _parse(self, line: bytes, process: Process) -> tuple[str, Any]:
+    def _decode(self, line: bytes, process: Process) -> tuple[str, dict[str, Any]]:
         try:
-            if len(line) > _LONGEST_LINE:
-                raise ValueError("line too long")
-            message = json.loads(line)
-            if message["protocol"] != PROTOCOL:
-                raise ValueError("other protocol")
-            kind = next(kind for kind in ("event", "result", "error") if kind in message)
-            payload = message[kind]
-            if not isinstance(payload, dict) or (kind == "error" and not isinstance(payload.get("message"), str)):
-                raise ValueError("not an object")
-        except (ValueError, KeyError, TypeError, StopIteration) as exc:
+            return decode(line, PROTOCOL)
+        except ValueError as exc:
             process.kill()
             raise AgentError(
-                f"{self.target.name}: the agent said something that isn't its protocol: {line[:200]!r}",
+                f"{self.target.name}: the agent said something that isn't its protocol: {line[:200]!r} ({exc})",
                 "does the login shell on the device print something by itself? It must not when it isn't interactive",
             ) from exc
-        if kind == "error":
-            payload.setdefault("code", "unknown")
-        return kind, payload
+
+    def _failure(self, payload: dict[str, Any]) -> CorruptBundle | RegistryError | DeviceError:
+        told = parse(Failure, payload, self.target.name, "with an error")
+        error = _ERRORS.get(told.code, AgentError)
+        if error is _DamagedAgent:
+            self._repair_agent()
+        return error(f"{self.target.name}: {told.message[:_LONGEST_MESSAGE]}", told.hint)
 
     def _explain_end(self, process: Process, *, silent: bool) -> None:
         status, stderr = process.wait(), process.stderr_tail().strip()

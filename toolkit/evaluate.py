@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit import machine
+from toolkit.answers import Evaluated
 from toolkit.bench import installed
 from toolkit.bundle import Bundle, Manifest, record_quality
 from toolkit.deploy import prepare
 from toolkit.device import Device, connect
+from toolkit.errors import AgentError
 from toolkit.events import Service, Step, Warning_
 from toolkit.push import discard, push
 from toolkit.quality import HELD_OUT, Quality
@@ -123,10 +125,9 @@ def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: Sampl
     name = subject.manifest.name
     request = subject.where | {"runtime": runtime.lock, "continuations": _that_fit(wanted, subject.manifest)}
     yield Step(f"{device.target.name}: compare {name} with {reference.manifest.name} on {sample.name}")
-    answer = yield from _compare(device, wanted, request)
-    if answer["stepwise"]:
+    compared = yield from _compare(device, wanted, request)
+    if compared.stepwise:
         yield Warning_(f"{name} computes the last token's logits only: it was read token by token")
-    found = _figures(answer)
     return Evaluation(
         bundle_id=subject.id,
         bundle_name=name,
@@ -138,8 +139,8 @@ def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: Sampl
         text=sample.name,
         text_sha256=sample.sha256,
         window_tokens=sample.window_tokens,
-        match_tokens=len(wanted.continuations[0]["tokens"]) if answer["matches"] else 0,
-        **found,
+        match_tokens=len(wanted.continuations[0]["tokens"]) if compared.matches else 0,
+        **_figures(compared),
     )
 
 
@@ -151,7 +152,7 @@ def _that_fit(reference: Reference, manifest: Manifest) -> list[dict[str, list[i
     ]
 
 
-def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> Service[dict[str, Any]]:
+def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> Service[Evaluated]:
     files = reference.files
     if device.target.transport == "local":
         return (yield from _call(device, reference, request, lambda index: str(files[index].source)))
@@ -165,32 +166,35 @@ def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> S
 
 def _call(
     device: Device, reference: Reference, request: dict[str, Any], place: Callable[[int], str]
-) -> Service[dict[str, Any]]:
+) -> Service[Evaluated]:
     windows = [
         {"tokens": tokens, "file": place(index), "sha256": reference.files[index].sha256}
         for index, tokens in enumerate(reference.windows)
     ]
-    answer: dict[str, Any] = yield from device.call("evaluate", windows=windows, **request)
-    return answer
+    found = yield from device.call(Evaluated, windows=windows, **request)
+    counts = [len(window) - 1 for window in reference.windows]
+    if [len(window.kld) for window in found.windows] != counts or len(found.matches) != len(request["continuations"]):
+        raise AgentError(f"{device.target.name}: the agent evaluated another text than it was given", "run it again")
+    return found
 
 
-def _figures(answer: dict[str, Any]) -> dict[str, Any]:
-    windows, matches = answer["windows"], answer["matches"]
-    counts = [len(window["kld"]) for window in windows]
-    ppl, ppl_error = perplexity([window["nll"] for window in windows], counts)
-    reference_ppl, _ = perplexity([window["reference_nll"] for window in windows], counts)
-    kld, kld_error = mean_and_error([sum(w["kld"]) / n for w, n in zip(windows, counts, strict=True)])
-    top1, top1_error = mean_and_error([w["same_top"] / n for w, n in zip(windows, counts, strict=True)])
+def _figures(found: Evaluated) -> dict[str, Any]:
+    windows, matches = found.windows, found.matches
+    counts = [len(window.kld) for window in windows]
+    ppl, ppl_error = perplexity([window.nll for window in windows], counts)
+    reference_ppl, _ = perplexity([window.reference_nll for window in windows], counts)
+    kld, kld_error = mean_and_error([sum(w.kld) / n for w, n in zip(windows, counts, strict=True)])
+    top1, top1_error = mean_and_error([w.same_top / n for w, n in zip(windows, counts, strict=True)])
     match, match_error = mean_and_error(matches) if matches else (None, None)
     return {
         "tokens": sum(counts),
-        "stepwise": answer["stepwise"],
+        "stepwise": found.stepwise,
         "ppl": ppl,
         "ppl_error": _known(ppl_error),
         "reference_ppl": reference_ppl,
         "kld_mean": kld,
         "kld_mean_error": _known(kld_error),
-        "kld_p99": percentile([value for window in windows for value in window["kld"]], 99),
+        "kld_p99": percentile([value for window in windows for value in window.kld], 99),
         "top1": top1,
         "top1_error": _known(top1_error),
         "token_match": match,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, Queue
 
+from toolkit.answers import Releases
 from toolkit.bundle import Bundle, verify_bundle
 from toolkit.deploy import Delivery, check_active, deploy
 from toolkit.device import Device, connect
@@ -307,5 +308,4 @@ class _Worker(threading.Thread):
 
 
 def _active(device: Device) -> str | None:
-    release: str | None = device.ask("releases")["pointer"]["release"]
-    return release
+    return device.ask(Releases).pointer.release

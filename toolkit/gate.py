@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from toolkit.answers import Releases, RolledBack
 from toolkit.bench import bench
-from toolkit.bundle import Bundle, Manifest
+from toolkit.bundle import Bundle
 from toolkit.config import shown
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device
@@ -178,15 +179,15 @@ def _token_match(bound: float, quality: Quality, arch: str) -> Check:
 def withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
     """See to it that a bundle isn't active, under whatever id; returns the release that is."""
     while True:
-        state = device.ask("releases")
-        active = next((entry for entry in state["releases"] if entry["active"]), None)
+        state = device.ask(Releases)
+        active = next((entry for entry in state.releases if entry.active), None)
         if active is None:
             return None
-        if Manifest.model_validate(active["manifest"]).identity != bundle.manifest.identity:
-            return str(active["release"])
-        installed = {entry["release"] for entry in state["releases"]}
-        if any(entry["release"] in installed for entry in state["pointer"]["previous"]):
-            back = device.ask("rollback")["release"]
+        if active.parsed(device.target.name).identity != bundle.manifest.identity:
+            return active.release
+        installed = {entry.release for entry in state.releases}
+        if any(entry.release in installed for entry in state.pointer.previous):
+            back = device.ask(RolledBack).release
             yield Step(f"{device.target.name}: rolled back to {back[:12]}")
         else:
             device.ask("deactivate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 
+from toolkit.answers import Measured
 from toolkit.device import Device
 from toolkit.events import Service, Step
 from toolkit.kernel import INNER, ROWS, matrix_product
@@ -21,8 +22,8 @@ def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) 
     if kept is not None and kept.kernels_per_s is not None and not fresh:
         return kept
     yield Step(f"{device.target.name}: measure memory and compute")
-    answer = device.ask(
-        "measure",
+    measured = device.ask(
+        Measured,
         runtime=runtime.lock,
         kernel=base64.b64encode(matrix_product()).decode(),
         input=[ROWS, INNER],
@@ -32,8 +33,8 @@ def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) 
         target=device.target.name,
         target_key=key,
         created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        read_bytes_per_s=answer["read_bytes_per_s"],
-        kernels_per_s=answer["kernels_per_s"],
+        read_bytes_per_s=measured.read_bytes_per_s,
+        kernels_per_s=measured.kernels_per_s,
     )
     save_measurement(measurement)
     return measurement

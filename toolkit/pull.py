@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from toolkit.answers import Authorize, Pulled
 from toolkit.bundle import Artifact
 from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
@@ -24,16 +25,16 @@ def pull(device: Device, artifacts: Sequence[Artifact], source: Source) -> Servi
     yield Step(f"{device.target.name}: pull from {', '.join(place.host for place in places)}")
     try:
         answer = yield from device.converse(
-            "pull",
-            _Tokens(device.target.name, places, artifacts).answer,
+            Pulled,
+            _Tokens(device.target.name, places, artifacts).reply,
             artifacts=[{"sha256": artifact.sha256, "size_bytes": artifact.size_bytes} for artifact in artifacts],
             sources=[place.url for place in places],
             limit_bytes_per_s=device.limit_bytes_per_s,
         )
     except RegistryError as exc:
         raise RegistryError(exc.message, _hint(device, places)) from exc
-    pulled = int(answer["pulled_bytes"])
-    text = f"{device.target.name}: {answer['files']} of {len(artifacts)} files came, {pulled / 1e6:,.1f} MB"
+    pulled = answer.pulled_bytes
+    text = f"{device.target.name}: {answer.files} of {len(artifacts)} files came, {pulled / 1e6:,.1f} MB"
     yield Step(text, skipped=not pulled)
     return pulled
 
@@ -54,14 +55,13 @@ class _Tokens:
     def __init__(self, target: str, places: Sequence[Repository], artifacts: Sequence[Artifact]) -> None:
         self._target, self._places, self._artifacts = target, places, artifacts
 
-    def answer(self, event: dict[str, Any]) -> dict[str, Any]:
-        number = event.get("source")
-        if event.get("type") != "authorize" or type(number) is not int or not 0 <= number < len(self._places):
-            raise AgentError(f"{self._target}: the agent asks something that isn't its protocol: {str(event)[:200]!r}")
+    def reply(self, asked: Authorize) -> dict[str, Any]:
+        if asked.source >= len(self._places):
+            raise AgentError(f"{self._target}: the agent asks for a source that it wasn't given: {asked.source}")
         any_file = self._artifacts[0]
         layer = file_layer(any_file.path, any_file.sha256, any_file.size_bytes)
         try:
-            with Registry(self._places[number]) as registry:
+            with Registry(self._places[asked.source]) as registry:
                 return {"authorization": registry.authorization(layer)}
         except RegistryError as exc:
             return {"authorization": None, "reason": exc.message}

@@ -11,6 +11,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.answers import Missing, Reused
+from toolkit.blocks import Block
 from toolkit.device import Device
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
@@ -37,6 +39,8 @@ class Upload:
     source: Path
     sha256: str
     size_bytes: int
+    # Of a large file: what other files on the target may have of it.
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,16 @@ def push(device: Device, files: Sequence[Upload]) -> Service[int]:
 def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
     by_hash = {file.sha256: file for file in files}
     artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
-    state = device.ask("missing", artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
-    missing = [(by_hash[entry["sha256"]], entry["chunks"]) for entry in state["missing"]]
-    pieces = [piece for file, chunks in missing for piece in lacking(file, chunks)]
+    state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+    missing = state.of(by_hash, device.target.name)
+    if (yield from _reuse(device, [by_hash[entry.sha256] for entry in missing if not entry.chunks])):
+        state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+        missing = state.of(by_hash, device.target.name)
+    pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
     total = sum(piece.length for piece in pieces)
-    if total + SPARE_BYTES > state["free_bytes"] and total:
+    if total + SPARE_BYTES > state.free_bytes and total:
         raise DeviceFull(
-            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state['free_bytes'])} free "
+            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state.free_bytes)} free "
             f"under {device.target.install_root}",
             "free some space there, or set `install_root` in the target's file to a larger disk",
         )
@@ -79,6 +86,25 @@ def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
     yield Step(f"{name}: push {len(missing)} of {len(files)} files, {_megabytes(total)}", skipped=not pieces)
     yield from _Sending(device, pieces).run()
     return total
+
+
+def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
+    """Have the device copy what other files there have of these; the bytes that it found."""
+    request = [
+        {
+            "sha256": file.sha256,
+            "size_bytes": file.size_bytes,
+            "blocks": [[block.length, block.sha256] for block in file.blocks],
+        }
+        for file in files
+        if file.blocks
+    ]
+    if not request:
+        return 0
+    found = yield from device.call(Reused, files=request)
+    if found.reused_bytes:
+        yield Step(f"{device.target.name}: {_megabytes(found.reused_bytes)} are there already, in other releases")
+    return found.reused_bytes
 
 
 def lacking(file: Upload, chunks: Sequence[str]) -> Iterator[Piece]:

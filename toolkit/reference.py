@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit.agent import agent_sha256
+from toolkit.answers import ReferenceMade
 from toolkit.bench import held_out_text
 from toolkit.build import optimize
 from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
@@ -146,15 +147,15 @@ def reference_files(bundle: Bundle, sample: Sample, beside: Device) -> Service[R
                 return kept
             _, runtime = yield from prepare(device)
             yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}")
-            answer = yield from device.call(
-                "reference",
+            made = yield from device.call(
+                ReferenceMade,
                 **_request(bundle, sample),
                 runtime=runtime.lock,
                 model_folder=str(bundle.path.resolve()),
                 text=sample.text,
                 folder=str(folder),
             )
-            return _keep(folder, sample, answer)
+            return _keep(folder, sample, made)
 
 
 def _acquire(lock: IO[bytes]) -> Service[None]:
@@ -177,17 +178,17 @@ def _request(bundle: Bundle, sample: Sample) -> dict[str, int]:
     }
 
 
-def _keep(folder: Path, sample: Sample, answer: dict[str, Any]) -> Reference:
-    windows = answer["windows"]
+def _keep(folder: Path, sample: Sample, made: ReferenceMade) -> Reference:
+    windows = made.windows
     if not windows:
-        length = answer["text_tokens"]
+        length = made.text_tokens
         raise ConfigError(
             f"{sample.name}: its {length} tokens are less than one window of {sample.window_tokens}",
             "take a longer text" + (f", or --window {length} or less" if length >= 16 else ""),
         )
     names = [f"{index:05}.npz" for index in range(len(windows))]
     files = [describe_file(folder / name, name).model_dump() for name in names]
-    index = {"windows": windows, "files": files, "continuations": answer["continuations"]}
+    index = {"windows": windows, "files": files, "continuations": [entry.model_dump() for entry in made.continuations]}
     beside = folder / "index.tmp"
     beside.write_text(json.dumps(index), encoding="utf-8")
     beside.replace(folder / _INDEX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.answers import PrunedReleases, Releases, Verified
 from toolkit.deploy import check_active, check_request, prepare
 from toolkit.device import Device
 from toolkit.errors import ConfigError, CorruptBundle
@@ -59,11 +60,10 @@ def activate(device: Device, reference: str) -> Service[str]:
     fits.
     """
     _, runtime = yield from prepare(device)
-    releases = device.ask("releases")["releases"]
     fitting = [
-        entry["release"]
-        for entry in releases
-        if entry["release"].startswith(reference) or entry["manifest"]["name"] == reference
+        entry.release
+        for entry in device.ask(Releases).releases
+        if entry.release.startswith(reference) or entry.manifest.name == reference
     ]
     if len(fitting) != 1:
         count = "no release" if not fitting else f"{len(fitting)} releases"
@@ -72,7 +72,7 @@ def activate(device: Device, reference: str) -> Service[str]:
         )
     yield from device.call("check", **check_request(device), runtime=runtime.lock, release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
-    return str(fitting[0])
+    return fitting[0]
 
 
 def load_active(device: Device) -> Service[str | None]:
@@ -80,7 +80,7 @@ def load_active(device: Device) -> Service[str | None]:
 
     Raises AgentError, CorruptBundle, HostUnreachable.
     """
-    release: str | None = device.ask("releases")["pointer"]["release"]
+    release = device.ask(Releases).pointer.release
     if release is not None:
         yield from check_active(device)
     return release
@@ -93,12 +93,12 @@ def verify(device: Device, *, repair: bool = False) -> Service[Verification]:
     damaged active one.
     """
     yield Step(f"{device.target.name}: hash every release")
-    answer = yield from device.call("verify", repair=repair)
-    checked = tuple(Checked(entry["release"], tuple(entry["damaged"])) for entry in answer["releases"])
-    return Verification(device.target.name, checked, answer["active"], answer["repaired"])
+    found = yield from device.call(Verified, repair=repair)
+    checked = tuple(Checked(entry.release, entry.damaged) for entry in found.releases)
+    return Verification(device.target.name, checked, found.active, found.repaired)
 
 
 def prune(device: Device, *, keep: int, dry_run: bool = False) -> Service[Pruned]:
     """Remove all releases but the active one and `keep` others, with the files and runtimes that only they needed."""
-    answer = yield from device.call("prune", keep=keep, dry_run=dry_run)
-    return Pruned(tuple(answer["removed"]), tuple(answer["kept"]), answer["freed_bytes"])
+    found = yield from device.call(PrunedReleases, keep=keep, dry_run=dry_run)
+    return Pruned(found.removed, found.kept, found.freed_bytes)

@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
+from toolkit.answers import Completed, Event, Result, Scored
 from toolkit.bench import installed
 from toolkit.deploy import prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
 
-Ask = Callable[[dict[str, Any]], dict[str, Any]]
+Ask = Callable[[dict[str, Any]], Scored | Completed]
+S = TypeVar("S", Scored, Completed)
 
 MAX_NEW_TOKENS = 256
 _POLL_S = 0.2
@@ -70,7 +72,7 @@ def run_tasks(device: Device, bundle_id: str | None, tasks: Sequence[str], limit
     asked: SimpleQueue[None] = SimpleQueue()
     with answers(device, release=release, runtime=runtime.lock) as answer, ThreadPoolExecutor(1) as pool:
 
-        def ask(question: dict[str, Any]) -> dict[str, Any]:
+        def ask(question: dict[str, Any]) -> Scored | Completed:
             asked.put(None)
             return answer(question)
 
@@ -123,7 +125,7 @@ def answers(device: Device, **params: str) -> Iterator[Ask]:
     process = device.start("score", **params)
     messages = device.messages(process)
 
-    def ask(question: dict[str, Any]) -> dict[str, Any]:
+    def ask(question: dict[str, Any]) -> Scored | Completed:
         process.send(json.dumps(question).encode() + b"\n")
         return _next_answer(device, messages)
 
@@ -134,11 +136,10 @@ def answers(device: Device, **params: str) -> Iterator[Ask]:
         process.wait()
 
 
-def _next_answer(device: Device, messages: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    for kind, payload in messages:
-        if kind == "event" and payload.get("type") == "answer":
-            answer: dict[str, Any] = payload
-            return answer
+def _next_answer(device: Device, messages: Iterator[Event | Result]) -> Scored | Completed:
+    for said in messages:
+        if isinstance(said, Scored | Completed):
+            return said
     raise AgentError(f"{device.target.name}: the agent stopped answering", "run it again")
 
 
@@ -172,17 +173,23 @@ def language_model(ask: Ask) -> Any:
             return [self._generate(*request.args) for request in requests]
 
         def _score(self, context: str, continuation: str) -> tuple[float, bool]:
-            answer = ask({"kind": "score", "context": context, "continuation": continuation})
-            return answer["log_likelihood"], answer["greedy"]
+            found = _of_kind(Scored, ask({"kind": "score", "context": context, "continuation": continuation}))
+            return found.log_likelihood, found.greedy
 
         def _generate(self, context: str, options: dict[str, Any]) -> str:
             until = options.get("until") or []
             stops = [until] if isinstance(until, str) else list(until)
             count = options.get("max_gen_toks", MAX_NEW_TOKENS)
-            text: str = ask({"kind": "generate", "context": context, "until": stops, "max_tokens": count})["text"]
-            return text
+            question = {"kind": "generate", "context": context, "until": stops, "max_tokens": count}
+            return _of_kind(Completed, ask(question)).text
 
     return BundleLM()
+
+
+def _of_kind(kind: type[S], found: Scored | Completed) -> S:
+    if not isinstance(found, kind):
+        raise AgentError("the agent answered another question than it was asked", "run it again")
+    return found
 
 
 def _scores(results: dict[str, Any]) -> Iterator[Score]:

@@ -16,23 +16,24 @@ def releases(target: str, as_json: bool) -> None:
     """List what is installed on a target."""
     import time
 
+    from toolkit.answers import Releases
     from toolkit.cli import render
     from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
-        answer = device.ask("releases")
+        answer = device.ask(Releases)
     if as_json:
-        render.print_json(answer)
+        render.print_json(answer.model_dump(mode="json", exclude_unset=True))
         return
     rows = [
         [
-            "active" if entry["active"] else "",
-            entry["release"][:12],
-            entry["manifest"]["name"],
-            render.size(sum(artifact["size_bytes"] for artifact in entry["manifest"]["artifacts"])),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["installed_unix_s"])),
+            "active" if entry.active else "",
+            entry.release[:12],
+            entry.manifest.name,
+            render.size(entry.manifest.size_bytes),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.installed_unix_s)),
         ]
-        for entry in answer["releases"]
+        for entry in answer.releases
     ]
     render.table(["", "release", "name", "size", "installed"], rows)
     if not rows:
@@ -65,12 +66,13 @@ def rollback(target: str, as_json: bool) -> None:
 
     Works without a network too, on the device itself: the agent's own text says how.
     """
+    from toolkit.answers import RolledBack
     from toolkit.cli import render
     from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
-        answer = device.ask("rollback")
-    _say_active(target, answer["release"], as_json)
+        release = device.ask(RolledBack).release
+    _say_active(target, release, as_json)
 
 
 def _say_active(target: str, release: str, as_json: bool) -> None:

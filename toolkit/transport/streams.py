@@ -10,6 +10,7 @@ from toolkit.errors import HostUnreachable
 
 TAIL_BYTES = 8 * 1024
 _SLICE_BYTES = 256 * 1024
+_LONGEST_LINE_BYTES = 32 * 2**20
 
 
 class Feeder:
@@ -68,11 +69,17 @@ class Tail:
 
 
 def split_lines(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """Lines without `\\n` or `\\r\\n` from a `read` that returns what has arrived, b"" at the end."""
+    """Lines without `\\n` or `\\r\\n` from a `read` that returns what has arrived, b"" at the end.
+
+    One that grows beyond 32 MiB comes in parts of so much: a line that never ends doesn't fill the memory.
+    """
     pieces: list[bytes] = []
     while chunk := read():
         head, *rest = chunk.split(b"\n")
         pieces.append(head)
+        if not rest and sum(map(len, pieces)) > _LONGEST_LINE_BYTES:
+            yield b"".join(pieces)
+            pieces = []
         for piece in rest:
             yield b"".join(pieces).removesuffix(b"\r")
             pieces = [piece]

@@ -15,6 +15,7 @@ AGENT_FILE = Path(__file__).absolute().parents[1].resolve()
 ROOT = AGENT_FILE.parent.parent
 POINTER = ROOT / "current.json"
 BLOBS = ROOT / "blobs" / "sha256"
+BLOCKS = ROOT / "blocks"
 INCOMING = ROOT / "incoming"
 RELEASES = ROOT / "releases"
 RUNTIMES = ROOT / "runtimes"

@@ -4,6 +4,7 @@ The host packs these parts into one file, which lies as <install_root>/agent/age
 
     blobs/sha256/<hash>     verified files, read-only   incoming/<hash>.part   files on their way
     releases/<bundle-id>/   hard links into blobs       runtimes/<lock>/       virtual environments
+    blocks/<hash>.json      the parts of a large blob
     current.json            the pointer                 lock, push.lock        held while something changes or arrives
 
 Protocol: constant argv (`python -u agent-….pyz`), one JSON request as the first line of stdin, JSON lines on
@@ -37,6 +38,7 @@ OPS = {
     "settle": "settle.op_settle",
     "probe": "facts.op_probe",
     "missing": "store.op_missing",
+    "reuse": "reuse.op_reuse",
     "install": "store.op_install",
     "discard": "store.op_discard",
     "activate": "releases.op_activate",

@@ -15,6 +15,7 @@ from typing import Any
 from .layout import BLOBS, INCOMING, RELEASES, ROOT, fsync_path, sha256_file, write_durably
 from .locks import held
 from .protocol import CHUNK, HEX64, AgentFailure, progress
+from .reuse import keep_blocks
 
 
 def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
@@ -101,6 +102,7 @@ def op_install(request: dict[str, Any]) -> dict[str, Any]:
         write_durably(beside / "manifest.json", text)
         for folder in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
             fsync_path(folder)
+        keep_blocks(request.get("blocks", {}), artifacts)
         beside.replace(RELEASES / release)
         fsync_path(RELEASES)
     return {"release": release, "installed": True}

@@ -21,11 +21,10 @@ def child_score(request: dict[str, Any]) -> dict[str, Any]:
     for line in sys.stdin:
         question = json.loads(line)
         if question["kind"] == "generate":
-            found = complete(og, model, tokenizer, question, context)
+            emit("event", dict(complete(og, model, tokenizer, question, context), type="completion"))
         else:
             head, tokens = encode_pair(tokenizer, question["context"], question["continuation"], begin)
-            found = score(og, model, tokens, head, context - 1, stepwise)
-        emit("event", dict(found, type="answer"))
+            emit("event", dict(score(og, model, tokens, head, context - 1, stepwise), type="score"))
     return {}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .layout import AGENT_FILE, BLOBS, INCOMING, RELEASES, ROOT, RUNTIMES, sha256_file
+from .layout import AGENT_FILE, BLOBS, BLOCKS, INCOMING, RELEASES, ROOT, RUNTIMES, sha256_file
 from .locks import held
 from .protocol import AgentFailure, progress
 from .releases import leave, read_pointer, release_artifacts, release_folders, remove_releases
@@ -107,14 +107,15 @@ def releases_to_prune(pointer: dict[str, Any], keep: int) -> list[str]:
 
 def leftovers(blobs: set[str], runtimes: set[str]) -> Iterator[Path]:
     """What nothing names: all blobs and runtimes but these, what never became a release, what killed agents left."""
-    places = [(BLOBS, "*"), (RUNTIMES, "*"), (INCOMING, "*"), (AGENT_FILE.parent, "*.tmp")]
+    named = blobs | runtimes | {f"{sha256}.json" for sha256 in blobs}
+    places = [(BLOBS, "*"), (BLOCKS, "*"), (RUNTIMES, "*"), (INCOMING, "*"), (AGENT_FILE.parent, "*.tmp")]
     # While we hold the lock nobody is writing these two.
     places += [(RELEASES, ".*"), (ROOT, "*.tmp")]
     for folder, pattern in places:
         for path in sorted(folder.glob(pattern)) if folder.is_dir() else []:
             # A runtime is made before its release is activated, an evaluation's files are read after their push.
             in_use = folder in (RUNTIMES, INCOMING, AGENT_FILE.parent) and time.time() - path.stat().st_mtime < STALE_S
-            if not in_use and path.name not in (blobs if folder == BLOBS else runtimes):
+            if not in_use and path.name not in named:
                 yield path
 
 

@@ -1,0 +1,251 @@
+"""What hostile and broken agents say: refused in words, whatever it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builds import follow
+from tests.test_device import impostor as device_with_python
+from tests.test_device import make_target
+from toolkit.agent.device.main import OPS
+from toolkit.answers import (
+    LONGEST_LINE_BYTES,
+    Answer,
+    Evaluated,
+    Missing,
+    PrunedReleases,
+    Releases,
+    RolledBack,
+    TurnEnd,
+    Verified,
+    decode,
+    parse_event,
+)
+from toolkit.device import Device, connect
+from toolkit.errors import AgentError
+from toolkit.push import Upload, push
+
+SHA256 = "0123456789abcdef" * 4
+MANIFEST = {"name": "small", "artifacts": [{"path": "model.onnx", "size_bytes": 3, "sha256": SHA256}], "later": {}}
+RELEASE = {"release": SHA256, "manifest": MANIFEST, "installed_unix_s": 1.7e9, "active": True}
+POINTER = {"pointer_version": 1, "release": SHA256, "runtime": "0123456789abcdef", "previous": []}
+RELEASES = {"releases": [RELEASE], "pointer": POINTER}
+MISSING = {"installed": False, "missing": [{"sha256": SHA256, "chunks": [SHA256]}], "free_bytes": 10}
+WINDOW = {"nll": 3.0, "reference_nll": 2.5, "kld": [0.1, 0.2], "same_top": 1}
+EVALUATED = {"windows": [WINDOW], "matches": [0.5], "stepwise": False}
+VERIFIED = {"releases": [{"release": SHA256, "damaged": ["model.onnx"]}], "active": None, "repaired": False}
+PRUNED = {"removed": [SHA256], "kept": [], "freed_bytes": 12}
+
+
+def said(tmp_path: Path, kind: str, payload: Any) -> str:
+    """A script that says one thing, whatever it is asked."""
+    file = tmp_path / "said"
+    file.write_text(json.dumps({"protocol": 1, kind: payload}) + "\n")
+    return f"cat {file}"
+
+
+def impostor(tmp_path: Path, script: str) -> Device:
+    """A device whose agent settles, and then does what the script says."""
+    (tmp_path / "settled").write_text('{"protocol": 1, "result": {"was_whole": true}}\n')
+    return device_with_python(tmp_path, f"case $2 in *.tmp) exec cat {tmp_path / 'settled'};; esac\n{script}")
+
+
+def changed(value: Any, place: str, new: Any) -> Any:
+    """A copy with another value at `place`, as in `releases.0.manifest.name`."""
+    copy = json.loads(json.dumps(value))
+    *path, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    inner = copy
+    for part in path:
+        inner = inner[part]
+    inner[last] = new
+    return copy
+
+
+def test_every_answer_belongs_to_an_operation() -> None:
+    assert {answer.op for answer in Answer.__subclasses__()} <= set(OPS)
+
+
+def test_what_an_older_or_newer_agent_adds_is_no_matter(tmp_path: Path) -> None:
+    answer = impostor(tmp_path, said(tmp_path, "result", {**RELEASES, "more": 1})).ask(Releases)
+    assert answer.model_dump(mode="json", exclude_unset=True) == RELEASES, "JSON output loses nothing"
+    assert answer.releases[0].manifest.size_bytes == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "good", "place", "bad", "words"),
+    [
+        (Missing, MISSING, "free_bytes", "much", "free_bytes: Input should be a valid integer: 'much'"),
+        (Missing, MISSING, "free_bytes", True, "free_bytes: Input should be a valid integer: True"),
+        (Missing, MISSING, "free_bytes", -1, "free_bytes: Input should be greater than or equal to 0: -1"),
+        (Missing, MISSING, "free_bytes", 10**300, "free_bytes: Input should be less than"),
+        (Missing, MISSING, "missing", {"sha256": SHA256}, "missing: Input should be a valid tuple"),
+        (Missing, MISSING, "missing.0.sha256", "../../../etc/passwd", "missing.0.sha256: String should match pattern"),
+        (Missing, MISSING, "missing.0.sha256", SHA256 + "\n", "missing.0.sha256: String should match pattern"),
+        (Missing, MISSING, "missing.0.chunks.0", None, "missing.0.chunks.0: Input should be a valid string"),
+        (Missing, MISSING, "missing.0.chunks", ["", SHA256], "missing.0.chunks.0: String should match pattern"),
+        (Missing, MISSING, "installed", "no", "installed: Input should be a valid boolean: 'no'"),
+        (Releases, RELEASES, "releases.0.release", "a/../../b", "releases.0.release: String should match pattern"),
+        (Releases, RELEASES, "releases.0.installed_unix_s", 1e300, "installed_unix_s: Input should be less than"),
+        (Releases, RELEASES, "releases.0.manifest", [], "releases.0.manifest: Input should be a valid dictionary"),
+        (Releases, RELEASES, "releases.0.manifest.name", 7, "manifest.name: Input should be a valid string"),
+        (Releases, RELEASES, "releases.0.manifest.name", "x" * 5000, "name: String should have at most 4096"),
+        (Releases, RELEASES, "releases.0.manifest.artifacts.0.size_bytes", -5, "size_bytes: Input should be greater"),
+        (Releases, RELEASES, "pointer.runtime", "../../bin/sh", "pointer.runtime: String should match pattern"),
+        (Releases, RELEASES, "pointer.previous", [{"release": 1, "runtime": None}], "previous.0.release: Input should"),
+        (Releases, RELEASES, "pointer", None, "pointer: Input should be a valid dictionary"),
+        (RolledBack, {"release": SHA256}, "release", None, "release: Input should be a valid string: None"),
+        (Verified, VERIFIED, "releases.0.damaged", "model.onnx", "damaged: Input should be a valid tuple"),
+        (PrunedReleases, PRUNED, "removed.0", 12, "removed.0: Input should be a valid string: 12"),
+        (Evaluated, EVALUATED, "windows", [], "windows: Tuple should have at least 1 item"),
+        (Evaluated, EVALUATED, "windows.0.kld", [], "kld: Tuple should have at least 1 item"),
+        (Evaluated, EVALUATED, "windows.0.same_top", 3, "windows.0: Value error, 3 of 2 tokens"),
+        (Evaluated, EVALUATED, "matches.0", 1.5, "matches.0: Input should be less than or equal to 1: 1.5"),
+    ],
+)
+def test_an_answer_that_cannot_be_right_is_refused_with_what_is_wrong(
+    tmp_path: Path, answer: type[Answer], good: Any, place: str, bad: Any, words: str
+) -> None:
+    impostor(tmp_path, said(tmp_path, "result", good)).ask(answer)
+    for op in (answer, answer.op):
+        with pytest.raises(AgentError) as error:
+            impostor(tmp_path, said(tmp_path, "result", changed(good, place, bad))).ask(op)
+        assert error.value.message.startswith(f"here: the agent's answer to '{answer.op}' can't be right: ")
+        assert words in error.value.message
+        assert len(error.value.message) < 400
+        assert error.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    ("place", "bad"),
+    [
+        ("arch", None),
+        ("cores", 0),
+        ("cores", 2**40),
+        ("ram_bytes", "8 GB"),
+        ("free_disk_bytes", -1),
+        ("python", "three"),
+        ("python", "3.11; rm -rf /"),
+        ("glibc", "2.x"),
+        ("root_mode", "rwx"),
+        ("root_mode", "9" * 400),
+        ("temp_c", 1e6),
+        ("clock_unix_s", -1.0),
+        ("throttled", {"throttled_now": 1}),
+        ("accelerators", "cuda"),
+        ("accelerators", [None]),
+        ("power_modes", {"MAXN": "0"}),
+        ("jetson", {"l4t": 36}),
+        ("install_root", ["/"]),
+        ("board", "x" * 10_000),
+    ],
+)
+def test_a_probe_that_cannot_be_right_is_refused(tmp_path: Path, place: str, bad: Any) -> None:
+    with connect(make_target(tmp_path / "root")) as device:
+        good = device.ask("probe")
+    assert impostor(tmp_path, said(tmp_path, "result", good | {"later": [1]})).ask("probe") == good | {"later": [1]}
+    with pytest.raises(AgentError, match=rf"here: the agent's answer to 'probe' can't be right: {place}"):
+        impostor(tmp_path, said(tmp_path, "result", good | {place: bad})).ask("probe")
+
+
+@pytest.mark.parametrize("wrong", [["f" * 64], [SHA256, SHA256]])
+def test_lacking_what_it_was_not_asked_for_sends_nothing(tmp_path: Path, wrong: list[str]) -> None:
+    """A hash that isn't of the files to push would have the host read, or send, something else."""
+    source = tmp_path / "file"
+    source.write_bytes(b"abc")
+    answer = {**MISSING, "missing": [{"sha256": sha256, "chunks": []} for sha256 in wrong], "free_bytes": 10**12}
+    held, lacks = tmp_path / "held", tmp_path / "lacks"
+    held.write_text('{"protocol": 1, "event": {"type": "held"}}\n')
+    lacks.write_text(json.dumps({"protocol": 1, "result": answer}) + "\n")
+    script = f"read -r line; case $line in *'\"hold\"'*) cat {held}; read -r rest;; *) cat {lacks};; esac"
+    with pytest.raises(AgentError, match=r"here: the agent lacks a file that it wasn't asked for: [f0]"):
+        follow(push(impostor(tmp_path, script), [Upload(source, SHA256, 3)]))
+    assert not (tmp_path / "root" / "incoming").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"Welcome to Ubuntu!", "Expecting value"),
+        (b'{"protocol": 1, "result": {"free_bytes": NaN}}', "NaN isn't a number"),
+        (b'{"protocol": 1, "result": {"free_bytes": -Infinity}}', "-Infinity isn't a number"),
+        (b'{"protocol": 1, "result": {"free_bytes": 1e999}}', "1e999 isn't a number"),
+        (b'{"protocol": 1, "result": {"free_bytes": ' + b"9" * 100_000 + b"}}", "Exceeds the limit"),
+        (b'{"protocol": 1, "result": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001, "nested too deeply"),
+        (b'{"protocol": 1, "result": ' + b'{"a":' * 40 + b"1" + b"}" * 41, "nested too deeply"),
+        (b'{"protocol": 1, "event": {"a": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"protocol": 1, "result": [1]}', "neither event nor result nor error"),
+        (b'{"protocol": 1, "shell": {}}', "neither event nor result nor error"),
+        (b'{"protocol": true, "result": {}} trailing', "Extra data"),
+        (b'{"protocol": "1", "result": {}}', "another protocol"),
+        (b'{"protocol": 1, "result": {"a": "\xff\xfe"}}', "can't decode"),
+        (b'{"protocol": 1, "result": {"a": "' + b"x" * LONGEST_LINE_BYTES + b'"}}', "a line of more than"),
+        (b"\x00" * 1000, ""),
+        (b"", "Expecting value"),
+    ],
+)
+def test_what_is_not_the_protocol_is_a_value_error(line: bytes, words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        decode(line, 1)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["cat /dev/zero", "head -c 100000000 /dev/zero | tr '\\0' '['", "yes '{\"protocol\": 1'"],
+    ids=["a line without an end", "a line of 100 MB", "lines without an end"],
+)
+def test_a_flood_is_ended(tmp_path: Path, script: str) -> None:
+    with pytest.raises(AgentError, match="something that isn't its protocol"):
+        impostor(tmp_path, script).ask("probe")
+
+
+def test_nothing_that_is_said_steers_the_terminal(tmp_path: Path) -> None:
+    error = {"code": "os", "message": "\x1b]0;owned\x07 \x9b31m\u200b disk\nfull" + "x" * 100_000, "hint": "a\rb"}
+    with pytest.raises(AgentError) as caught:
+        impostor(tmp_path, said(tmp_path, "error", error)).ask("probe")
+    assert caught.value.message.startswith("here: \ufffd]0;owned\ufffd \ufffd31m\u200b disk\nfullxxx")
+    assert len(caught.value.message) < 2100
+    assert caught.value.hint == "a\ufffdb"
+
+
+@pytest.mark.parametrize("error", [{"message": 3}, {"code": "os"}, {"code": [], "message": "m"}, {}])
+def test_an_error_that_is_none_is_refused(tmp_path: Path, error: dict[str, Any]) -> None:
+    with pytest.raises(AgentError, match="the agent's answer with an error can't be right"):
+        impostor(tmp_path, said(tmp_path, "error", error)).ask("probe")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "progress", "label": "push", "done": "all", "total": 1, "unit": "bytes"},
+        {"type": "progress", "label": "push", "done": 1, "total": 1, "unit": "parsecs"},
+        {"type": "waiting", "holder": {"by": "me", "op": "hold", "since_unix_s": 1e18}},
+        {"type": "waiting"},
+        {"type": "authorize", "source": -1},
+        {"type": "authorize"},
+        {"type": "token", "text": None},
+        {"type": "turn_end", "prompt_tokens": 1, "token_ns": [5, 4], "stopped": True},
+        {"type": "turn_end", "prompt_tokens": 1, "token_ns": [-1], "stopped": True},
+        {"type": "score", "log_likelihood": "-1", "greedy": True},
+    ],
+)
+def test_an_event_that_cannot_be_right_is_refused(tmp_path: Path, event: dict[str, Any]) -> None:
+    with pytest.raises(AgentError, match=rf"here: the agent's answer \('{event['type']}'\) can't be right"):
+        impostor(tmp_path, said(tmp_path, "event", event)).ask("probe")
+
+
+def test_events_that_nobody_knows_are_passed_over() -> None:
+    assert parse_event({"type": "mood", "is": "good"}, "here") is None
+    assert parse_event({"type": ["token"]}, "here") is None
+    end = parse_event({"type": "turn_end", "prompt_tokens": 1, "token_ns": [3, 3, 9], "stopped": False}, "here")
+    assert end == TurnEnd(prompt_tokens=1, token_ns=(3, 3, 9), stopped=False)
+
+
+def test_a_manifest_of_another_version_is_listed_but_not_used(tmp_path: Path) -> None:
+    answer = impostor(tmp_path, said(tmp_path, "result", RELEASES)).ask(Releases)
+    with pytest.raises(AgentError, match=r"here: the agent's answer about release 0123456789ab can't be right: "):
+        answer.releases[0].parsed("here")

@@ -1,0 +1,116 @@
+"""Parts of files that other releases here have already: they are copied, so that they needn't be sent.
+
+Every large file's parts are listed in blocks/<hash of the file>.json, one behind the other, as the host cut it. A list
+only says where to look: what is copied is hashed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .layout import BLOBS, BLOCKS, INCOMING, ROOT, write_durably
+from .protocol import CHUNK, HEX64, AgentFailure, progress
+
+
+def checked_blocks(blocks: Any, size: int) -> list[tuple[int, str]]:
+    """The list of a file's parts, if it is one."""
+    parts = [(length, sha256) for length, sha256 in blocks]
+    for length, sha256 in parts:
+        if not isinstance(length, int) or length <= 0 or not HEX64.match(sha256):
+            raise AgentFailure("bad_request", f"not a part of a file: {length!r}, {sha256!r}")
+    if sum(length for length, _ in parts) != size:
+        raise AgentFailure("bad_request", "the parts aren't the file's")
+    return parts
+
+
+def keep_blocks(lists: dict[str, Any], artifacts: list[dict[str, Any]]) -> None:
+    """Keep the lists of a release's files, for what comes later. A release is one without them too."""
+    for artifact in artifacts:
+        sha256 = artifact["sha256"]
+        if sha256 in lists:
+            parts = checked_blocks(lists[sha256], artifact["size_bytes"])
+            with contextlib.suppress(OSError):
+                BLOCKS.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_durably(BLOCKS / f"{sha256}.json", json.dumps(parts, separators=(",", ":")))
+
+
+def op_reuse(request: dict[str, Any]) -> dict[str, Any]:
+    """Begin files that are lacking with what other files here have of them; the host sends the rest.
+
+    Files that are here, or have begun to arrive, stay as they are. Where the disk hasn't room for all nothing is done.
+    """
+    files = []
+    for file in request["files"]:
+        sha256, size = file["sha256"], file["size_bytes"]
+        if not HEX64.match(sha256):
+            raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
+        if not (BLOBS / sha256).is_file() and not (INCOMING / f"{sha256}.part").exists():
+            files.append((sha256, size, checked_blocks(file["blocks"], size)))
+    if sum(size for _, size, _ in files) > shutil.disk_usage(ROOT).free:
+        return {"reused_bytes": 0}
+    places = find_places({sha256 for _, _, parts in files for _, sha256 in parts})
+    total = sum(length for _, _, parts in files for length, sha256 in parts if sha256 in places)
+    copying = Copying(places, total)
+    return {"reused_bytes": sum(copying.begin(sha256, parts) for sha256, _, parts in files) if total else 0}
+
+
+def find_places(wanted: set[str]) -> dict[str, tuple[Path, int]]:
+    """The file and the offset at which a part with one of these hashes should lie."""
+    places: dict[str, tuple[Path, int]] = {}
+    for path in sorted(BLOCKS.glob("*.json")) if BLOCKS.is_dir() else []:
+        blob, offset = BLOBS / path.stem, 0
+        with contextlib.suppress(OSError, ValueError, TypeError, AgentFailure):
+            for length, sha256 in checked_blocks(json.loads(path.read_bytes()), blob.stat().st_size):
+                if sha256 in wanted:
+                    places.setdefault(sha256, (blob, offset))
+                offset += length
+    return places
+
+
+class Copying:
+    """Copies parts to where they belong in other files, and counts those that were what they should be."""
+
+    def __init__(self, places: dict[str, tuple[Path, int]], total: int) -> None:
+        self.places, self.total, self.done = places, total, 0
+
+    def begin(self, sha256: str, parts: list[tuple[int, str]]) -> int:
+        """Write what is here of a file; under its name in incoming/ only once all of that is there."""
+        beside, offset, right = INCOMING / f"{sha256}.reuse", 0, 0
+        INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with beside.open("wb") as target:
+            for length, part in parts:
+                if part in self.places:
+                    target.seek(offset)
+                    right += length if self.copy(target, length, part) else 0
+                    self.done += length
+                    progress("reuse", self.done, self.total, "bytes")
+                offset += length
+        # Less than a chunk can't be recognized: it would be sent again.
+        if right >= CHUNK:
+            beside.replace(INCOMING / f"{sha256}.part")
+            return right
+        beside.unlink()
+        return 0
+
+    def copy(self, target: BinaryIO, length: int, sha256: str) -> bool:
+        """False when the disk can't read it any more, or it has another hash; then the host sends it over that."""
+        blob, offset = self.places[sha256]
+        digest, left = hashlib.sha256(), length
+        try:
+            with blob.open("rb", buffering=0) as source:
+                source.seek(offset)
+                while left:
+                    data = source.read(min(left, CHUNK))
+                    if not data:
+                        return False
+                    target.write(data)
+                    digest.update(data)
+                    left -= len(data)
+        except OSError:
+            return False
+        return digest.hexdigest() == sha256

@@ -1,0 +1,158 @@
+"""The parts of a bundle's large files that other bundles may share: what a device has of them isn't sent again.
+
+A file is cut at the tensors that its ONNX graph places in it, and at every 4 MiB of a long one. So a part is the same
+wherever in a file it stands: recipes of one model share tensors, and what stands before them has other lengths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.bundle import Bundle
+from toolkit.config import cache_dir
+from toolkit.events import Progress, Service
+
+BLOCK_BYTES = 4 * 2**20
+# Files are compared with a device in chunks of 1 MiB: smaller ones can't gain anything.
+LEAST_FILE_BYTES = 2**20
+# A graph with its weights outside has a few megabytes at most.
+_LARGEST_GRAPH_BYTES = 64 * 2**20
+# onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.external_data, StringStringEntryProto.
+_GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
+# Devices of one rollout get the same bundle at the same time.
+_hashing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a file. A file's blocks lie one behind the other and cover it."""
+
+    length: int
+    sha256: str
+
+
+def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
+    """The blocks of a bundle's large files, by the SHA-256 of the file. They are computed once, then cached."""
+    large = [artifact for artifact in bundle.manifest.artifacts if artifact.size_bytes >= LEAST_FILE_BYTES]
+    found: dict[str, tuple[Block, ...]] = {}
+    starts: dict[str, list[int]] | None = None
+    while not _hashing.acquire(timeout=0.2):
+        yield Progress("hash tensors", 0, None, "bytes")
+    try:
+        for artifact in large:
+            cached = cache_dir() / "blocks" / f"{artifact.sha256}.json"
+            blocks = _read(cached, artifact.size_bytes)
+            if blocks is None:
+                starts = _tensor_starts(bundle) if starts is None else starts
+                lengths = cut(artifact.size_bytes, starts.get(artifact.path, []))
+                blocks = yield from _hash(bundle.path / artifact.path, lengths, artifact.size_bytes)
+                _write(cached, blocks)
+            found[artifact.sha256] = blocks
+    finally:
+        _hashing.release()
+    return found
+
+
+def cut(size_bytes: int, starts: Iterable[int]) -> list[int]:
+    """Lengths of the blocks of a file whose tensors begin, or end, at `starts`."""
+    edges = sorted({0, size_bytes, *(start for start in starts if 0 < start < size_bytes)})
+    lengths = []
+    for begin, end in itertools.pairwise(edges):
+        lengths += [min(BLOCK_BYTES, end - start) for start in range(begin, end, BLOCK_BYTES)]
+    return lengths
+
+
+def _hash(path: Path, lengths: list[int], total: int) -> Service[tuple[Block, ...]]:
+    blocks, done = [], 0
+    with path.open("rb") as file:
+        for length in lengths:
+            blocks.append(Block(length, hashlib.sha256(file.read(length)).hexdigest()))
+            done += length
+            yield Progress("hash tensors", done, total, "bytes")
+    return tuple(blocks)
+
+
+def _read(path: Path, size_bytes: int) -> tuple[Block, ...] | None:
+    try:
+        blocks = tuple(Block(int(length), str(sha256)) for length, sha256 in json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return blocks if sum(block.length for block in blocks) == size_bytes else None
+
+
+def _write(path: Path, blocks: Iterable[Block]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps([[block.length, block.sha256] for block in blocks]), encoding="utf-8")
+    beside.replace(path)
+
+
+def _tensor_starts(bundle: Bundle) -> dict[str, list[int]]:
+    """Where tensors begin and end in a bundle's files, by path; nothing of graphs that can't be read."""
+    starts: dict[str, list[int]] = {}
+    for artifact in bundle.manifest.artifacts:
+        if not artifact.path.endswith(".onnx") or artifact.size_bytes > _LARGEST_GRAPH_BYTES:
+            continue
+        folder = artifact.path.rpartition("/")[0]
+        try:
+            for location, offset, length in external_tensors((bundle.path / artifact.path).read_bytes()):
+                path = f"{folder}/{location}" if folder else location
+                starts.setdefault(path, []).extend((offset, offset + length))
+        except (ValueError, IndexError):
+            continue
+    return starts
+
+
+def external_tensors(graph: bytes) -> Iterator[tuple[str, int, int]]:
+    """File, offset and length of every initializer that an ONNX model keeps outside.
+
+    Raises ValueError or IndexError for what isn't an ONNX model.
+    """
+    for tensor in _inside(_inside([memoryview(graph)], _GRAPH), _INITIALIZER):
+        entries = {_text(entry, _KEY): _text(entry, _VALUE) for entry in _inside([tensor], _EXTERNAL_DATA)}
+        if "location" in entries and "length" in entries:
+            yield entries["location"], int(entries.get("offset", "0")), int(entries["length"])
+
+
+def _text(message: memoryview, field: int) -> str:
+    return "".join(str(value, "utf-8") for value in _inside([message], field))
+
+
+def _inside(messages: Iterable[memoryview], field: int) -> Iterator[memoryview]:
+    """The values of a length-delimited field in protobuf messages; others are skipped."""
+    for message in messages:
+        position = 0
+        while position < len(message):
+            key, position = _varint(message, position)
+            kind, length = key & 7, 0
+            if kind == 0:
+                _, position = _varint(message, position)
+            elif kind == 2:
+                length, position = _varint(message, position)
+            elif kind in (1, 5):
+                length = 8 if kind == 1 else 4
+            else:
+                raise ValueError(f"no protobuf: a field of kind {kind}")
+            if length > len(message) - position:
+                raise ValueError("no protobuf: it ends in the middle of a field")
+            if kind == 2 and key >> 3 == field:
+                yield message[position : position + length]
+            position += length
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError("no protobuf: a number without an end")
