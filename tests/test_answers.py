@@ -157,10 +157,9 @@ def test_lacking_what_it_was_not_asked_for_sends_nothing(tmp_path: Path, wrong: 
     source = tmp_path / "file"
     source.write_bytes(b"abc")
     answer = {**MISSING, "missing": [{"sha256": sha256, "chunks": []} for sha256 in wrong], "free_bytes": 10**12}
-    held, lacks = tmp_path / "held", tmp_path / "lacks"
-    held.write_text('{"protocol": 1, "event": {"type": "held"}}\n')
-    lacks.write_text(json.dumps({"protocol": 1, "result": answer}) + "\n")
-    script = f"read -r line; case $line in *'\"hold\"'*) cat {held}; read -r rest;; *) cat {lacks};; esac"
+    held = tmp_path / "held"
+    held.write_text(json.dumps({"protocol": 1, "event": {"type": "held", "found": answer}}) + "\n")
+    script = f"read -r line; cat {held}; read -r rest"
     with pytest.raises(AgentError, match=r"here: the agent lacks a file that it wasn't asked for: [f0]"):
         follow(push(impostor(tmp_path, script), [Upload(source, SHA256, 3)]))
     assert not (tmp_path / "root" / "incoming").exists()

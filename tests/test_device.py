@@ -18,6 +18,7 @@ from toolkit.device import Device, check_profile, connect, identify
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
 from toolkit.events import drain
 from toolkit.profiles import load_profile
+from toolkit.push import CHUNK_BYTES
 from toolkit.targets import Target
 from toolkit.transport import open_transport
 
@@ -80,9 +81,9 @@ def test_what_stays_open_says_that_the_agent_is_whole_again(tmp_path: Path) -> N
         path = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
         path.write_bytes(bytes(len(agent_archive())))
         with pytest.raises(AgentError, match=r"here: the agent can't be started there: ") as error:
-            drain(device.hold())
+            drain(device.hold([], CHUNK_BYTES))
         assert error.value.hint == "run the command again: its file there was damaged and has been sent afresh"
-        drain(device.hold()).release()
+        drain(device.hold([], CHUNK_BYTES)).release()
 
 
 def test_a_whole_agent_that_fails_is_not_started_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Event
+from toolkit.push import CHUNK_BYTES
 from toolkit.releases import activate, prune, verify
 from toolkit.transport.embedded import EmbeddedServer
 
@@ -108,7 +109,7 @@ def test_prune_keeps_the_active_release_and_those_before_it(device: Device, root
 
 
 def test_the_second_of_two_pushers_is_told_who_the_first_one_is_and_waits(device: Device, root: Path) -> None:
-    first = follow(device.hold())
+    first = follow(device.hold([], CHUNK_BYTES))
     events: list[Event] = []
     told = threading.Event()
 
@@ -136,6 +137,6 @@ def test_the_second_of_two_pushers_is_told_who_the_first_one_is_and_waits(device
 
 def test_a_pusher_that_dies_leaves_the_way_free(device: Device, root: Path, tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as other:
-        follow(other.hold())
+        follow(other.hold([], CHUNK_BYTES))
     follow(install(build("int4-rtn-b32"), device))
     assert (root / "releases" / build("int4-rtn-b32").id).is_dir()

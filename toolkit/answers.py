@@ -294,7 +294,9 @@ class Authorize(_Said):
 
 
 class Held(_Said):
-    """The lock is ours."""
+    """The lock is ours, and that much of what was asked for is missing."""
+
+    found: Missing
 
 
 class ModelReady(_Said):

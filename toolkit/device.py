@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from toolkit.answers import (
     Failure,
     Held,
     Holder,
+    Missing,
     ProgressMade,
     Result,
     Settled,
@@ -78,9 +79,13 @@ Reply = Callable[[Authorize], dict[str, Any]]
 
 @dataclass
 class Hold:
-    """The right to push files to a device; it ends with `release`, and with the connection."""
+    """The right to push files to a device; it ends with `release`, and with the connection.
+
+    `found` is the agent's answer to `missing`, from the moment since nobody else has pushed.
+    """
 
     process: Process
+    found: Missing
 
     def release(self) -> None:
         self.process.close_stdin()
@@ -244,13 +249,13 @@ class Device:
         assert result is not None, "messages end with a result or an error"
         return result.payload
 
-    def hold(self) -> Service[Hold]:
+    def hold(self, artifacts: Sequence[Mapping[str, Any]], chunk_bytes: int) -> Service[Hold]:
         """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
-        process = self.start("hold")
+        process = self.start("hold", artifacts=artifacts, chunk_bytes=chunk_bytes)
         try:
             for said in self.messages(process):
                 if isinstance(said, Held):
-                    return Hold(process)
+                    return Hold(process, said.found)
                 if isinstance(said, Waiting):
                     yield from self._say_waiting(said.holder)
         except BaseException:

@@ -59,33 +59,33 @@ def push(device: Device, files: Sequence[Upload]) -> Service[int]:
     waits. All connections together hold the device's `limit_bytes_per_s`. Raises DeviceFull before the first byte, and
     HostUnreachable when the link breaks.
     """
-    hold = yield from device.hold()
+    by_hash = {file.sha256: file for file in files}
+    artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
+    hold = yield from device.hold(artifacts, CHUNK_BYTES)
     try:
-        return (yield from _push(device, files))
+        state = hold.found
+        missing = state.of(by_hash, device.target.name)
+        if (yield from _reuse(device, [by_hash[entry.sha256] for entry in missing if not entry.chunks])):
+            state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+            missing = state.of(by_hash, device.target.name)
+        pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
+        total = sum(piece.length for piece in pieces)
+        _refuse_if_full(device, total, state.free_bytes)
+        sending = f"push {len(missing)} of {len(files)} files, {_megabytes(total)}"
+        yield Step(f"{device.target.name}: {sending}", skipped=not pieces)
+        yield from _Sending(device, pieces).run()
+        return total
     finally:
         hold.release()
 
 
-def _push(device: Device, files: Sequence[Upload]) -> Service[int]:
-    by_hash = {file.sha256: file for file in files}
-    artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
-    state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
-    missing = state.of(by_hash, device.target.name)
-    if (yield from _reuse(device, [by_hash[entry.sha256] for entry in missing if not entry.chunks])):
-        state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
-        missing = state.of(by_hash, device.target.name)
-    pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
-    total = sum(piece.length for piece in pieces)
-    if total + SPARE_BYTES > state.free_bytes and total:
+def _refuse_if_full(device: Device, total: int, free: int) -> None:
+    if total + SPARE_BYTES > free and total:
         raise DeviceFull(
-            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(state.free_bytes)} free "
+            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(free)} free "
             f"under {device.target.install_root}",
             "free some space there, or set `install_root` in the target's file to a larger disk",
         )
-    name = device.target.name
-    yield Step(f"{name}: push {len(missing)} of {len(files)} files, {_megabytes(total)}", skipped=not pieces)
-    yield from _Sending(device, pieces).run()
-    return total
 
 
 def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:

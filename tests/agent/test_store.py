@@ -40,7 +40,7 @@ def hold(root: Path, by: str) -> subprocess.Popen[str]:
     argv = [sys.executable, "-u", str(root / "agent" / "agent.pyz")]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
-    process.stdin.write(json.dumps({"protocol": 1, "op": "hold", "by": by}) + "\n")
+    process.stdin.write(json.dumps({"protocol": 1, "op": "hold", "by": by, "artifacts": []}) + "\n")
     process.stdin.flush()
     return process
 
@@ -53,7 +53,7 @@ def said(process: subprocess.Popen[str]) -> dict[str, object]:
 
 def test_a_held_lock_names_its_holder_and_is_free_after_a_kill(root: Path) -> None:
     first = hold(root, "anna@laptop")
-    assert said(first) == {"type": "held"}
+    assert said(first)["type"] == "held"
     second = hold(root, "ben@desk")
     waiting = said(second)
     holder = waiting["holder"]
@@ -62,7 +62,7 @@ def test_a_held_lock_names_its_holder_and_is_free_after_a_kill(root: Path) -> No
     assert abs(holder["since_unix_s"] - time.time()) < 60
     first.kill()
     first.wait()
-    assert said(second) == {"type": "held"}
+    assert said(second)["type"] == "held"
     assert second.stdin
     second.stdin.close()
     assert second.wait(30) == 0

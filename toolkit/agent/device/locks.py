@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import ROOT
-from .protocol import CHUNK, emit
+from .protocol import emit
 from .reading import read_text
 
 LOCK_POLL_S = 0.1
@@ -73,12 +73,3 @@ def read_holder(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     return holder
-
-
-def op_hold(request: dict[str, Any]) -> dict[str, Any]:
-    """Keep `push.lock` for as long as the host keeps our stdin open: two pushers would write to the same files."""
-    with held("push.lock", request):
-        emit("event", {"type": "held"})
-        while os.read(0, CHUNK):
-            pass
-    return {}

@@ -37,6 +37,7 @@ from .settle import refuse_if_damaged
 OPS = {
     "settle": "settle.op_settle",
     "probe": "facts.op_probe",
+    "hold": "store.op_hold",
     "missing": "store.op_missing",
     "reuse": "reuse.op_reuse",
     "install": "store.op_install",
@@ -45,7 +46,6 @@ OPS = {
     "rollback": "releases.op_rollback",
     "deactivate": "releases.op_deactivate",
     "releases": "releases.op_releases",
-    "hold": "locks.op_hold",
     "pull": "pull.op_pull",
     "verify": "upkeep.op_verify",
     "prune": "upkeep.op_prune",

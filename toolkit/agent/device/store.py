@@ -14,7 +14,7 @@ from typing import Any
 
 from .layout import BLOBS, INCOMING, RELEASES, ROOT, fsync_path, sha256_file, write_durably
 from .locks import held
-from .protocol import CHUNK, HEX64, AgentFailure, progress
+from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
 from .reuse import keep_blocks
 
 
@@ -38,6 +38,18 @@ def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
         ):
             raise AgentFailure("corrupt", f"the manifest names an unsafe file: {path!r}")
     return artifacts
+
+
+def op_hold(request: dict[str, Any]) -> dict[str, Any]:
+    """Keep `push.lock` for as long as the host keeps our stdin open: two pushers would write to the same files.
+
+    What of `artifacts` is missing is told with the lock: a second start would take a small board a second.
+    """
+    with held("push.lock", request):
+        emit("event", {"type": "held", "found": op_missing(request)})
+        while os.read(0, CHUNK):
+            pass
+    return {}
 
 
 def op_missing(request: dict[str, Any]) -> dict[str, Any]:
