@@ -37,9 +37,9 @@ results: $(VENV)/.ready
 	mv benchmarks/RESULTS.md.new benchmarks/RESULTS.md
 
 # Root and iproute2 for the lossy link; 6 GB of disk.
+# One part of it: make push-speed PART=lossy
 push-speed: $(VENV)/.ready
-	$(BIN)/python benchmarks/push.py > benchmarks/PUSH.md.new
-	mv benchmarks/PUSH.md.new benchmarks/PUSH.md
+	$(BIN)/python benchmarks/push.py $(addprefix --part ,$(PART))
 
 # Goes on where it stopped: what is recorded for the same workflows and versions isn't built again.
 matrix: $(VENV)/.ready
