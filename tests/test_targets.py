@@ -16,6 +16,7 @@ from toolkit.targets import (
     expand,
     list_targets,
     load_target,
+    over,
     remove_target,
     save_target,
     select_targets,
@@ -280,6 +281,14 @@ def test_the_schema_file_is_in_step() -> None:
     assert json.loads(path.read_text(encoding="utf-8")) == target_json_schema(), (
         "run: edgephi targets schema > docs/schema/target.schema.json"
     )
+
+
+def test_another_client_is_for_targets_over_ssh() -> None:
+    pi5, here = (Target(name="x", profile="local", **fields) for fields in ({"host": "pi5"}, {"transport": "local"}))
+    found = [over(pi5, client).transport for client in (None, "auto", "paramiko", "openssh")]
+    assert found == ["ssh", "ssh", "paramiko", "openssh"]
+    assert over(over(pi5, "openssh"), "auto") == pi5
+    assert over(here, "openssh") is here
 
 
 def test_the_schema_has_no_place_for_a_name() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import seed_cache
 from tests.cli.test_loop import edgephi
+from tests.fleets import switched_off, write_targets
 from tests.registries import needs_registry, registry
 from toolkit.transport.sshd import free_port
 
@@ -98,3 +99,26 @@ def test_sources_that_make_no_sense(local: Path, args: tuple[str, ...], code: in
     done = edgephi("deploy", *args)
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("deploy", "phi3-nano-int4-rtn-b32", "off"),
+        ("deploy", "phi3-nano-int4-rtn-b32", "@lab"),
+        ("run", "phi3-nano", "off"),
+    ],
+)
+def test_the_client_that_is_asked_for_is_the_one_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    seed_cache(tmp_path / "cache", "int4-rtn-b32")
+    folder = tmp_path / "config" / "targets"
+    write_targets(folder, [switched_off("off")])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = edgephi(*command, "--transport", "openssh")
+    assert done.returncode == 3, done.stderr
+    assert "target 'off': transport openssh: the OpenSSH client isn't installed on this machine" in done.stderr
+    done = edgephi(*command, "--transport", "paramiko")
+    assert done.returncode == 7, done.stderr
+    assert "connection refused" in done.stderr

@@ -86,9 +86,9 @@ def test_max_sessions(client: type[Client], tmp_path: Path) -> None:
         sleeping.kill()
 
 
-def test_server_without_sftp(client: type[Client], tmp_path: Path) -> None:
-    extra = "Subsystem sftp /nonexistent/sftp-server"
-    with PrivateSshd(tmp_path / "device", extra_config=extra) as server:
+@pytest.mark.parametrize("program", ["/nonexistent/sftp-server", "echo the board says hello; sleep 60"])
+def test_server_without_sftp(client: type[Client], tmp_path: Path, program: str) -> None:
+    with PrivateSshd(tmp_path / "device", extra_config=f"Subsystem sftp {program}") as server:
         with (
             pytest.raises(RemoteCommandFailed, match="no SFTP session") as caught,
             closing(client(address_of(server))) as transport,

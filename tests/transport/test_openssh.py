@@ -23,10 +23,12 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.transport import ssh_link
+from toolkit.targets import Target
+from toolkit.transport import Transport, open_another, ssh_link
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import fingerprint, read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport
+from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = needs_sshd
@@ -104,6 +106,21 @@ def test_no_client_on_this_machine(address: Address, monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="transport openssh: the OpenSSH client isn't installed") as caught:
         OpenSshTransport(address)
     assert "openssh-client" in (caught.value.hint or "")
+
+
+def test_a_further_connection_is_ssh_where_the_target_leaves_the_choice(
+    address: Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fields = {"host": address.host, "port": address.port, "user": address.user, "profile": "local"}
+    target = Target(name="pi5", identity_file=address.identity_file, known_hosts=address.known_hosts, **fields)
+
+    def kind(transport: str) -> type[Transport]:
+        with closing(open_another(target.model_copy(update={"transport": transport}))) as another:
+            return type(another)
+
+    assert (kind("ssh"), kind("openssh"), kind("paramiko")) == (OpenSshTransport, OpenSshTransport, SshTransport)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert kind("ssh") is SshTransport
 
 
 def test_what_the_configuration_would_do_on_the_side_stays_out(

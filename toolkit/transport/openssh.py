@@ -178,9 +178,10 @@ class OpenSshTransport(SftpFiles):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def is_lost(self, timeout_s: float = 0) -> bool:
-        """Whether ssh has ended, or does within that time."""
-        if self._stream.ended:
-            return True
+        """Whether the connection is gone, or goes within that time."""
+        return self._stream.ended or self._has_ended(timeout_s)
+
+    def _has_ended(self, timeout_s: float) -> bool:
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout_s)
         return self._child.returncode is not None
@@ -202,8 +203,10 @@ class OpenSshTransport(SftpFiles):
         too_long.start()
         try:
             return paramiko.SFTPClient(self._stream)
-        except (paramiko.SSHException, EOFError, OSError) as exc:
-            self._child.wait()
+        except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as exc:
+            if not self._has_ended(_END_TIMEOUT_S):
+                # A login shell that prints something by itself is taken for SFTP.
+                raise no_sftp(self._where, exc) from exc
             self._tail.finish(timeout_s=1)
             raise self._explained(target) from exc
         finally:

@@ -136,7 +136,7 @@ class SshTransport(SftpFiles):
         if self._sftp is None:
             try:
                 self._sftp = paramiko.SFTPClient.from_transport(self._link.transport)
-            except paramiko.SSHException as exc:
+            except (paramiko.SSHException, paramiko.SFTPError) as exc:
                 if self._is_lost():
                     raise
                 raise no_sftp(self._where, exc) from exc
