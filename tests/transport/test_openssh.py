@@ -23,9 +23,10 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
+from toolkit.public_keys import fingerprint
 from toolkit.transport import ssh_link
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import fingerprint, read_known_hosts
+from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.sshd import PrivateSshd
 
