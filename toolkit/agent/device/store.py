@@ -95,6 +95,8 @@ def keep_signatures(signatures: dict[str, str], release: Path) -> None:
     for name, text in signatures.items():
         folder.mkdir(exist_ok=True)
         write_durably(folder / name, text)
+    if signatures:
+        fsync_path(release)
 
 
 def verify_blobs(artifacts: list[dict[str, Any]]) -> None:
