@@ -293,8 +293,14 @@ def test_an_install_root_that_others_can_write(embedded: EmbeddedServer, tmp_pat
     (tmp_path / "device").mkdir()
     (tmp_path / "device").chmod(0o777)
     write_target(embedded, tmp_path / "device")
+    check = assert_stops_at(examine(), "install root")
+    assert "can be written to by others (mode 0777)" in check.seen
+    assert check.hint is not None and f"chmod 700 {tmp_path / 'device'}" in check.hint
+    (tmp_path / "device").chmod(0o700)
+    assert failed(examine()) == []
+    (tmp_path / "device").chmod(0o770)
     found = examine()
-    assert failed(found) == ["install root"]
+    assert failed(found) == ["install root", "active release"]
     assert found["install root"].hint == f"on the device: chmod 700 {tmp_path / 'device'}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 
 from tests.builds import bundle as build
 from tests.builds import follow
-from tests.test_deploy import device_at, pointer, steps, target_over
+from tests.keys import make_key, write_signers
+from tests.test_deploy import device_at, pointer, steps, target_at, target_over
+from toolkit.bundle import open_bundle
 from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
-from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Event
 from toolkit.push import CHUNK_BYTES
 from toolkit.releases import activate, prune, verify
+from toolkit.signatures import sign
 from toolkit.transport.embedded import EmbeddedServer
 
 NAMES = ("fp32", "int4-rtn-b32", "int4-rtn-b128")
@@ -48,6 +52,25 @@ def test_activate_by_name_by_prefix_and_rollback(root: Path) -> None:
             follow(activate(device, "nothing"))
     assert error.value.message == "here: no release called 'nothing'"
     assert pointer(root)["release"] == fp32.id
+
+
+def test_only_what_a_signer_has_signed_is_activated(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(build("int4-rtn-b32").path, tmp_path / "copy")
+    bundle = open_bundle(tmp_path / "copy")
+    with device_at(root) as device:
+        follow(install(bundle, device))
+    key = make_key(tmp_path / "key")
+    demanding = target_at(root).model_copy(update={"allowed_signers": write_signers(tmp_path / "signers", alice=key)})
+    with connect(demanding) as device:
+        with pytest.raises(SignatureError, match=r"the release .* isn't signed"):
+            follow(activate(device, bundle.id[:10]))
+        assert not (root / "current.json").exists()
+        follow(sign(bundle, key))
+        follow(install(bundle, device))
+        assert follow(activate(device, bundle.id[:10])) == bundle.id
+    write_signers(tmp_path / "signers")
+    with connect(demanding) as device, pytest.raises(SignatureError, match="is no signer's"):
+        follow(activate(device, bundle.id[:10]))
 
 
 def test_what_is_whole_is_said_to_be(device: Device) -> None:

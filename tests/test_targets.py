@@ -58,6 +58,7 @@ def test_defaults() -> None:
         "identity_file": None,
         "known_hosts": None,
         "tags": (),
+        "allowed_signers": None,
     }
 
 

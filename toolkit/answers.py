@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
 
 from toolkit.bundle import Manifest, Sha256
+from toolkit.distrust import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 from toolkit.errors import AgentError
 
 # A line holds a few kilobytes; a list of manifests or of log-likelihoods some hundred. More isn't our agent's.
@@ -70,6 +71,17 @@ class Missing(Answer):
         if strange:
             raise AgentError(f"{who}: the agent lacks a file that it wasn't asked for: {strange[0][:12]}", _HINT)
         return self.missing
+
+
+class KeptManifest(Answer):
+    """A release's manifest as it stands there, and the signatures beside it, by the names of their files."""
+
+    op: ClassVar[str] = "manifest"
+    manifest: Annotated[str, Field(strict=True, max_length=LARGEST_MANIFEST_BYTES)]
+    signatures: Annotated[
+        dict[Text, Annotated[str, Field(strict=True, max_length=LARGEST_SIGNATURE_BYTES)]],
+        Field(max_length=MOST_SIGNATURES),
+    ]
 
 
 class Pulled(Answer):

@@ -9,18 +9,27 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toolkit.config import cache_dir, shown, suggestion
+from toolkit.distrust import (
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST_NAME,
+    MOST_ARTIFACTS,
+    MOST_BYTES,
+    SIGNATURES,
+    artifact_problem,
+    path_clash,
+    read_json,
+)
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
 from toolkit.footprint import Footprint
 from toolkit.quality import Quality
 
-MANIFEST_NAME = "manifest.json"
 MIN_PREFIX = 6
 READ_ONLY = 0o444
 _CHUNK = 4 << 20
@@ -28,20 +37,10 @@ _REBUILD = "build it again, or copy it again from where it is whole"
 
 
 def _safe_path(text: str) -> str:
-    """A relative POSIX path that stays inside the bundle on every system."""
-    parts = PurePosixPath(text).parts
-    unsafe = (
-        not parts
-        or text != "/".join(parts)
-        or text.startswith("/")
-        or ".." in parts
-        or "\\" in text
-        or ":" in text
-        or any(not character.isprintable() for character in text)
-        or parts == (MANIFEST_NAME,)
-    )
-    if unsafe:
-        raise ValueError(f"unsafe path {text!r}")
+    """A relative POSIX path that stays inside the bundle on every system, and is none of its own files."""
+    problem = artifact_problem(text)
+    if problem:
+        raise ValueError(f"unsafe path {text[:200]!r}: {problem}")
     return text
 
 
@@ -56,7 +55,7 @@ class Artifact(_Record):
     """One file: its path inside the bundle (POSIX, relative), size and hash."""
 
     path: Annotated[str, AfterValidator(_safe_path)]
-    size_bytes: int = Field(ge=0)
+    size_bytes: int = Field(strict=True, ge=0, lt=MOST_BYTES)
     sha256: Sha256
 
 
@@ -67,7 +66,7 @@ class ModelRecord(_Record):
     revision: str | None
     architecture: str
     weights_sha256: Sha256
-    parameters: int
+    parameters: int = Field(strict=True, ge=0, lt=1 << 63)
 
 
 class Manifest(_Record):
@@ -78,11 +77,11 @@ class Manifest(_Record):
 
     manifest_version: Literal[1] = 1
     name: str
-    artifacts: tuple[Artifact, ...]
+    artifacts: tuple[Artifact, ...] = Field(max_length=MOST_ARTIFACTS)
     model: ModelRecord
     recipe: dict[str, Any]
     provider: str
-    context_tokens: int = Field(ge=1)
+    context_tokens: int = Field(strict=True, ge=1, lt=1 << 31)
     tools: dict[str, str]
     workflow_sha256: Sha256
     quality: dict[str, Quality] = Field(default_factory=dict)
@@ -90,15 +89,10 @@ class Manifest(_Record):
     plan: Footprint | None = None
 
     @model_validator(mode="after")
-    def _no_path_stands_for_two(self) -> Manifest:
-        # Case folded: two files that differ by case are one on Windows and macOS.
-        paths = [artifact.path.casefold() for artifact in self.artifacts]
-        twice = sorted({path for path in paths if paths.count(path) > 1})
-        if twice:
-            raise ValueError(f"listed twice: {', '.join(twice)}")
-        folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-        if both := sorted(folders.intersection(paths)):
-            raise ValueError(f"{both[0]} is a file and a folder")
+    def _paths_that_fit_together(self) -> Manifest:
+        clash = path_clash(artifact.path for artifact in self.artifacts)
+        if clash:
+            raise ValueError(clash)
         return self
 
     @property
@@ -120,9 +114,13 @@ class Bundle:
     id: str
 
     @property
-    def manifest_text(self) -> str:
+    def manifest_bytes(self) -> bytes:
         """The manifest file as it stands: its SHA-256 is `id`."""
-        return (self.path / MANIFEST_NAME).read_text(encoding="utf-8")
+        return (self.path / MANIFEST_NAME).read_bytes()
+
+    @property
+    def manifest_text(self) -> str:
+        return self.manifest_bytes.decode("utf-8")
 
     @property
     def is_here(self) -> bool:
@@ -169,16 +167,23 @@ def open_bundle(path: Path) -> Bundle:
         raise ConfigError(f"{shown(path)}: not a folder", "edgephi bundle list shows what is built")
     if not file.is_file():
         raise ConfigError(f"{shown(path)}: not a bundle: no {MANIFEST_NAME}", "edgephi bundle list shows what is built")
-    raw = file.read_bytes()
+    if file.is_symlink():
+        raise CorruptBundle(f"{shown(file)}: a symbolic link, not a file", _REBUILD)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(LARGEST_MANIFEST_BYTES + 1)
+    except OSError as exc:
+        raise CorruptBundle(f"{shown(file)}: cannot be read: {exc.strerror}") from exc
     return Bundle(path, parse_manifest(raw, shown(file)), hashlib.sha256(raw).hexdigest())
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """A manifest's text as a value. Raises CorruptBundle that begins with `where` when it can't be trusted."""
+    if len(raw) > LARGEST_MANIFEST_BYTES:
+        raise CorruptBundle(f"{where}: too large for a manifest", _REBUILD)
     try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as exc:
-        raise CorruptBundle(f"{where}: not JSON: {exc}", _REBUILD) from exc
+        value = read_json(raw)
+    except ValueError as exc:
+        raise CorruptBundle(f"{where}: not JSON of a manifest: {exc}", _REBUILD) from exc
     version = value.get("manifest_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > 1:
         raise CorruptBundle(f"{where}: version {version} is newer than this edgephi reads", "update edgephi")
@@ -229,10 +234,16 @@ def _shallow_problem(folder: Path, artifact: Artifact) -> str | None:
 
 def _extra_files(bundle: Bundle) -> Iterator[str]:
     known = {MANIFEST_NAME, *(artifact.path for artifact in bundle.manifest.artifacts)}
+    known |= {f"{SIGNATURES}/{file.name}" for file in signature_files(bundle.path) if not file.is_symlink()}
     for path in sorted(bundle.path.rglob("*")):
         name = path.relative_to(bundle.path).as_posix()
         if name not in known and (path.is_symlink() or not path.is_dir()):
             yield f"{name}: not in the manifest"
+
+
+def signature_files(folder: Path) -> list[Path]:
+    """The signatures that stand beside a bundle's manifest; nothing says yet that they are right."""
+    return sorted((folder / SIGNATURES).glob("*.sig"))
 
 
 def store_dir() -> Path:
@@ -325,7 +336,11 @@ def _replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
     beside = folder.with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
     beside.write_text(_manifest_text(manifest), encoding="utf-8", newline="\n")
     beside.chmod(READ_ONLY)
+    changed = beside.read_bytes() != (folder / MANIFEST_NAME).read_bytes()
     beside.replace(folder / MANIFEST_NAME)
+    if changed:
+        # They were made for the manifest without the figures.
+        shutil.rmtree(folder / SIGNATURES, ignore_errors=True)
     return open_bundle(folder)
 
 

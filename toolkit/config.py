@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -118,6 +119,26 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as exc:
         hint = "strings need quotes; tables are [name]"
         raise ConfigError(f"{shown(path)}: not valid TOML: {exc}", hint) from exc
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; only its user can read a new one. Raises ConfigError when that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not *.toml, so that a leftover never shows up as a target.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
+        beside = Path(name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
 
 
 def parse_table(

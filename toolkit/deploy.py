@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from toolkit.plan import PROMPT_TOKENS
 from toolkit.pull import pull
 from toolkit.push import Upload, push
 from toolkit.runtime import Runtime, describe, resolve_wheels
+from toolkit.signatures import check_signed, read_signatures
 
 CHECK_PROMPT = "In the beginning"
 CHECK_TOKENS = 4
@@ -91,19 +93,25 @@ def _upload(path: Path) -> Upload:
 def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
     """Have a bundle verified in the target's store as a release, without activating it.
 
-    Raises ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable,
-    and RegistryError when it pulls.
+    Raises SignatureError before anything is sent when the target demands a signature that the bundle hasn't;
+    ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable, and
+    RegistryError when it pulls.
     """
+    signature = check_signed(bundle, device.target)
+    if signature is not None:
+        yield Step(f"{device.target.name}: {bundle.manifest.name} is signed by {signature.signer}")
     probe, runtime = yield from prepare(device, delivery)
     release = Release(bundle.id, device.target.name, runtime, probe)
     if device.ask(Missing, artifacts=[], release=bundle.id).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
+        if signature is not None:
+            # It may have been signed since.
+            yield from _hand_over(bundle, device, {})
         return release
     yield from check_memory(bundle, device, probe, force=delivery.force)
     blocks = yield from _bring(bundle, device, delivery)
     yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
-    lists = {sha256: [[block.length, block.sha256] for block in found] for sha256, found in blocks.items()}
-    yield from device.call("install", release=bundle.id, manifest=bundle.manifest_text, blocks=lists)
+    yield from _hand_over(bundle, device, blocks)
     return release
 
 
@@ -124,6 +132,17 @@ def _bring(bundle: Bundle, device: Device, delivery: Delivery) -> Service[dict[s
         device, [Upload(bundle.path / a.path, a.sha256, a.size_bytes, blocks.get(a.sha256, ())) for a in artifacts]
     )
     return blocks
+
+
+def _hand_over(bundle: Bundle, device: Device, blocks: Mapping[str, Sequence[Block]]) -> Service[None]:
+    """Have what has arrived become a release, with its signatures beside the manifest."""
+    request = {
+        "release": bundle.id,
+        "manifest": bundle.manifest_text,
+        "signatures": read_signatures(bundle),
+        "blocks": {sha256: [[block.length, block.sha256] for block in found] for sha256, found in blocks.items()},
+    }
+    yield from device.call("install", **request)
 
 
 def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force: bool) -> Service[None]:

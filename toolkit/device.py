@@ -42,6 +42,7 @@ from toolkit.errors import (
     CorruptBundle,
     DeviceError,
     DeviceFull,
+    ExposedRoot,
     RegistryError,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
@@ -61,6 +62,7 @@ _ERRORS: dict[str, type[CorruptBundle] | type[RegistryError] | type[DeviceError]
     "corrupt": CorruptBundle,
     "registry": RegistryError,
     "damaged_agent": _DamagedAgent,
+    "exposed_root": ExposedRoot,
 }
 # Operations that hold a lock for more than a moment.
 _HOLDING = {
@@ -120,7 +122,9 @@ class Device:
     @property
     def python(self) -> str:
         """The Python there, as a command that is started in the login folder."""
-        return _from_login_folder(self.target.python)
+        found = _from_login_folder(self.target.python)
+        # A bare name is looked for in the PATH, wherever the command is started.
+        return f"./{found}" if self.target.python.startswith("~/") and "/" not in found else found
 
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""

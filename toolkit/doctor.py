@@ -22,6 +22,7 @@ from toolkit.errors import (
     AuthFailed,
     ConfigError,
     DeviceError,
+    ExposedRoot,
     HostKeyChanged,
     HostKeyUnknown,
     HostUnreachable,
@@ -156,6 +157,9 @@ def _examine_device(device: Device) -> Iterator[Check]:
         return
     try:
         device.ensure_agent()
+    except ExposedRoot as exc:
+        yield _failure("install root", exc)
+        return
     except (AgentError, AgentDied) as exc:
         yield _failure("agent", exc)
         return

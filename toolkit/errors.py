@@ -1,8 +1,8 @@
 """Every error that edgephi words for its users.
 
 An error says what, where and what to do next. `exit_code` is part of the command-line contract:
-config 3, missing extra 4, build 5, corrupt bundle 6, device 7, registry 8, gate failed 10. Click keeps 2 for usage, a
-bug is 70, Ctrl-C is 130.
+config 3, missing extra 4, build 5, corrupt bundle 6, device 7, registry 8, signature 9, gate failed 10. Click keeps 2
+for usage, a bug is 70, Ctrl-C is 130.
 """
 
 from __future__ import annotations
@@ -88,6 +88,10 @@ class AgentError(DeviceError):
     """The agent on the device reported a failure, or answered with something else than the protocol."""
 
 
+class ExposedRoot(AgentError):
+    """Others can write to the install root, or it is theirs: the agent doesn't work there."""
+
+
 class DeviceFull(DeviceError):
     """The device has too little free space."""
 
@@ -96,6 +100,12 @@ class RegistryError(ToolkitError):
     """A registry or a mirror of it doesn't answer, refuses, or hasn't what it is asked for."""
 
     exit_code = 8
+
+
+class SignatureError(ToolkitError):
+    """A bundle hasn't the signature that is asked for, or it couldn't be made."""
+
+    exit_code = 9
 
 
 class GateFailed(ToolkitError):

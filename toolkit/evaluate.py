@@ -10,7 +10,7 @@ from typing import Any
 from toolkit import machine
 from toolkit.answers import Evaluated
 from toolkit.bench import installed
-from toolkit.bundle import Bundle, Manifest, record_quality
+from toolkit.bundle import Bundle, Manifest, record_quality, signature_files
 from toolkit.deploy import prepare
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
@@ -85,9 +85,13 @@ def record(bundle: Bundle, evaluation: Evaluation) -> Service[Bundle]:
     if known is not None and _says_more(known, evaluation):
         yield Step(f"{bundle.manifest.name} has figures on {known.tokens} tokens of {evaluation.text}: they stay")
         return bundle
+    signed = bool(signature_files(bundle.path))
     recorded = record_quality(bundle, evaluation.text, evaluation.quality)
     change = f"{bundle.id[:12]} → {recorded.id[:12]}"
     yield Step(f"record the figures of {bundle.manifest.name}: {change}", skipped=recorded.id == bundle.id)
+    if signed and recorded.id != bundle.id:
+        again = f"sign it again: edgephi bundle sign {recorded.id[:12]}"
+        yield Warning_(f"{bundle.manifest.name} was signed without these figures: {again}")
     return recorded
 
 

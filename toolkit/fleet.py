@@ -34,6 +34,7 @@ from toolkit.rollout import (
     save_rollout,
     stop_reason,
 )
+from toolkit.signatures import check_signed
 from toolkit.targets import Target
 from toolkit.transport import Transport
 from toolkit.transport.watched import WatchedTransport
@@ -84,13 +85,16 @@ def roll_out(
     on: devices that are done are asked whether the bundle is still active there, the others are tried; with `fresh`
     all are. Nobody is asked for passphrases. `limit_bytes_per_s` holds for each device. Raises ConfigError for
     profiles that are unknown or, with `gate`, have no limits, and while another process works on the same rollout;
-    CorruptBundle. Closed in the middle, it ends what runs on the devices and leaves the record as far as it has come.
+    CorruptBundle; SignatureError before the first device when one of them wouldn't take the bundle. Closed in the
+    middle, it ends what runs on the devices and leaves the record as far as it has come.
     """
     profiles = {target.profile: load_profile(target.profile) for target in targets}
     if options.gate:
         # Here, and once: figures change the bundle's id, and this machine's speed is no device's business.
         for profile in profiles.values():
             bundle = yield from with_gate_figures(bundle, profile)
+    for target in targets:
+        check_signed(bundle, target)
     rollout = new_rollout(bundle, [target.name for target in targets], options)
     with claim(rollout):
         if not fresh:

@@ -19,6 +19,7 @@ from toolkit.profiles import Limits, Profile
 from toolkit.quality import Quality, headline
 from toolkit.reference import find_reference, sample_for
 from toolkit.report import Report, metrics
+from toolkit.signatures import check_signed
 from toolkit.stats import Summary
 from toolkit.workloads import load_workload
 
@@ -88,6 +89,8 @@ def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> 
     where nothing came before it. Raises what `with_gate_figures` does, and whatever `deploy` raises.
     """
     limits = device.profile.limits
+    # Here too: nothing is measured for a bundle that can't be installed.
+    check_signed(bundle, device.target)
     bundle = yield from with_gate_figures(bundle, device.profile)
     release = yield from install(bundle, device, delivery)
     try:

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.bundle import MANIFEST_NAME, Manifest, Sha256, canonical_json
+from toolkit.bundle import Manifest, Sha256, canonical_json
+from toolkit.distrust import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNATURES, SIGNATURES, signature_name
 from toolkit.errors import ConfigError, CorruptBundle
 
 SCHEME = "oci://"
@@ -30,7 +31,6 @@ EMPTY = b"{}"
 DEFAULT_TAG = "latest"
 # Registries take 4 MiB; our own manifest has an entry for each file as well, and whole figures.
 LARGEST_MANIFEST_BYTES = 4 * 2**20
-LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES = 64 * 2**10, 32
 _LARGEST_FILE_BYTES = 1 << 40
 _WRITTEN_LIKE = "write it like oci://registry.example.com/models/phi3:v1"
 _MIRROR_LIKE = "write it like https://mirror.example.com:5000, with /NAMESPACE where the mirror keeps copies below one"
@@ -40,7 +40,6 @@ _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_SIGNATURE = re.compile(r"signatures/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.sig")
 
 
 @dataclass(frozen=True)
@@ -291,4 +290,5 @@ def signature_layers(layers: Sequence[Layer], manifest: Manifest, where: str) ->
 
 def is_signature(path: str) -> bool:
     """Whether a file of a bundle's folder that is no artifact is carried along as a signature of the manifest."""
-    return _SIGNATURE.fullmatch(path) is not None
+    folder, _, name = path.partition("/")
+    return folder == SIGNATURES and signature_name(name)

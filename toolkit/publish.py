@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO
 
 from toolkit.bundle import (
-    MANIFEST_NAME,
     READ_ONLY,
     Bundle,
     Manifest,
@@ -22,13 +21,13 @@ from toolkit.bundle import (
     store_dir,
 )
 from toolkit.config import cache_dir, shown
+from toolkit.distrust import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
 from toolkit.locks import try_lock
 from toolkit.oci import (
     EMPTY,
     LARGEST_MANIFEST_BYTES,
-    LARGEST_SIGNATURE_BYTES,
     Layer,
     Reference,
     Repository,

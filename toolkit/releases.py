@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.answers import PrunedReleases, Releases, Verified
+from toolkit.answers import KeptManifest, PrunedReleases, Releases, Verified
 from toolkit.deploy import check_active, check_request, prepare
 from toolkit.device import Device
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step
+from toolkit.signatures import check_signatures
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Pruned:
 def activate(device: Device, reference: str) -> Service[str]:
     """Activate an installed release by id, by the first characters of its id, or by name; returns its id.
 
-    It is loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one,
-    fits.
+    It is loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one, fits;
+    SignatureError when the target demands a signature that isn't kept there with it.
     """
     _, runtime = yield from prepare(device)
     fitting = [
@@ -70,9 +71,17 @@ def activate(device: Device, reference: str) -> Service[str]:
         raise ConfigError(
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
+    _check_signed(device, fitting[0])
     yield from device.call("check", **check_request(device), runtime=runtime.lock, release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return fitting[0]
+
+
+def _check_signed(device: Device, release: str) -> None:
+    if device.target.signers_file is None:
+        return
+    kept = device.ask(KeptManifest, release=release)
+    check_signatures(device.target, "the release", release, kept.manifest.encode(), kept.signatures)
 
 
 def load_active(device: Device) -> Service[str | None]:

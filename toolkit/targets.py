@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from toolkit.config import (
     read_toml,
     shown,
     unknown_name,
+    write_whole,
 )
 from toolkit.errors import ConfigError
 
@@ -85,7 +84,7 @@ def _ipv6(host: str) -> str:
 def _remote_path(text: str) -> str:
     if not _REMOTE_PATH.fullmatch(text):
         raise ValueError(f"'{text}' may only have letters, digits and . _ / ~ : - in it")
-    if text.startswith("-"):
+    if text.removeprefix("~/").startswith("-"):
         raise ValueError(f"'{text}' would be read as an option")
     if ".." in text.split("/"):
         raise ValueError(f"'{text}' may not go up with '..'")
@@ -143,6 +142,18 @@ class Target(BaseModel):
     )
     known_hosts: Path | None = Field(None, description="known_hosts file instead of ~/.ssh/known_hosts")
     tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = Field((), description="groups that the target belongs to")
+    allowed_signers: Path | None = Field(
+        None,
+        description="OpenSSH allowed_signers file, counted from this one: only bundles that one of them has signed",
+    )
+
+    @property
+    def signers_file(self) -> Path | None:
+        """Where `allowed_signers` lies; None when the target takes unsigned bundles too."""
+        if self.allowed_signers is None:
+            return None
+        beside = self.path.parent if self.path else Path()
+        return beside / self.allowed_signers.expanduser()
 
     @model_validator(mode="after")
     def _fits_its_transport(self) -> Target:
@@ -268,12 +279,16 @@ def save_target(target: Target, folder: Path, *, replace: bool = False) -> Path:
     path = folder / f"{target.name}.toml"
     if path.exists() and not replace:
         raise ConfigError(f"{shown(path)}: exists already", "--force replaces it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_beside(path, target_toml(target))
-    except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
+    write_whole(path, target_toml(target))
     return path
+
+
+def demand_signers(path: Path, file: str) -> None:
+    """Write `allowed_signers` into a target's file, which hasn't it yet; all else in it stays as it is."""
+    text = path.read_text(encoding="utf-8")
+    gap = "\n" if text and not text.endswith("\n") else ""
+    # A target has no tables: what stands last in its file is a key of its own.
+    write_whole(path, f'{text}{gap}allowed_signers = "{file}"\n')
 
 
 def target_toml(target: Target) -> str:
@@ -326,19 +341,3 @@ def _secret_keys(table: Mapping[str, Any], above: str = "") -> Iterator[str]:
             yield above + key
         elif isinstance(value, dict):
             yield from _secret_keys(value, f"{above}{key}.")
-
-
-def _write_beside(path: Path, text: str) -> None:
-    # Not *.toml, so that a leftover never shows up as a target.
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    temporary.replace(path)

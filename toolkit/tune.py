@@ -24,7 +24,15 @@ from toolkit.bundle import Bundle
 from toolkit.config import data_dir
 from toolkit.deploy import PLAIN, Delivery, check_here, install, prepare
 from toolkit.device import connect
-from toolkit.errors import AuthFailed, ConfigError, HostKeyChanged, HostKeyUnknown, HostUnreachable, ToolkitError
+from toolkit.errors import (
+    AuthFailed,
+    ConfigError,
+    HostKeyChanged,
+    HostKeyUnknown,
+    HostUnreachable,
+    SignatureError,
+    ToolkitError,
+)
 from toolkit.evaluate import evaluate, record
 from toolkit.events import Service, Step, Warning_
 from toolkit.models import hash_model
@@ -95,9 +103,15 @@ def tune(model_ref: str, target: Target, question: Question, options: Options) -
 
     A search of the same question goes on where it stopped, also after a kill. A trial that fails is noted and the
     search goes on; a device out of reach ends it. Raises ConfigError when nothing fits or nothing holds the quality
-    bound, MissingExtra, DeviceError's children, and what the first trial failed with when none gave figures.
+    bound, SignatureError for a target that takes only signed bundles, MissingExtra, DeviceError's children, and what
+    the first trial failed with when none gave figures.
     """
     require_extra()
+    if target.signers_file is not None:
+        raise SignatureError(
+            f"{target.name} takes only signed bundles, and a search installs many that nobody has signed",
+            "search on a target of the same kind that has no allowed_signers",
+        )
     profile = load_profile(target.profile)
     with connect(target, options.prompt_secret) as device:
         probe, runtime = yield from prepare(device, options.delivery)

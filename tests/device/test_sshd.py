@@ -16,8 +16,9 @@ import pytest
 
 from tests.servers import Address, address_of, needs_root, needs_sshd, small_disk
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
+from toolkit.public_keys import fingerprint
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import fingerprint, read_known_hosts
+from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport, trust_host_key
 from toolkit.transport.sshd import PrivateSshd

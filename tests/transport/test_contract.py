@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pwd
+import random
 import stat
 import sys
 import threading
@@ -83,6 +84,29 @@ def test_arguments_arrive_unharmed(case: Case, argument: str) -> None:
     status, lines, _ = run(case.transport, PYTHON, "-c", script, argument, "end")
     assert status == 0
     assert json.loads(lines[0]) == [argument, "end"]
+
+
+def test_arguments_of_all_sorts_arrive_unharmed(case: Case) -> None:
+    """The same 300 on every run, out of what shells take for something else."""
+    nasty = random.Random(15)
+    pieces = [
+        *"'\"\\$`;&|<>(){}[]*?~#!%^=- \t\n\r",
+        "$(id)",
+        "${HOME}",
+        "&&",
+        "--",
+        "\x1b",
+        "é",
+        "€",
+        "😀",
+        "a",
+        "\u202e",
+    ]
+    arguments = ["".join(nasty.choices(pieces, k=nasty.randrange(12))) for _ in range(300)]
+    script = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    status, lines, _ = run(case.transport, PYTHON, "-c", script, *arguments)
+    assert status == 0
+    assert json.loads(lines[0]) == arguments
 
 
 @pytest.mark.parametrize("status", [0, 1, 7, 255])
@@ -209,6 +233,19 @@ def test_put_of_an_empty_file(case: Case, tmp_path: Path) -> None:
     (tmp_path / "empty-source").touch()
     assert sum(case.transport.put(tmp_path / "empty-source", str(case.folder / "empty"))) == 0
     assert case.transport.size(str(case.folder / "empty")) == 0
+
+
+def test_put_makes_files_that_nobody_else_can_read(case: Case, source: Path) -> None:
+    before = os.umask(0)
+    try:
+        for name, options in (("whole", {}), ("range", {"end": lambda _: 10})):
+            list(case.transport.put(source, str(case.folder / f"private-{name}"), **options))
+    finally:
+        os.umask(before)
+    found = {name: (case.folder / f"private-{name}").stat() for name in ("whole", "range")}
+    assert stat.S_IMODE(found["range"].st_mode) == 0o600
+    # A hard link of this machine's file has its mode.
+    assert stat.S_IMODE(found["whole"].st_mode) == 0o600 or found["whole"].st_ino == source.stat().st_ino
 
 
 def test_put_into_a_missing_folder_names_the_file(case: Case, source: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.public_keys import fingerprint
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import (
     append_known_host,
-    fingerprint,
     host_names,
     parse_known_hosts,
     read_known_hosts,

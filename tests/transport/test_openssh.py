@@ -23,10 +23,11 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
+from toolkit.public_keys import fingerprint
 from toolkit.targets import Target
 from toolkit.transport import Transport, open_another, ssh_link
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import fingerprint, read_known_hosts
+from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd

@@ -26,11 +26,12 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
+from toolkit.public_keys import fingerprint
 from toolkit.transport import embedded as embedded_module
 from toolkit.transport import ssh_link
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import fingerprint, read_known_hosts
+from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.ssh import SshTransport, trust_host_key
 
 

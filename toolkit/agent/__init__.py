@@ -11,6 +11,8 @@ from pathlib import Path
 
 PROTOCOL = 1
 _PARTS = Path(__file__).parent / "device"
+# The rules that host and device hold manifests against; the parts import them as the host does.
+_SHARED = Path(__file__).parents[1] / "distrust.py"
 _START = b"from edgephi_agent.main import main\n\nmain()\n"
 # The first that a zip can tell.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
@@ -26,6 +28,7 @@ def agent_archive() -> bytes:
     import zipfile
 
     parts = {f"edgephi_agent/{path.name}": path.read_bytes() for path in _PARTS.glob("*.py")}
+    parts |= {"toolkit/__init__.py": b"", f"toolkit/{_SHARED.name}": _SHARED.read_bytes()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, text in sorted({**parts, "__main__.py": _START}.items()):

@@ -36,7 +36,7 @@ COMMANDS = {
         "Remove old releases from a target, with the files and runtimes that only they needed.",
     ),
     "rollouts": ("toolkit.cli.rollouts:rollouts", "List and show what came of deploying to several targets."),
-    "bundle": ("toolkit.cli.bundle:bundle", "List, show, verify, push and pull built bundles."),
+    "bundle": ("toolkit.cli.bundle:bundle", "List, show, sign, verify, push and pull built bundles."),
     "models": (
         "toolkit.cli.models:models",
         "Show what works: architecture × provider × recipe; look at models, or synthesize one.",

@@ -1,4 +1,4 @@
-"""`edgephi bundle`: what is built, and registries that it is kept in."""
+"""`edgephi bundle`: what is built, who stands for it, and registries that it is kept in."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle import Bundle
     from toolkit.quality import Quality
+    from toolkit.signatures import Signature
 
 
 @click.group()
 def bundle() -> None:
-    """List, show, verify, push and pull built bundles."""
+    """List, show, sign, verify, push and pull built bundles."""
 
 
 @bundle.command("list")
@@ -85,21 +86,62 @@ def show(ref: str, as_json: bool) -> None:
 
 @bundle.command()
 @click.argument("ref", metavar="BUNDLE")
+@click.option("--key", type=click.Path(path_type=Path), help="SSH key to sign with.  [default: yours in ~/.ssh]")
 @options.as_json
-def verify(ref: str, as_json: bool) -> None:
-    """Hold every file of a bundle against its manifest.
+def sign(ref: str, key: Path | None, as_json: bool) -> None:
+    """Sign a bundle with an SSH key, after holding its files against its manifest.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong.
+    BUNDLE is a folder, a name, or 6 or more characters of an id. A key may be a private key's file, or a public one's
+    whose other part ssh-agent has. The bundle keeps its id; several people may sign one.
+    """
+    from toolkit.bundle import find_bundle
+    from toolkit.cli import render
+    from toolkit.signatures import sign as sign_service
+
+    found = find_bundle(ref)
+    made = render.follow(sign_service(found, key))
+    if as_json:
+        render.print_json(_summary(found) | {"signature": _signature(made)})
+    else:
+        click.echo(f"{found.manifest.name} ({found.id[:12]}): signed with {made.key}")
+
+
+@bundle.command()
+@click.argument("ref", metavar="BUNDLE")
+@click.option(
+    "--target", shell_complete=options.names("targets"), help="Look whether one of this target's signers has signed it."
+)
+@options.as_json
+def verify(ref: str, target: str | None, as_json: bool) -> None:
+    """Hold every file of a bundle against its manifest, and its signatures too.
+
+    BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong with the files,
+    with 9 when a signature isn't right or, with --target, when the target wouldn't take the bundle.
     """
     from toolkit.bundle import find_bundle, verify_bundle
     from toolkit.cli import render
+    from toolkit.signatures import check_signed, examine, read_signatures, refuse_wrong
+    from toolkit.targets import load_target
 
     found = find_bundle(ref)
+    chosen = load_target(target) if target else None
     render.follow(verify_bundle(found))
+    signers = chosen.signers_file if chosen else None
+    signatures = examine(found.manifest_bytes, read_signatures(found), signers)
     if as_json:
-        render.print_json(_summary(found) | {"verified": True})
+        render.print_json(_summary(found) | {"verified": True, "signatures": list(map(_signature, signatures))})
     else:
         render.note(f"{found.manifest.name} {found.id[:12]}: all {len(found.manifest.artifacts)} files are whole")
+        render.note("\n".join(map(_words, signatures)) or "it isn't signed")
+    if chosen:
+        check_signed(found, chosen)
+    else:
+        refuse_wrong(found, signatures)
+
+
+def _words(signature: Signature) -> str:
+    by = f" by {signature.signer}" if signature.signer else ""
+    return f"{signature.name}: " + (signature.refused or f"a right signature{by}, made with {signature.key}")
 
 
 @bundle.command()
@@ -161,6 +203,16 @@ def _figures(quality: Quality) -> str:
         f"top-1 {quality.top1:.1%}, token match {render.percent(quality.token_match)}; "
         f"{quality.tokens} tokens on {quality.arch}"
     )
+
+
+def _signature(signature: Signature) -> dict[str, Any]:
+    return {
+        "file": signature.name,
+        "key": signature.key,
+        "signer": signature.signer,
+        "valid": signature.refused is None,
+        "reason": signature.refused,
+    }
 
 
 def _summary(entry: Bundle) -> dict[str, Any]:

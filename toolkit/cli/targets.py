@@ -9,6 +9,7 @@ import click
 
 from toolkit.cli import options
 from toolkit.cli.reach import identified, probe, trust
+from toolkit.cli.signers import signers
 
 if TYPE_CHECKING:
     from toolkit.targets import BrokenTarget, Target
@@ -24,6 +25,7 @@ def targets(ctx: click.Context) -> None:
 
 targets.add_command(probe)
 targets.add_command(trust)
+targets.add_command(signers)
 
 
 @targets.command("list")
@@ -70,6 +72,11 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--python", help="Python there.  [default: python3]")
 @click.option("--identity-file", type=click.Path(path_type=Path), help="Private key file on this machine.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="known_hosts file to use instead of yours.")
+@click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path),
+    help="Take only bundles that somebody in this file has signed.",
+)
 @click.option("--tag", "tags", multiple=True, help="Group that it belongs to; may be repeated.")
 @click.option("--force", is_flag=True, help="Replace a target of this name.")
 @options.as_json
@@ -79,6 +86,7 @@ def add(
     user: str | None,
     identity_file: Path | None,
     known_hosts: Path | None,
+    allowed_signers: Path | None,
     force: bool,
     as_json: bool,
     **fields: Any,
@@ -97,7 +105,11 @@ def add(
     login, at, address = host.rpartition("@")
     if at and user is not None:
         raise click.UsageError("give the user once: USER@HOST or --user")
-    files = {"identity_file": _anchored(identity_file), "known_hosts": _anchored(known_hosts)}
+    files = {
+        "identity_file": _anchored(identity_file),
+        "known_hosts": _anchored(known_hosts),
+        "allowed_signers": _anchored(allowed_signers or (_demanded_by(name) if force else None)),
+    }
     table = {"host": address, "user": login if at else user} | fields | files
     given = {key: value for key, value in table.items() if value not in (None, ())}
     where = f"target '{name}'"
@@ -159,6 +171,14 @@ def _refuse_taken(name: str) -> None:
     taken = find_toml("targets").get(name)
     if taken is not None:
         raise ConfigError(f"target '{name}' exists already: {shown(taken)}", "--force replaces it")
+
+
+def _demanded_by(name: str) -> Path | None:
+    """The signers of the target that is replaced: nobody should lose that demand by chance."""
+    from toolkit.config import find_toml
+    from toolkit.targets import load_target
+
+    return load_target(name).signers_file if name in find_toml("targets") else None
 
 
 def _warn_if_hidden(name: str, path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import toolkit
 from toolkit.config import data_dir, shown
+from toolkit.environment import without_secrets
 from toolkit.errors import BuildError, HostDiskFull, OutOfMemory
 from toolkit.events import Progress, Service, Step
 from toolkit.optimizer import require_extra
@@ -77,10 +78,10 @@ def _new_log() -> Path:
 
 
 def child_environment(work: Path) -> dict[str, str]:
-    """The environment of the child: no telemetry, no network, no litter outside `work`."""
+    """The environment of the child: no telemetry, no network, no secrets, no litter outside `work`."""
     package_root = str(Path(toolkit.__file__).parent.parent)
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
+    return without_secrets() | {
         "OLIVE_DISABLE_TELEMETRY": "1",
         # Olive 0.13 sends its heartbeat before it looks at the variable above, and waits 12 s for the answer
         # when there is no network. What it takes for a CI pipeline it leaves alone.

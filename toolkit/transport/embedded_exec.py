@@ -13,6 +13,8 @@ from typing import IO, Any
 
 import paramiko
 
+from toolkit.environment import without_secrets
+
 _READ_BYTES = 32 * 1024
 _GONE = (paramiko.SSHException, EOFError, OSError)
 
@@ -22,7 +24,7 @@ def run_command(channel: Any, command: bytes, root: Path) -> None:
     child = subprocess.Popen(
         ["/bin/sh", "-c", command],
         cwd=root,
-        env={**os.environ, "HOME": str(root)},
+        env=without_secrets() | {"HOME": str(root)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

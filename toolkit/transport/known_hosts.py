@@ -48,11 +48,6 @@ def host_names(hostname: str, port: int, alias: str | None) -> tuple[str, ...]:
     return (hostname,) if port == DEFAULT_PORT else (f"[{hostname}]:{port}", hostname)
 
 
-def fingerprint(blob: bytes) -> str:
-    """`SHA256:…` as ssh-keygen prints it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-
-
 def parse_known_hosts(text: str, file: Path) -> Iterator[KnownKey]:
     """The readable lines; OpenSSH skips the others as well."""
     for number, line in enumerate(text.splitlines(), 1):

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from toolkit.environment import without_secrets
 from toolkit.errors import RemoteCommandFailed
 from toolkit.transport import End, Pace
 from toolkit.transport.failures import device_full
@@ -31,6 +32,7 @@ class LocalProcess:
         self._child = subprocess.Popen(
             list(argv),
             cwd=home,
+            env=without_secrets(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -154,8 +156,8 @@ def _link(source: Path, target: Path) -> bool:
 
 
 def _copy(source: Path, target: Path, offset: int, length: int, *, keep: bool) -> Iterator[int]:
-    if keep:
-        target.touch()
+    # A new file is this user's alone, whatever the umask.
+    target.touch(mode=0o600)
     with source.open("rb") as reading, target.open("r+b" if keep else "wb") as writing:
         reading.seek(offset)
         writing.seek(offset)

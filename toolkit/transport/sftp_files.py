@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.sftp import CMD_EXTENDED
+from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE
 
 from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
 from toolkit.transport import End, Pace
@@ -67,14 +67,13 @@ class SftpFiles(ABC):
                     raise
 
     def _open(self, path: str, *, keep: bool) -> Any:
-        """A file to write to; with `keep` what is in it stays, and it is made where there is none."""
-        if not keep:
-            return self._files().open(path, "wb")
-        try:
-            return self._files().open(path, "r+b")
-        except FileNotFoundError:
-            self._files().open(path, "ab").close()
-            return self._files().open(path, "r+b")
+        """A file to write to, made where there is none, for this user alone; with `keep` what is in it stays."""
+        flags = SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | (0 if keep else SFTP_FLAG_TRUNC)
+        private = paramiko.SFTPAttributes()
+        private.st_mode = 0o600
+        # Not with SFTPClient.open, which leaves the mode of a new file to the server.
+        _, reply = self._files()._request(CMD_OPEN, path, flags, private)
+        return paramiko.SFTPFile(self._files(), reply.get_binary(), "r+b", 0)
 
     def make_dirs(self, path: str) -> None:
         folder = _remote(path)

@@ -13,8 +13,9 @@ import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 
 from toolkit.errors import HostKeyChanged, HostUnreachable
+from toolkit.public_keys import fingerprint
 from toolkit.transport import PromptSecret
-from toolkit.transport.known_hosts import append_known_host, fingerprint, host_names
+from toolkit.transport.known_hosts import append_known_host, host_names
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp
 from toolkit.transport.ssh_auth import log_in
 from toolkit.transport.ssh_config import SshTarget, resolve

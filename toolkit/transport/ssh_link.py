@@ -18,7 +18,8 @@ import paramiko
 from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
-from toolkit.transport.known_hosts import KnownKey, fingerprint, host_names, read_known_hosts
+from toolkit.public_keys import fingerprint
+from toolkit.transport.known_hosts import KnownKey, host_names, read_known_hosts
 from toolkit.transport.ssh_config import SshOptions, SshTarget
 from toolkit.transport.ssh_packets import BurstPacketizer
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from toolkit.environment import without_secrets
 from toolkit.errors import HostUnreachable
 from toolkit.transport.keys import write_key_pair
 
@@ -79,6 +80,7 @@ class PrivateSshd:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=without_secrets(),
             )
         try:
             self.kind = self._wait_for_banner()

@@ -31,7 +31,7 @@ from typing import Any
 
 from .layout import ROOT
 from .protocol import CHILD_REQUEST, PROTOCOL, SIGKILL, AgentFailure, death_hint, emit
-from .settle import refuse_if_damaged
+from .settle import refuse_if_damaged, refuse_if_exposed
 
 # Which part does an operation: a small board reads that one and what it needs, nothing else.
 OPS = {
@@ -46,6 +46,7 @@ OPS = {
     "rollback": "releases.op_rollback",
     "deactivate": "releases.op_deactivate",
     "releases": "releases.op_releases",
+    "manifest": "releases.op_manifest",
     "pull": "pull.op_pull",
     "verify": "upkeep.op_verify",
     "prune": "upkeep.op_prune",
@@ -70,6 +71,8 @@ CHILD_OPS = {
 
 
 def main() -> None:
+    # Whatever is made from here on, also by children, is this user's alone.
+    os.umask(0o077)
     try:
         refuse_if_damaged()
         inner = os.environ.pop(CHILD_REQUEST, None)
@@ -108,6 +111,8 @@ def operate(text: str, operations: dict[str, str]) -> Any:
     request = json.loads(text)
     if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in operations:
         raise AgentFailure("bad_request", f"unknown request: {text[:200]!r}")
+    if request["op"] not in ("probe", "settle"):  # one tells of it, the other cleans up first
+        refuse_if_exposed()
     part, _, name = operations[request["op"]].partition(".")
     return getattr(importlib.import_module(f".{part}", __package__), name)(request)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from .layout import LOCK_NAME, POINTER, RELEASES, RUNTIMES, fsync_path, write_durably
 from .locks import held
+from .manifests import read_manifest
 from .protocol import HEX64, AgentFailure
-from .store import read_manifest
+from .reading import read_text
 
 HISTORY_LENGTH = 10
 
@@ -116,6 +117,18 @@ def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
     return {"releases": releases, "pointer": pointer}
 
 
+def op_manifest(request: dict[str, Any]) -> dict[str, Any]:
+    """A release's manifest as it stands there, whose hash its name tells, and the signatures beside it."""
+    folder = release_folder(request["release"])
+    signatures = {path.name: read_text(path) for path in sorted((folder / "signatures").glob("*.sig"))}
+    return {"release": folder.name, "manifest": manifest_text(folder), "signatures": signatures}
+
+
+def manifest_text(folder: Path) -> str:
+    # Not as text: line ends belong to what was hashed.
+    return (folder / "manifest.json").read_bytes().decode("utf-8")
+
+
 def release_folders() -> list[Path]:
     folders = RELEASES.glob("*") if RELEASES.is_dir() else []
     return sorted(folder for folder in folders if HEX64.match(folder.name))
@@ -124,7 +137,7 @@ def release_folders() -> list[Path]:
 def release_artifacts(folder: Path) -> list[dict[str, Any]] | None:
     """The artifacts of an installed release, None when its manifest isn't what its name says."""
     try:
-        return read_manifest((folder / "manifest.json").read_text(encoding="utf-8"), folder.name)
+        return read_manifest(manifest_text(folder), folder.name)
     except (OSError, ValueError, AgentFailure):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from typing import Any
 
@@ -21,6 +22,19 @@ def refuse_if_damaged() -> None:
         raise AgentFailure("damaged_agent", f"{AGENT_FILE} doesn't have the hash that its name tells", hint)
 
 
+def refuse_if_exposed() -> None:
+    """Who can write to the install root runs programs as this user. Windows has lists of who may do what instead."""
+    if not hasattr(os, "geteuid"):
+        return
+    status = ROOT.stat()
+    hint = f"on the device: look at what lies there, then chmod 700 {ROOT}; or set install_root to a folder of your own"
+    if status.st_uid != os.geteuid():
+        raise AgentFailure("exposed_root", f"{ROOT} belongs to somebody else", hint)
+    if status.st_mode & 0o022:
+        mode = f"{status.st_mode & 0o7777:04o}"
+        raise AgentFailure("exposed_root", f"{ROOT} can be written to by others (mode {mode})", hint)
+
+
 def op_settle(_request: dict[str, Any]) -> dict[str, Any]:
     """Put this file, which has just arrived under another name, durably under the one that it is started by.
 
@@ -30,6 +44,11 @@ def op_settle(_request: dict[str, Any]) -> dict[str, Any]:
     match = NAME.match(AGENT_FILE.name)
     if not match or AGENT_FILE.suffix == ".pyz":
         raise AgentFailure("bad_request", f"{AGENT_FILE.name} isn't an agent that has just arrived")
+    try:
+        refuse_if_exposed()
+    except AgentFailure:
+        AGENT_FILE.unlink()
+        raise
     path, content = AGENT_FILE.with_name(match.group(1) + ".pyz"), AGENT_FILE.read_bytes()
     was_whole = False
     with contextlib.suppress(OSError):  # none there, or the disk can't read it any more

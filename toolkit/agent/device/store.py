@@ -5,39 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from .layout import BLOBS, INCOMING, RELEASES, ROOT, fsync_path, sha256_file, write_durably
 from .locks import held
+from .manifests import read_manifest, read_signatures
 from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
 from .reuse import keep_blocks
-
-
-def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
-    """Parse and distrust a manifest: its hash is the release's name, and every path stays inside it."""
-    if not HEX64.match(release):
-        raise AgentFailure("bad_request", f"not a bundle id: {release!r}")
-    if hashlib.sha256(text.encode("utf-8")).hexdigest() != release:
-        raise AgentFailure("corrupt", f"the manifest doesn't have the hash {release[:12]}")
-    artifacts: list[dict[str, Any]] = json.loads(text)["artifacts"]
-    for artifact in artifacts:
-        path, size = artifact["path"], artifact["size_bytes"]
-        parts = path.split("/")
-        if (
-            not HEX64.match(artifact["sha256"])
-            or not isinstance(size, int)
-            or not 0 <= size < 1 << 40
-            or any(part in ("", ".", "..") for part in parts)
-            or re.search(r"[\\:\0]", path)
-            or parts == ["manifest.json"]
-        ):
-            raise AgentFailure("corrupt", f"the manifest names an unsafe file: {path!r}")
-    return artifacts
 
 
 def op_hold(request: dict[str, Any]) -> dict[str, Any]:
@@ -99,11 +76,15 @@ def chunk_hashes(path: Path, chunk_bytes: int) -> list[str]:
 
 
 def op_install(request: dict[str, Any]) -> dict[str, Any]:
-    """Turn what arrived into a release: all artifacts hashed, linked and flushed, the folder renamed last."""
+    """Turn what arrived into a release: all artifacts hashed, linked and flushed, the folder renamed last.
+
+    Signatures are kept beside the manifest, also of a release that is installed.
+    """
     release, text = request["release"], request["manifest"]
-    artifacts = read_manifest(text, release)
+    artifacts, signatures = read_manifest(text, release), read_signatures(request.get("signatures", {}))
     with held("lock", request):
         if (RELEASES / release).is_dir():
+            keep_signatures(signatures, RELEASES / release)
             return {"release": release, "installed": False}
         BLOBS.mkdir(mode=0o700, parents=True, exist_ok=True)
         RELEASES.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,12 +93,22 @@ def op_install(request: dict[str, Any]) -> dict[str, Any]:
         shutil.rmtree(beside, ignore_errors=True)
         link_release(artifacts, beside)
         write_durably(beside / "manifest.json", text)
+        keep_signatures(signatures, beside)
         for folder in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
             fsync_path(folder)
         keep_blocks(request.get("blocks", {}), artifacts)
         beside.replace(RELEASES / release)
         fsync_path(RELEASES)
     return {"release": release, "installed": True}
+
+
+def keep_signatures(signatures: dict[str, str], release: Path) -> None:
+    folder = release / "signatures"
+    for name, text in signatures.items():
+        folder.mkdir(exist_ok=True)
+        write_durably(folder / name, text)
+    if signatures:
+        fsync_path(release)
 
 
 def verify_blobs(artifacts: list[dict[str, Any]]) -> None:

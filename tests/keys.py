@@ -1,0 +1,46 @@
+"""SSH keys of tests' own, made by ssh-keygen, and an agent that holds some."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def keygen(*args: str | Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", *args], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def make_key(path: Path, *, passphrase: str = "", kind: str = "ed25519") -> Path:
+    """A key pair; returns the private one's file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keygen("-t", kind, "-N", passphrase, "-C", path.name, "-f", path)
+    return path
+
+
+def public_text(key: Path) -> str:
+    """`ssh-ed25519 AAAA…` of a private key's file."""
+    return " ".join(key.with_name(f"{key.name}.pub").read_text().split()[:2])
+
+
+def write_signers(path: Path, **signers: Path | str) -> Path:
+    """An allowed_signers file: names with a key's file, or with the rest of the line."""
+    lines = [f"{name} {rest if isinstance(rest, str) else public_text(rest)}\n" for name, rest in signers.items()]
+    path.write_text("".join(lines))
+    return path
+
+
+@contextmanager
+def ssh_agent(*keys: Path) -> Iterator[str]:
+    """An agent that holds keys without passphrases; gives its socket."""
+    said = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
+    values = dict(line.split(";")[0].split("=", 1) for line in said.splitlines() if "=" in line)
+    try:
+        environment = os.environ | {"SSH_AUTH_SOCK": values["SSH_AUTH_SOCK"]}
+        subprocess.run(["ssh-add", "-q", *keys], check=True, env=environment)
+        yield values["SSH_AUTH_SOCK"]
+    finally:
+        os.kill(int(values["SSH_AGENT_PID"]), signal.SIGTERM)

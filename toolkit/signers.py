@@ -1,0 +1,131 @@
+"""Who may sign for a target: OpenSSH's `allowed_signers` files (ssh-keygen(1)), read, added to and taken from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.config import is_shipped, shown, write_whole
+from toolkit.errors import ConfigError
+from toolkit.public_keys import PublicKey, public_key
+from toolkit.targets import Target, demand_signers
+
+# What a signature says that it is for; a key that signs mails or commits doesn't release bundles by that.
+NAMESPACE = "edgephi-bundle"
+_LARGEST_BYTES = 1 << 20
+# A text in double quotes may have blanks in it.
+_FIELD = re.compile(r'(?:"[^"]*"|[^\s"])+')
+_IDENTITY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+%/=-]*")
+
+
+@dataclass(frozen=True)
+class Signer:
+    """One line of the file. `identities` and `options` stand as they are written there."""
+
+    line: int
+    identities: str
+    options: str
+    key: PublicKey
+    comment: str
+
+
+def parse_signers(text: str) -> Iterator[Signer]:
+    """The readable lines; ssh-keygen passes over the others as well."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        fields = _FIELD.findall(line)
+        for index in (1, 2):
+            key = public_key(*fields[index : index + 2]) if len(fields) > index + 1 else None
+            if key is not None:
+                options = fields[1] if index == 2 else ""
+                yield Signer(number, fields[0].strip('"'), options, key, " ".join(fields[index + 2 :]))
+                break
+
+
+def list_signers(target: Target) -> list[Signer]:
+    """Who may sign for a target; nobody when it takes unsigned bundles. Raises ConfigError for an unreadable file."""
+    file = target.signers_file
+    return [] if file is None else list(parse_signers(_read(file)))
+
+
+def add_signer(target: Target, identity: str, key_file: Path) -> tuple[Path, Signer]:
+    """Let whoever has the private part of a key sign for a target, under a name; returns the file and the new line.
+
+    The first one makes the file, beside the target's own, and the demand. Raises ConfigError for an identity or a key
+    that can't be one, for one that is there already, and for a target whose file can't be changed.
+    """
+    if not _IDENTITY.fullmatch(identity):
+        raise ConfigError(f"{identity!r} can't name a signer", "letters, digits and . _ @ + % / = - only")
+    key = read_public_key(key_file)
+    file = target.signers_file
+    # The demand first: killed in between, a target refuses everything rather than taking anything.
+    made = file is None
+    file = file or _demand(target)
+    text = "" if made or not file.exists() else _read(file)
+    for signer in parse_signers(text):
+        if (signer.identities, signer.key) == (identity, key):
+            raise ConfigError(f"{shown(file)}:{signer.line}: {identity} may sign with that key already")
+    gap = "\n" if text and not text.endswith("\n") else ""
+    line = f'{identity} namespaces="{NAMESPACE}" {key.text}'
+    write_whole(file, f"{text}{gap}{line}\n")
+    return file, Signer(len(text.splitlines()) + 1, identity, f'namespaces="{NAMESPACE}"', key, "")
+
+
+def remove_signer(target: Target, reference: str) -> tuple[Path, Sequence[Signer]]:
+    """Take the lines of an identity or of a key's fingerprint out; returns the file, and who is left.
+
+    When nobody is left the target takes nothing any more. Raises ConfigError unless a line fits.
+    """
+    file = target.signers_file
+    if file is None:
+        raise ConfigError(f"target '{target.name}' takes unsigned bundles: it has no allowed_signers")
+    text = _read(file)
+    signers = list(parse_signers(text))
+    gone = {signer.line for signer in signers if reference in (signer.identities, signer.key.fingerprint)}
+    if not gone:
+        known = ", ".join(f"{signer.identities} {signer.key.fingerprint}" for signer in signers) or "nobody"
+        raise ConfigError(f"{shown(file)}: no line is {reference}'s", f"there: {known}")
+    lines = text.splitlines(keepends=True)
+    write_whole(file, "".join(line for number, line in enumerate(lines, 1) if number not in gone))
+    return file, [signer for signer in signers if signer.line not in gone]
+
+
+def read_public_key(file: Path) -> PublicKey:
+    """The key in a `.pub` file. Raises ConfigError, also for the private half, which nobody else is to have."""
+    text = _read(file.expanduser())
+    if "PRIVATE KEY" in text:
+        raise ConfigError(f"{shown(file)}: that is the private key", f"give the public one: {shown(file)}.pub")
+    fields = text.split()
+    key = public_key(*fields[:2]) if len(fields) > 1 else None
+    if key is None:
+        raise ConfigError(f"{shown(file)}: not an SSH public key", "one line: ssh-ed25519 AAAA… comment")
+    return key
+
+
+def _demand(target: Target) -> Path:
+    """Have the target's file name a file of signers, which isn't there yet; returns its path."""
+    if target.path is None or is_shipped(target.path, "targets"):
+        hint = "copy it into the targets folder of your configuration first"
+        raise ConfigError(f"target '{target.name}' came with edgephi and stays as it is", hint)
+    file = target.path.with_name(f"{target.name}.signers")
+    if file.exists():
+        hint = f'look at it, then delete it, or write allowed_signers = "{file.name}" into {shown(target.path)}'
+        raise ConfigError(f"{shown(file)} is there already, and the target doesn't name it", hint)
+    demand_signers(target.path, file.name)
+    return file
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(_LARGEST_BYTES + 1)
+        if len(raw) > _LARGEST_BYTES:
+            raise ConfigError(f"{shown(file)}: too large to be what it should be")
+        return raw.decode("utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{shown(file)}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{shown(file)}: not UTF-8 text (byte {exc.start})") from exc
