@@ -30,8 +30,9 @@ HOOKS = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 
 # Changes whenever the code below makes something else of the same definition.
 _FORMAT = 1
-# Deleted at the end: what dpkg's own filters leave out takes them a minute.
-_LEFT_OUT = ("usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info")
+# Deleted at the end. dpkg's own filters would take a minute for the texts; where packages came from and how names are
+# looked up are this machine's affairs.
+_LEFT_OUT = ("usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info", "etc/apt", "var/lib/apt")
 # Settings of this system's apt without which it wouldn't reach its sources.
 _APT_SETTINGS = re.compile(r"Acquire::(?:[a-z]+::Proxy|Check-|Retries|http|https)", re.IGNORECASE)
 _POLL_S = 0.5
@@ -79,12 +80,18 @@ def root_file_system(definition: Definition) -> Service[Path]:
             yield from _extract(definition, beside)
             for name in _LEFT_OUT:
                 shutil.rmtree(beside / name, ignore_errors=True)
+            (beside / "etc/resolv.conf").unlink(missing_ok=True)
             _add_users(beside)
             for command in definition.finish:
                 yield Progress(f"inside it: {command[0]}", 0, None)
                 _run_inside(beside, command)
             beside.rename(folder)
     return folder
+
+
+def remove_root_file_systems() -> None:
+    """Delete all of them; nothing may be running on one."""
+    shutil.rmtree(root_file_systems_dir(), ignore_errors=True)
 
 
 def mmdebstrap_argv(definition: Definition, folder: Path, sources: Sequence[str], settings: Sequence[str]) -> list[str]:
