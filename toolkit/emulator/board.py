@@ -1,4 +1,4 @@
-"""What a board looks like to the programs that run on it: kinds of boards as data, and their files in /proc and /sys."""
+"""What a board looks like to the programs that run on it: kinds of boards as data, their files in /proc and /sys."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Step
 from toolkit.locks import try_lock
 
-# What belongs to a root file system of any kind: a shell with its tools, Python, and a way in.
-PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps")
+# What belongs to a root file system of any kind: a shell with its tools, Python, what wheels link to, and a way in.
+PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps", "libstdc++6")
 # The board's own user, who logs in.
 USER, USER_ID = "pi", 1000
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
