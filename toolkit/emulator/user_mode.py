@@ -87,7 +87,7 @@ def start(board: Board, profile: Profile, name: str, port: int | None = None) ->
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / "lock").open("w+b") as lock:
         if not try_lock(lock):
-            raise ConfigError(f"board '{name}' is being started or ended by another process", "try again in a moment")
+            raise ConfigError(f"board '{name}' is being started by another process", "try again in a moment")
         state = find_state(name)
         if state is not None and state.running:
             _refuse_other(state, profile, port)
