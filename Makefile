@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-faults test-memory docs results matrix push-speed clean
+.PHONY: demo test check test-slow test-board test-faults test-memory docs results matrix push-speed clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
 
 test: check
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow and not faults"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow and not faults and not board"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
+
+# Root, and Debian's mmdebstrap and qemu-user-static; five minutes the first time.
+test-board: $(VENV)/.ready
+	$(BIN)/python -m pytest -m board
 
 # Root for the small disks; five minutes.
 test-faults: $(VENV)/.ready
@@ -46,7 +50,7 @@ matrix: $(VENV)/.ready
 	EDGEPHI_RECORD_CAPABILITIES=$(CURDIR)/toolkit/data/capabilities.json $(BIN)/python -m pytest tests/test_family.py
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .board dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("edgephi needs Python 3.11 or newer, $(PYTHON) is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

@@ -167,6 +167,13 @@ def test_reports_of_two_settings_in_one_second_are_both_kept() -> None:
     assert find_report(settings=RuntimeSettings(threads=1)) == other
 
 
+def test_remarks_mark_what_was_emulated() -> None:
+    report = make_report([make_run()])
+    emulated = report.model_copy(update={"environment": {"board": "x", "emulated": "qemu in user mode"}})
+    assert remarks(emulated) == ["emulated: correctness only"]
+    assert remarks(report.model_copy(update={"environment": {"board": "x", "emulated": None}})) == []
+
+
 def test_remarks_tell_what_speculation_lived_on() -> None:
     drafted = SAMPLE.model_copy(update={"drafted_tokens": 40, "accepted_tokens": 30})
     assert remarks(make_report([make_run(samples=[drafted, drafted])])) == [

@@ -49,12 +49,12 @@ def data_dir() -> Path:
 
 @cache
 def shipped_dir(name: str) -> Path:
-    """Folder `name` (profiles, targets, workloads, recipes) that came with edgephi.
+    """Folder `name` (profiles, targets, workloads, recipes, boards) that came with edgephi.
 
     A wheel carries the top-level folders under `toolkit/_shipped`; a checkout has them beside the package.
     """
     package = Path(__file__).parent
-    if name == "recipes":
+    if name in ("recipes", "boards"):
         return package / "data" / name
     installed = package / "_shipped" / name
     if installed.is_dir():

@@ -199,8 +199,10 @@ def _quality(runs: list[Run]) -> dict[str, Summary]:
 
 
 def remarks(report: Report) -> list[str]:
-    """Why a row should be read with care: throttled, unstable, outputs that differ, speculation."""
+    """Why a row should be read with care: emulated, throttled, unstable, outputs that differ, speculation."""
     found = []
+    if report.environment.get("emulated"):
+        found.append("emulated: correctness only")
     if any(run.throttled for run in report.runs):
         found.append("throttled")
     if metrics(report)["decode_tps"].spread > UNSTABLE_SPREAD:

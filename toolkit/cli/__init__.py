@@ -45,6 +45,10 @@ COMMANDS = {
     "recipes": ("toolkit.cli.recipes:recipes", "List and show the ways to quantize."),
     "targets": ("toolkit.cli.targets:targets", "Manage the machines that bundles are pushed to."),
     "doctor": ("toolkit.cli.doctor:doctor", "Check this machine, or a target from its file to its active release."),
+    "emulate": (
+        "toolkit.cli.emulate:emulate",
+        "Start emulated boards, to try a bundle for correctness without the hardware.",
+    ),
     "inventory": ("toolkit.cli.inventory:inventory", "Print the targets by tag, or as Ansible's inventory."),
     "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
     "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),

@@ -60,6 +60,11 @@ def board_model() -> str:
     )
 
 
+def emulated() -> str | None:
+    """What emulates this device, and so what its figures are good for; None on hardware."""
+    return read_text("/run/edgephi/emulated") or None
+
+
 def soc() -> str | None:
     """The system on a chip, where a device tree names it."""
     return parse_compatible(read_text("/sys/firmware/devicetree/base/compatible"))
@@ -198,6 +203,7 @@ def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
         "cuda": parse_cuda_version(read_text("/usr/local/cuda/version.json")),
         "accelerators": accelerators(board, windows.pop("npus", [])),
         **condition(board),
+        "emulated": emulated(),
         "install_root": str(ROOT),
         **root_access(),
     }

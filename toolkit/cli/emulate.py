@@ -1,0 +1,137 @@
+"""emulate start, stop, list, remove: boards without the hardware."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.emulator.user_mode import State
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def emulate(ctx: click.Context) -> None:
+    """Start emulated boards, to try a bundle for correctness without the hardware.
+
+    \b
+    edgephi emulate start raspberry-pi-5
+    edgephi run phi3-nano emulated-raspberry-pi-5 --offline
+    edgephi emulate stop emulated-raspberry-pi-5
+
+    A board is Debian for arm64 with the CPU and the memory that its programs expect to see, reached over real SSH. What
+    it measures is the emulator: rows of it are marked, and say nothing about the hardware.
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+def _complete_boards(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from toolkit.emulator.board import list_boards
+
+    words = [word for board in list_boards() for word in (board.name, *board.profiles)]
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from toolkit.emulator.user_mode import list_states
+
+    return [state.name for state in list_states() if state.name.startswith(incomplete)]
+
+
+@emulate.command()
+@click.argument("board", shell_complete=_complete_boards)
+@click.option("--name", help="Name of the board and of its target.  [default: emulated-BOARD]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of its sshd on 127.0.0.1.  [default: a free one]")
+@options.as_json
+def start(board: str, name: str | None, port: int | None, as_json: bool) -> None:
+    """Start an emulated board and write a target that reaches it.
+
+    BOARD is raspberry-pi-5 or raspberry-pi-4, or the profile of one with another size of memory. The board runs on when
+    this command has ended, and keeps what is installed on it when it is stopped and started again. Takes root and
+    Debian's packages mmdebstrap and qemu-user-static. The first start makes the board's Debian, in a minute.
+    """
+    from toolkit.cli import render
+    from toolkit.emulator.board import find_board
+    from toolkit.emulator.user_mode import start as start_service
+
+    kind, profile = find_board(board)
+    started = render.follow(start_service(kind, profile, name or f"emulated-{board}", port))
+    if as_json:
+        render.print_json(_as_json(started.state) | {"target": str(started.path)})
+        return
+    click.echo(f"{started.state.name}: emulated, on 127.0.0.1:{started.state.port}; target {started.path}")
+    render.note(f"edgephi run phi3-nano {started.state.name} --offline")
+
+
+@emulate.command()
+@click.argument("name", shell_complete=_complete_names)
+@options.as_json
+def stop(name: str, as_json: bool) -> None:
+    """End an emulated board with everything that runs on it; what is installed there stays."""
+    from toolkit.cli import render
+    from toolkit.emulator.user_mode import stop as stop_service
+
+    stopped = stop_service(name)
+    if as_json:
+        render.print_json({"name": name, "running": False, "stopped": stopped})
+    else:
+        click.echo(f"{name}: stopped" if stopped else f"{name}: wasn't running")
+
+
+@emulate.command("list")
+@options.as_json
+def list_(as_json: bool = False) -> None:
+    """List emulated boards, whether they run, and what they take on disk."""
+    from toolkit.cli import render
+    from toolkit.emulator.user_mode import disk_bytes, list_states
+
+    states = list_states()
+    if as_json:
+        render.print_json([_as_json(state) | {"disk_bytes": disk_bytes(state.name)} for state in states])
+        return
+    rows = [
+        [
+            state.name,
+            state.board,
+            state.profile,
+            "running" if state.running else "stopped",
+            f"127.0.0.1:{state.port}",
+            render.size(disk_bytes(state.name)),
+        ]
+        for state in states
+    ]
+    render.table(("name", "board", "profile", "state", "address", "disk"), rows)
+    if not rows:
+        render.note("no emulated boards; edgephi emulate start raspberry-pi-5")
+
+
+@emulate.command()
+@click.argument("names", nargs=-1, metavar="NAME...", shell_complete=_complete_names)
+@click.option("--all", "everything", is_flag=True, help="All boards, and the Debian that they share.")
+@options.as_json
+def remove(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Stop emulated boards and delete them with what is installed on them, and their targets."""
+    from toolkit.cli import render
+    from toolkit.emulator.rootfs import remove_root_file_systems
+    from toolkit.emulator.user_mode import list_states
+    from toolkit.emulator.user_mode import remove as remove_service
+
+    if bool(names) == everything:
+        raise click.UsageError("name the boards, or --all")
+    removed = [state.name for state in list_states()] if everything else list(names)
+    for name in removed:
+        remove_service(name)
+    if everything:
+        remove_root_file_systems()
+    if as_json:
+        render.print_json({"removed": removed, "shared": everything})
+    else:
+        click.echo(f"removed: {', '.join(removed) or 'no board'}{'; and their shared Debian' if everything else ''}")
+
+
+def _as_json(state: State) -> dict[str, Any]:
+    return state.model_dump(mode="json", exclude={"started_ticks"}) | {"running": state.running}

@@ -1,0 +1,202 @@
+"""Debian for another CPU in a folder: extracted from packages here, finished there, and kept.
+
+Packages are extracted rather than installed: their scripts would take minutes in an emulated CPU, and a board that only
+serves SSH and Python needs next to nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from toolkit.config import cache_dir
+from toolkit.errors import ConfigError
+from toolkit.events import Progress, Service, Step
+from toolkit.locks import try_lock
+
+# What belongs to a root file system of any kind: a shell with its tools, Python, what wheels link to, and a way in.
+PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps", "libstdc++6")
+# The board's own user, who logs in.
+USER, USER_ID = "pi", 1000
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+HOOKS = Path("/usr/share/mmdebstrap/hooks/merged-usr")
+
+# Changes whenever the code below makes something else of the same definition.
+_FORMAT = 1
+# Deleted at the end. dpkg's own filters would take a minute for the texts; where packages came from and how names are
+# looked up are this machine's affairs.
+_LEFT_OUT = ("usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info", "etc/apt", "var/lib/apt")
+# Settings of this system's apt without which it wouldn't reach its sources.
+_APT_SETTINGS = re.compile(r"Acquire::(?:[a-z]+::Proxy|Check-|Retries|http|https)", re.IGNORECASE)
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a root file system is made of. `finish` are commands that run inside it, each as words; None are needed to
+    log in over SSH."""
+
+    packages: tuple[str, ...] = PACKAGES
+    finish: tuple[tuple[str, ...], ...] = ()
+    suite: str = "bookworm"
+    architecture: str = "arm64"
+
+    @property
+    def digest(self) -> str:
+        """Names it in the cache: the same for the same content, whatever machine makes it."""
+        text = repr([_FORMAT, sorted(asdict(self).items()), _LEFT_OUT, USER, USER_ID])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def root_file_systems_dir() -> Path:
+    """Where they are kept, each under its definition's digest."""
+    return cache_dir() / "emulator" / "rootfs"
+
+
+def root_file_system(definition: Definition) -> Service[Path]:
+    """The folder of a root file system, with root's and other users' files in it; made the first time, then found.
+
+    Takes root. Raises ConfigError where something is missing on this machine, or packages can't be got.
+    """
+    folder = root_file_systems_dir() / definition.digest
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{definition.digest}.lock").open("w+b") as lock:
+        while not try_lock(lock):
+            yield Progress("wait for another process that makes it", 0, None)
+            time.sleep(_POLL_S)
+        if not folder.is_dir():
+            yield Step(f"make an {definition.architecture} root file system of Debian {definition.suite}")
+            beside = folder.with_name(f".{definition.digest}.part")
+            shutil.rmtree(beside, ignore_errors=True)
+            yield from _extract(definition, beside)
+            for name in _LEFT_OUT:
+                shutil.rmtree(beside / name, ignore_errors=True)
+            (beside / "etc/resolv.conf").unlink(missing_ok=True)
+            _add_users(beside)
+            for command in definition.finish:
+                yield Progress(f"inside it: {command[0]}", 0, None)
+                _run_inside(beside, command)
+            beside.rename(folder)
+    return folder
+
+
+def remove_root_file_systems() -> None:
+    """Delete all of them; nothing may be running on one."""
+    shutil.rmtree(root_file_systems_dir(), ignore_errors=True)
+
+
+def mmdebstrap_argv(definition: Definition, folder: Path, sources: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """The command that extracts the packages into a folder; without `sources` they are Debian's own servers."""
+    argv = ["mmdebstrap", "--mode=root", "--variant=extract", "--skip=check/qemu", "--format=directory"]
+    argv += [f"--architectures={definition.architecture}", f"--hook-dir={HOOKS}"]
+    argv += [f"--include={package}" for package in definition.packages]
+    argv += [f"--aptopt={setting}" for setting in settings]
+    return [*argv, definition.suite, str(folder), *sources]
+
+
+def debian_sources(index_targets: str, release: str, suite: str) -> list[str]:
+    """Lines for apt that give `suite` from where this Debian, called `release`, gets its own packages.
+
+    `index_targets` has a line `origin|release|component|URI` for each index; other people's archives are left out, and
+    so are updates: whoever tries a bundle needs none.
+    """
+    found: dict[str, None] = {}
+    for line in index_targets.splitlines():
+        origin, name, component, uri = line.split("|")
+        if origin in ("Debian", "") and name in (release, "stable") and component == "main":
+            signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+            found[f"deb {signed}{uri} {suite} main"] = None
+    return list(found)
+
+
+def apt_settings(dump: str) -> list[str]:
+    """Those of `apt-config dump`'s lines that say how this machine reaches an archive."""
+    lines = (line.strip().removesuffix(";") for line in dump.splitlines())
+    return [line for line in lines if _APT_SETTINGS.match(line) and not line.endswith('""')]
+
+
+def _extract(definition: Definition, folder: Path) -> Service[None]:
+    settings = apt_settings(_output("apt-config", "dump"))
+    argv = mmdebstrap_argv(definition, folder, _sources(definition.suite), settings)
+    said = []
+    try:
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    except FileNotFoundError as exc:
+        raise ConfigError("mmdebstrap isn't installed here", "apt-get install mmdebstrap") from exc
+    with child:
+        assert child.stderr is not None
+        try:
+            for line in child.stderr:
+                said.append(line.strip())
+                if line.startswith("I: "):
+                    yield Progress(line.removeprefix("I: ").strip().rstrip("."), 0, None)
+        except BaseException:
+            # It ends its own children and undoes its mounts.
+            child.terminate()
+            raise
+    if child.returncode:
+        errors = [line for line in said if line.startswith("E: ")] or said[-1:]
+        raise ConfigError(
+            f"mmdebstrap can't make a root file system: {'; '.join(errors) or f'exit code {child.returncode}'}",
+            "can this machine reach its package archive? apt-get update tells",
+        )
+
+
+def _sources(suite: str) -> list[str]:
+    """This machine's own archive where it is a Debian; what it has to say about `suite` it may never have asked."""
+    try:
+        text = Path("/etc/os-release").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    facts = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
+    if facts.get("ID") != "debian":
+        return []
+    columns = "$(ORIGIN)|$(RELEASE)|$(COMPONENT)|$(REPO_URI)"
+    listing = _output("apt-get", "indextargets", "--format", columns, "Created-By: Packages")
+    return debian_sources(listing, facts.get("VERSION_CODENAME", ""), suite)
+
+
+def _add_users(folder: Path) -> None:
+    """Debian's accounts and the two that packages' scripts and a first boot would add."""
+    masters = folder / "usr/share/base-passwd"
+    users = [
+        "sshd:*:100:65534::/run/sshd:/usr/sbin/nologin",
+        f"{USER}:*:{USER_ID}:{USER_ID}::/home/{USER}:/bin/bash",
+    ]
+    accounts = masters.joinpath("passwd.master").read_text("utf-8") + "\n".join(users) + "\n"
+    groups = masters.joinpath("group.master").read_text("utf-8") + f"{USER}:*:{USER_ID}:\n"
+    folder.joinpath("etc/passwd").write_text(accounts, "utf-8")
+    folder.joinpath("etc/group").write_text(groups, "utf-8")
+    folder.joinpath("etc/hosts").write_text("127.0.0.1 localhost\n", "utf-8")
+    home = folder / "home" / USER
+    home.mkdir(mode=0o700)
+    os.chown(home, USER_ID, USER_ID)
+
+
+def _run_inside(folder: Path, command: Sequence[str]) -> None:
+    search = "/usr/sbin:/usr/bin:/sbin:/bin"
+    argv = ["chroot", str(folder), *command]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env={"PATH": search})
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ConfigError(f"'{' '.join(command)}' fails in the new root file system: {last}")
+
+
+def _output(*argv: str) -> str:
+    """What a command prints; '' where it isn't installed or fails."""
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
