@@ -231,6 +231,30 @@ def test_ctrl_c_in_mid_push_leaves_nothing_that_is_trusted(root: Path, fp32: Bun
     assert pointer(root)["release"] == fp32.id
 
 
+@pytest.mark.parametrize("rotten", [False, True])
+def test_what_another_release_has_is_not_sent(
+    root: Path, fp32: Bundle, int4: Bundle, tmp_path: Path, *, rotten: bool
+) -> None:
+    """Two recipes of one model share the embedding, which is most of a quantized tiny model."""
+    events: list[Event] = []
+    with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
+        follow(install(fp32, device))
+        if rotten:
+            weights = root / "releases" / fp32.id / "model.onnx.data"
+            weights.chmod(0o644)
+            with weights.open("r+b") as file:
+                file.seek(2**20)
+                file.write(b"rot")
+        follow(install(int4, device), events)
+        damaged = {entry["release"]: entry["damaged"] for entry in device.ask("verify")["releases"]}
+    assert damaged == {fp32.id: ["model.onnx.data"] if rotten else [], int4.id: []}
+    said = [step for step in steps(events) if step.endswith("are there already, in other releases")]
+    sent = max(event.done for event in events if isinstance(event, Progress) and event.label == "push")
+    assert len(said) == (0 if rotten else 1)
+    # Chunks of 1 MiB that are there whole, out of 3.1 MB of embedding.
+    assert int4.manifest.size_bytes - sent >= (0 if rotten else 3 * 2**20)
+
+
 def planned(bundle: Bundle, folder: Path, **changes: int) -> Bundle:
     """The bundle as if its plan had said something else."""
     from toolkit.bundle import write_bundle

@@ -1,0 +1,70 @@
+"""How a bundle's large files are cut into parts that others may share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import pairwise
+
+import pytest
+
+from tests.builds import bundle, follow
+from toolkit.blocks import BLOCK_BYTES, Block, bundle_blocks, cut, external_tensors
+from toolkit.config import cache_dir
+
+MIB = 2**20
+
+
+def test_a_file_is_cut_at_its_tensors_and_at_every_4_mib_of_a_long_one() -> None:
+    assert cut(10, []) == [10]
+    assert cut(10, [4, 4, 7, 0, 10, 99, -1]) == [4, 3, 3]
+    assert cut(9 * MIB, [MIB]) == [MIB, BLOCK_BYTES, BLOCK_BYTES]
+    assert cut(9 * MIB, []) == [BLOCK_BYTES, BLOCK_BYTES, MIB]
+
+
+def test_the_tensors_are_those_that_onnx_finds() -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = bundle("int4-rtn-b32").path / "model.onnx"
+    model = onnx.load(str(graph), load_external_data=False)
+    entries = [{entry.key: entry.value for entry in tensor.external_data} for tensor in model.graph.initializer]
+    known = [(entry["location"], int(entry["offset"]), int(entry["length"])) for entry in entries if entry]
+    assert len(known) > 50
+    assert list(external_tensors(graph.read_bytes())) == known
+
+
+@pytest.mark.parametrize("graph", [b"\xff" * 100, b"<html>", b"\x3a\x7f", b"\x3a\x80", bytes(1000), b"PK\x03\x04"])
+def test_what_is_no_graph_is_a_value_error_or_has_no_tensors(graph: bytes) -> None:
+    try:
+        assert list(external_tensors(graph)) == []
+    except (ValueError, IndexError):
+        return
+
+
+def test_blocks_cover_the_file_and_are_computed_once() -> None:
+    built = bundle("int4-rtn-b32")
+    weights = next(artifact for artifact in built.manifest.artifacts if artifact.path == "model.onnx.data")
+    found = follow(bundle_blocks(built))
+    assert list(found) == [weights.sha256], "the other files are small"
+    content = (built.path / weights.path).read_bytes()
+    ends = [0]
+    for block in found[weights.sha256]:
+        ends.append(ends[-1] + block.length)
+    for (begin, end), block in zip(pairwise(ends), found[weights.sha256], strict=True):
+        assert hashlib.sha256(content[begin:end]).hexdigest() == block.sha256
+    assert ends[-1] == len(content)
+    file = cache_dir() / "blocks" / f"{weights.sha256}.json"
+    stamp = file.stat().st_mtime_ns
+    assert follow(bundle_blocks(built)) == found
+    assert file.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[[1]]", "[[1, 2, 3]]", '[[5, "aa"]]', "null"])
+def test_a_damaged_cache_is_computed_again(kept: str) -> None:
+    built = bundle("int4-rtn-b32")
+    found = follow(bundle_blocks(built))
+    [(sha256, blocks)] = found.items()
+    file = cache_dir() / "blocks" / f"{sha256}.json"
+    file.write_text(kept)
+    assert follow(bundle_blocks(built)) == found
+    assert json.loads(file.read_text()) == [[block.length, block.sha256] for block in blocks]
+    assert isinstance(blocks[0], Block)
