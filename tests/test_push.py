@@ -19,6 +19,7 @@ from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Service
 from toolkit.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
 from toolkit.targets import Target
+from toolkit.targets import over as with_client
 from toolkit.transport import open_transport
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.watched import WatchedTransport
@@ -185,19 +186,19 @@ def test_a_push_that_is_given_up_ends_at_once_though_its_limit_is_low(server: Em
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("seed", "client"), [(0, "auto"), (1, "auto"), (2, "auto"), (3, "openssh"), (4, "openssh")])
 def test_a_link_that_is_cut_anywhere_costs_only_what_was_under_way(
-    server: EmbeddedServer, tmp_path: Path, seed: int
+    server: EmbeddedServer, tmp_path: Path, seed: int, client: str
 ) -> None:
     file = upload(tmp_path / "large", 80 * MIB)
     offset = int.from_bytes(hashlib.sha256(bytes([seed])).digest()[:4], "big") % file.size_bytes
     relay = Relay(server.port)
-    target = over(relay, target_over(server, tmp_path / "device"), tmp_path)
-    with connect(target) as device, pytest.raises(HostUnreachable):
+    target = with_client(target_over(server, tmp_path / "device"), client)
+    with connect(over(relay, target, tmp_path)) as device, pytest.raises(HostUnreachable):
         for event in push(device, [file]):
             if isinstance(event, Progress) and event.done >= min(offset, file.size_bytes - CHUNK_BYTES):
                 relay.cut()
-    with connect(target_over(server, tmp_path / "device")) as device:
+    with connect(target) as device:
         sent = follow(push(device, [file]))
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
     # Everything acknowledged stays, but for the chunks that the cut went through.
