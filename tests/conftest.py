@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Some systems' own leaves folders open to a group, and edgephi doesn't work in such an install root.
+os.umask(0o022)
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ def address_of(server: Any, **changes: Any) -> Address:
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
     """A file system of its own on `folder`."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", folder], check=True)
     try:
         yield folder
     finally:

@@ -280,7 +280,7 @@ def test_files_that_cannot_stand_beside_each_other(bundle: Bundle, tmp_path: Pat
     layers[3]["annotations"] = {TITLE: "model.onnx/tokenizer.json"}
     with (
         serving(bundle, layers, **{digest: text}) as server,
-        pytest.raises(CorruptBundle, match=r"model\.onnx is a file and a folder"),
+        pytest.raises(CorruptBundle, match=r"a file and a folder: 'model\.onnx'"),
     ):
         follow(pull_bundle(parse_reference(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_proxy_jump_becomes_a_command(jump: str, argv: str) -> None:
     expected = argv.format(alive=alive) if "{alive}" in argv else f"{alive} {argv}"
     assert options.proxy_command is not None
     assert options.proxy_command.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["a;touch x", "$(touch x)", "`touch x`", "a b", "a|b", "-oProxyCommand=x", "a'b", "a\\"]
+)
+def test_names_that_a_proxy_commands_shell_would_obey(name: str) -> None:
+    for values in ({"hostname": [name], "proxycommand": ["nc %h 22"]}, {"user": [name], "proxycommand": ["nc %r"]}):
+        with pytest.raises(ConfigError, match="can't stand in the ProxyCommand"):
+            ssh_options("pi", TARGET, None, values)
+    jump = ssh_options("pi", TARGET, None, {"hostname": [name], "proxyjump": [name]}).proxy_command
+    words = shlex.split(jump or "")
+    assert words[words.index("-W") + 1] == f"{name}:22" and words[-2:] == ["--", f"ssh://{name}"]
 
 
 def test_proxy_jump_to_an_ipv6_address() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from toolkit.errors import ConfigError
 CONFIG_VARIABLE = "EDGEPHI_SSH_CONFIG"
 CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 15
+_FOR_A_SHELL = re.compile(r"[\s'\"`;&<>|(){}]|\\\Z|\A-")
 
 
 class SshTarget(Protocol):
@@ -155,6 +157,10 @@ def _known_hosts_files(values: Mapping[str, Sequence[str]], tokens: Mapping[str,
 
 def _proxy_command(command: str | None, jump: str | None, tokens: Mapping[str, str]) -> str | None:
     if command:
+        for token in ("%h", "%n", "%r"):
+            if token in command and _FOR_A_SHELL.search(tokens[token]):
+                # The command is a shell's, as it is for ssh, which refuses such names too.
+                raise ConfigError(f"{tokens[token]!r} can't stand in the ProxyCommand '{command}'")
         return _filled(command, tokens)
     if not jump:
         return None
