@@ -169,13 +169,13 @@ class Registry:
         answer.done()
 
     def upload(self, layer: Layer, source: IO[bytes]) -> Iterator[int]:
-        """Put a layer's content there, in steps; yields how much of it the registry has.
+        """Put a layer's content there, in steps; yields how much of it the registry has, which is less after a restart.
 
-        A link that breaks costs the step under way. Raises CorruptBundle when the file isn't what the digest says.
+        After a break it goes on where the registry says. Those built on `distribution` forget an upload that broke off
+        within a step; then it begins anew. Raises CorruptBundle when the file isn't what the digest says.
         """
-        location, position, tries = self._begin_upload(), 0, 0
+        location, position, tries, furthest = self._begin_upload(), 0, 0, 0
         while True:
-            before = position
             try:
                 if position == layer.size or (position == 0 and layer.size <= CHUNK_BYTES):
                     self._end_upload(layer, location, source, position)
@@ -192,9 +192,10 @@ class Registry:
                     yield layer.size
                     return
                 location, position = self._resume_upload(location)
-            if position > before:
-                tries = 0
-                yield position
+            if position > furthest:
+                # Else one that always breaks at the same place would go on for ever.
+                tries, furthest = 0, position
+            yield position
 
     def _begin_upload(self) -> str:
         answer = self._ask("POST", f"{self.repository.url}/blobs/uploads/", body=b"", known=(202,))
