@@ -314,15 +314,19 @@ def test_an_upload_begins_anew_where_the_registry_forgets_and_not_for_ever() -> 
     assert len(uploads.breaks) > 900
 
 
-def test_a_busy_registry_is_asked_again(tmp_path: Path) -> None:
+def test_a_busy_registry_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([503, 429, 502])
+    paused: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", paused.append)
 
     def busy(handler: BaseHTTPRequestHandler) -> None:
         status = next(answers, 200)
-        reply(handler, status, BYTES if status == 200 else b"")
+        later = {"Retry-After": "20"} if status == 429 else {}
+        reply(handler, status, BYTES if status == 200 else b"", **later)
 
     with Server(busy) as there:
         assert get(at(there.host), tmp_path / "part") == BYTES
+    assert len(paused) == 3 and 20 <= paused[1] <= 40 and paused[0] < paused[2] < 1
     with (
         Server(lambda handler: reply(handler, 503)) as there,
         pytest.raises(RegistryError, match="answered with 503: Service Unavailable"),
