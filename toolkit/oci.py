@@ -75,7 +75,7 @@ class Source:
 
     def repositories(self) -> tuple[Repository, ...]:
         """Every place to ask, in order."""
-        mirrors = tuple(mirrored(mirror, self.repository) for mirror in self.mirrors)
+        mirrors = (replace(mirrored(mirror, self.repository), plain_http=self.plain_http) for mirror in self.mirrors)
         return (*mirrors, Repository.of(self.host, self.repository, plain_http=self.plain_http))
 
 

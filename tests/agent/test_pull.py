@@ -303,14 +303,17 @@ def test_another_part_than_asked_for(root: Path) -> None:
 
 def test_a_busy_source_is_asked_again(root: Path) -> None:
     statuses = iter([503, 429])
+    asked_at = []
 
     def busy(handler: BaseHTTPRequestHandler) -> None:
+        asked_at.append(time.monotonic())
         status = next(statuses, 200)
-        reply(handler, status, BYTES if status == 200 else b"")
+        later = {"Retry-After": "2"} if status == 429 else {}
+        reply(handler, status, BYTES if status == 200 else b"", **later)
 
     with Server(busy) as server:
         assert "result" in pull(root, url_of(server))[-1]
-        assert len(server.asked) == 3
+    assert len(asked_at) == 3 and asked_at[2] - asked_at[1] >= 2
 
 
 def test_a_limit_is_held(root: Path) -> None:

@@ -255,15 +255,78 @@ def test_what_is_uploaded_stays_with_the_registry(tmp_path: Path) -> None:
         assert other.asked == []
 
 
-def test_a_busy_registry_is_asked_again(tmp_path: Path) -> None:
+class Uploads:
+    """A registry that keeps what it has of an upload, as the specification says; its links break in the middle of
+    steps, after so many bytes in all."""
+
+    def __init__(self, breaks: list[int]) -> None:
+        self.breaks, self.arrived, self.forgets = breaks, b"", False
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+        here = {"Location": "/v2/models/nano/blobs/uploads/1"}
+        if handler.command == "POST":
+            self.arrived = b""
+            reply(handler, 202, **here)
+        elif handler.command == "PATCH":
+            assert handler.headers["Content-Range"] == f"{len(self.arrived)}-{len(self.arrived) + len(body) - 1}"
+            end = len(self.arrived) + len(body)
+            if self.breaks and self.breaks[0] < end:
+                self.arrived += body[: self.breaks.pop(0) - len(self.arrived)]
+                handler.close_connection = True
+                return
+            self.arrived += body
+            reply(handler, 202, **here)
+        elif handler.command == "GET":
+            status = 404 if self.forgets else 204
+            reply(handler, status, Range=f"0-{max(0, len(self.arrived) - 1)}", **here)
+        elif handler.command == "PUT":
+            reply(handler, 201 if self.arrived == LONG else 400)
+        else:
+            reply(handler, 404)
+
+
+LONG = content(13 * MIB + 5)
+
+
+def test_an_upload_goes_on_where_the_registry_says() -> None:
+    uploads = Uploads([MIB + 7, 6 * MIB, 6 * MIB + 1, 13 * MIB])
+    with Server(uploads) as there, at(there.host, write=True) as registry:
+        positions = list(registry.upload(layer_of(LONG), io.BytesIO(LONG)))
+        assert len([1 for method, *_ in there.asked if method == "POST"]) == 1
+    assert uploads.arrived == LONG and uploads.breaks == []
+    assert positions == sorted(positions) and positions[-1] == len(LONG)
+
+
+def test_an_upload_begins_anew_where_the_registry_forgets_and_not_for_ever() -> None:
+    uploads = Uploads([6 * MIB])
+    uploads.forgets = True
+    with Server(uploads) as there, at(there.host, write=True) as registry:
+        assert list(registry.upload(layer_of(LONG), io.BytesIO(LONG)))[-1] == len(LONG)
+        assert len([1 for method, *_ in there.asked if method == "POST"]) == 2
+    uploads.breaks = [6 * MIB] * 1000
+    with (
+        Server(uploads) as there,
+        at(there.host, write=True) as registry,
+        pytest.raises(RegistryError, match="no answer: "),
+    ):
+        list(registry.upload(layer_of(LONG), io.BytesIO(LONG)))
+    assert len(uploads.breaks) > 900
+
+
+def test_a_busy_registry_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([503, 429, 502])
+    paused: list[float] = []
+    monkeypatch.setattr(client.time, "sleep", paused.append)
 
     def busy(handler: BaseHTTPRequestHandler) -> None:
         status = next(answers, 200)
-        reply(handler, status, BYTES if status == 200 else b"")
+        later = {"Retry-After": "20"} if status == 429 else {}
+        reply(handler, status, BYTES if status == 200 else b"", **later)
 
     with Server(busy) as there:
         assert get(at(there.host), tmp_path / "part") == BYTES
+    assert len(paused) == 3 and 20 <= paused[1] <= 40 and paused[0] < paused[2] < 1
     with (
         Server(lambda handler: reply(handler, 503)) as there,
         pytest.raises(RegistryError, match="answered with 503: Service Unavailable"),

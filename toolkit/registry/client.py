@@ -28,8 +28,8 @@ CHUNK_BYTES = 4 * 2**20
 # Tries in a row that bring nothing before it is given up, and the pause before the second of them; each next one is
 # twice as long.
 _TRIES = 6
-_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
+_PAUSE_S = 0.3
+_LONGEST_PAUSE_S = 60.0
 _LARGEST_ERROR_BYTES = 64 * 1024
 _BUSY = (429, 500, 502, 503, 504)
 _READ_BYTES = 1 << 20
@@ -145,7 +145,7 @@ class Registry:
                 tries = 1 if file.tell() > before else tries + 1
                 if tries == _TRIES or not exc.again:
                     raise
-                _pause(tries)
+                _pause(tries, exc.after_s)
                 continue
             tries = 0 if file.tell() > before else tries + 1
             if tries == _TRIES:
@@ -169,13 +169,13 @@ class Registry:
         answer.done()
 
     def upload(self, layer: Layer, source: IO[bytes]) -> Iterator[int]:
-        """Put a layer's content there, in steps; yields how much of it the registry has.
+        """Put a layer's content there, in steps; yields how much of it the registry has, which is less after a restart.
 
-        A link that breaks costs the step under way. Raises CorruptBundle when the file isn't what the digest says.
+        After a break it goes on where the registry says. Those built on `distribution` forget an upload that broke off
+        within a step; then it begins anew. Raises CorruptBundle when the file isn't what the digest says.
         """
-        location, position, tries = self._begin_upload(), 0, 0
+        location, position, tries, furthest = self._begin_upload(), 0, 0, 0
         while True:
-            before = position
             try:
                 if position == layer.size or (position == 0 and layer.size <= CHUNK_BYTES):
                     self._end_upload(layer, location, source, position)
@@ -186,15 +186,16 @@ class Registry:
                 tries += 1
                 if tries == _TRIES or not exc.again:
                     raise
-                _pause(tries)
+                _pause(tries, exc.after_s)
                 # It may have heard everything, and only its answer was lost.
                 if self.has_blob(layer):
                     yield layer.size
                     return
                 location, position = self._resume_upload(location)
-            if position > before:
-                tries = 0
-                yield position
+            if position > furthest:
+                # Else one that always breaks at the same place would go on for ever.
+                tries, furthest = 0, position
+            yield position
 
     def _begin_upload(self) -> str:
         answer = self._ask("POST", f"{self.repository.url}/blobs/uploads/", body=b"", known=(202,))
@@ -298,7 +299,7 @@ class Registry:
             # Who has never answered isn't there: nobody wants to wait for that.
             if not (again and problem.again and self._answered) or tries == _TRIES:
                 raise problem
-            _pause(tries)
+            _pause(tries, problem.after_s)
         if answer.status not in known:
             raise self._refusal(answer, method)
         return answer
@@ -330,10 +331,12 @@ class Registry:
             whose = "nobody without a password" if credential is None else f"'{credential.user}'"
             message = f"{self.repository}: {whose} may {what} it ({status}: {text})"
             return Unreachable(message, f"`docker login {host}`, or podman's or oras', keeps credentials", again=False)
-        hint = "it is busy or broken; try again later" if status in _BUSY else None
-        return Unreachable(
-            f"{self.repository}: {method} was answered with {status}: {text}", hint, again=status in _BUSY
-        )
+        message = f"{self.repository}: {method} was answered with {status}: {text}"
+        if status not in _BUSY:
+            return Unreachable(message, again=False)
+        after = answer.headers.get("Retry-After", "")
+        seconds = float(after) if after.isdecimal() else 0.0
+        return Unreachable(message, "it is busy or broken; try again later", after_s=seconds)
 
 
 _BROKEN = "is something between here and the registry that changes what passes?"
@@ -343,9 +346,9 @@ def _digest(raw: bytes) -> str:
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
-def _pause(tries: int) -> None:
+def _pause(tries: int, at_least_s: float = 0.0) -> None:
     # Spread: those whom one failure has stopped shouldn't all come back at once.
-    time.sleep(min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** (tries - 1)) * random.uniform(0.5, 1.0))
+    time.sleep(min(_LONGEST_PAUSE_S, max(at_least_s, _PAUSE_S * 2 ** (tries - 1)) * random.uniform(1.0, 2.0)))
 
 
 def _skipped(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:

@@ -24,11 +24,14 @@ _SMALL_BYTES = 64 * 1024
 
 
 class Unreachable(RegistryError):
-    """No answer: the link broke, or there never was one. `again` says whether trying again may help."""
+    """No answer: the link broke, there never was one, or the server is busy.
 
-    def __init__(self, message: str, hint: str | None = None, *, again: bool = True) -> None:
+    `again` says whether trying again may help, `after_s` how long the server wants to be left alone before.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, again: bool = True, after_s: float = 0.0) -> None:
         super().__init__(message, hint)
-        self.again = again
+        self.again, self.after_s = again, after_s
 
 
 @dataclass(frozen=True)

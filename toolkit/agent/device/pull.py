@@ -140,7 +140,7 @@ def download(source: Source, artifact: dict[str, Any], part: Path, pulling: Pull
             digest.update(chunk)
         position = file.tell()
         while position < size:
-            before, since = position, time.monotonic()
+            before, since, after_s = position, time.monotonic(), 0.0
             try:
                 for block in source.blocks(artifact["sha256"], position, size):
                     file.write(block)
@@ -151,12 +151,12 @@ def download(source: Source, artifact: dict[str, Any], part: Path, pulling: Pull
                         raise Refused(f"sends less than {SLOWEST_BYTES_PER_S} bytes a second", for_good=True)
                 reason = f"ends after {position} of {size} bytes"
             except Broken as exc:
-                reason = str(exc)
+                reason, after_s = str(exc), exc.after_s
             tries = 1 if position > before else tries + 1
             if position < size:
                 if tries == TRIES or not source.answered:
                     raise Refused(reason, for_good=True)
-                pause(tries)
+                pause(tries, after_s)
     return digest.hexdigest()
 
 

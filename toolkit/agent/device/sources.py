@@ -16,12 +16,16 @@ from .protocol import CHUNK, AgentFailure
 
 TIMEOUT_S = 30.0
 REDIRECTS = 5
-PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+PAUSE_S, LONGEST_PAUSE_S = 0.3, 60.0
 BUSY = (408, 429, 500, 502, 503, 504)
 
 
 class Broken(Exception):
-    """The link broke, or the source is busy: trying again may help."""
+    """The link broke, or the source is busy: trying again may help, after `after_s` seconds."""
+
+    def __init__(self, message: str, after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class Refused(Exception):
@@ -88,10 +92,10 @@ class Source:
             if status == 401 and ours and not asked:
                 asked, self._authorization = True, self._ask()
                 continue
-            target = response.headers.get("Location")
+            target, after = response.headers.get("Location"), response.headers.get("Retry-After", "")
             response.close()
             if status in BUSY:
-                raise Broken(f"is busy ({status})")
+                raise Broken(f"is busy ({status})", float(after) if after.isdecimal() else 0.0)
             if status not in (301, 302, 303, 307, 308) or not target:
                 raise Refused(f"answers {status} {http.client.responses.get(status, '')}".strip())
             url = urljoin(url, target)
@@ -133,6 +137,6 @@ def read(response: Any, count: int) -> bytes:
         raise Broken(f"the link broke: {exc}") from exc
 
 
-def pause(tries: int) -> None:
+def pause(tries: int, at_least_s: float) -> None:
     """Before another try; spread, for a thousand devices may have lost the same registry at the same time."""
-    time.sleep(min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (tries - 1)) * random.uniform(0.5, 1.0))
+    time.sleep(min(LONGEST_PAUSE_S, max(at_least_s, PAUSE_S * 2 ** (tries - 1)) * random.uniform(1.0, 2.0)))
