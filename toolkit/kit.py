@@ -26,6 +26,7 @@ from toolkit.provision import provision_request
 from toolkit.push import CHUNK_BYTES
 from toolkit.pythons import MINORS, suits
 from toolkit.runtime import Runtime, fetch_wheels, runtime_for
+from toolkit.signatures import read_signatures
 
 KIT_VERSION = 1
 KIT_FILE = "kit.json"
@@ -113,7 +114,9 @@ def _kit(bundle: Bundle, profiles: dict[str, Any], source: Source | None) -> dic
         "bundle": {"name": bundle.manifest.name, "release": bundle.id},
         "missing": _request("missing", release=bundle.id, artifacts=artifacts, chunk_bytes=CHUNK_BYTES),
         "pull": _request("pull", artifacts=artifacts, sources=places) if places else None,
-        "install": _request("install", release=bundle.id, manifest=bundle.manifest_text),
+        "install": _request(
+            "install", release=bundle.id, manifest=bundle.manifest_text, signatures=read_signatures(bundle)
+        ),
         "profiles": profiles,
     }
 
