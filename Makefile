@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-board test-faults test-memory docs results matrix push-speed clean
+.PHONY: demo test check test-slow test-board test-faults test-memory docs locks results matrix push-speed fleet-sim clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -36,9 +36,18 @@ check: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/python -m toolkit.cli.reference
 
+# Two minutes; pip's index says the hashes.
+locks: $(VENV)/.ready
+	$(BIN)/python -m toolkit.lock_wheels
+
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py > benchmarks/RESULTS.md.new
 	mv benchmarks/RESULTS.md.new benchmarks/RESULTS.md
+
+# On a quiet machine: it measures what one device costs.
+fleet-sim: $(VENV)/.ready
+	$(BIN)/python benchmarks/fleet_sim.py > benchmarks/FLEET.md.new
+	mv benchmarks/FLEET.md.new benchmarks/FLEET.md
 
 # Root and iproute2 for the lossy link; 6 GB of disk.
 # One part of it: make push-speed PART=lossy

@@ -1,10 +1,13 @@
 """Simulate a rollout to 10 … 100,000 devices: pushed from one laptop, pulled from a registry, or from mirrors of it.
 
-    python benchmarks/fleet_sim.py                                      # phi3-nano, costs measured here
-    python benchmarks/fleet_sim.py --size '2.72 GB' --load-check-s 12   # a Phi-3-mini, on slower devices
+    make fleet-sim                                                      # writes FLEET.md, in a few minutes
+    python benchmarks/fleet_sim.py                                      # the same, to stdout
+    python benchmarks/fleet_sim.py --size '2.72 GB' --load-check-s 12   # a larger bundle, on slower devices
 
-What one device costs is measured first, with a real bundle over a loopback SSH server; an option takes the place of the
-figure that it names. The networks are assumed, by options, and the fleet is a model: see `Fleet`. Talk goes to stderr.
+What one device costs is measured first, with a real bundle over a loopback SSH server and a loopback registry; an
+option takes the place of the figure that it names. Without any, a second table follows for a full-size Phi-3-mini,
+whose size and load time stand in RESULTS.md. The networks are assumed, by options, and the fleet is a model: see
+`Fleet`. Talk goes to stderr.
 """
 
 from __future__ import annotations
@@ -14,11 +17,14 @@ import hashlib
 import math
 import os
 import random
+import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -38,6 +44,8 @@ from toolkit.units import parse_bandwidth, parse_bytes
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)
 MODEL, RECIPE = "phi3-nano", "int4-rtn-b32"
+FULL_RECIPE = "int4-rtn-b128"
+RESULTS = Path(__file__).parent / "RESULTS.md"
 SAMPLE_BYTES = 256 << 20
 SEED = 1207
 
@@ -45,7 +53,7 @@ SEED = 1207
 @dataclass(frozen=True)
 class Costs:
     """What one device costs: a connection with all that is asked over it, a load with a few tokens, and rates in bytes
-    a second: of hashing, of one SSH connection, and of all that the laptop keeps busy at once."""
+    a second: of hashing, of one SSH connection, of all that the laptop keeps busy at once, and of an agent's pull."""
 
     size_bytes: float
     overhead_s: float
@@ -53,6 +61,7 @@ class Costs:
     hash_rate: float
     ssh_rate: float
     ssh_total: float
+    pull_rate: float
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ class Fleet:
 
         def wave(on: list[int], outcome: Outcome) -> list[float]:
             outcome.registry += self._costs.size_bytes * len(on)
-            return transfers_s(self._costs.size_bytes, self._caps(on, self._assumed.device), self._assumed.registry)
+            return transfers_s(self._costs.size_bytes, self._caps(on, self._pulls()), self._assumed.registry)
 
         return self._roll(self._assumed.parallel_pull, wave)
 
@@ -149,9 +158,7 @@ class Fleet:
             waits = dict(zip(new, fetched, strict=True))
             outcome.registry += size * len(new)
             outcome.mirrors += size * len(on)
-            return [
-                waits.get(self._site(index), 0.0) + size * self._slowness[index] / self._assumed.device for index in on
-            ]
+            return [waits.get(self._site(index), 0.0) + size * self._slowness[index] / self._pulls() for index in on]
 
         return self._roll(self._assumed.parallel_pull, wave)
 
@@ -166,6 +173,9 @@ class Fleet:
             outcome.seconds += max([*ends, *([CONNECT_TIMEOUT_S] if len(on) < len(every) else [])], default=0.0)
             outcome.waves += 1
         return outcome
+
+    def _pulls(self) -> float:
+        return min(self._costs.pull_rate, self._assumed.device)
 
     def _own_s(self, index: int) -> float:
         costs = self._costs
@@ -201,12 +211,13 @@ def measure(parallel: int) -> Costs:
         sample = root / "sample"
         sample.write_bytes(os.urandom(1 << 20) * (SAMPLE_BYTES >> 20))
         one, many = push_rate(target, sample, 1), push_rate(target, sample, min(parallel, 4))
-    began = time.monotonic()
-    with sample.open("rb") as file:
-        hashlib.file_digest(file, "sha256")
-    hash_rate = SAMPLE_BYTES / (time.monotonic() - began)
+        began = time.monotonic()
+        with sample.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        hash_rate = SAMPLE_BYTES / (time.monotonic() - began)
+        pulled = pull_rate(target, sample, sha256)
     sample.unlink()
-    return Costs(bundle.manifest.size_bytes, overhead_s, load_check_s, hash_rate, one, max(one, many))
+    return Costs(bundle.manifest.size_bytes, overhead_s, load_check_s, hash_rate, one, max(one, many), pulled)
 
 
 def push_rate(target: Target, sample: Path, connections: int) -> float:
@@ -228,6 +239,44 @@ def push_rate(target: Target, sample: Path, connections: int) -> float:
     for number in range(connections):
         Path(target.install_root, f"sample-{number}").unlink()
     return connections * SAMPLE_BYTES / seconds
+
+
+def pull_rate(target: Target, sample: Path, sha256: str) -> float:
+    """Bytes a second that the agent pulls from a registry on this machine, each file held against its hash."""
+
+    class Blob(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(SAMPLE_BYTES))
+            self.end_headers()
+            with sample.open("rb") as file:
+                shutil.copyfileobj(file, self.wfile, 1 << 20)
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Blob) as server, connect(target) as device:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v2/sim"
+        device.ask("probe")
+        began = time.monotonic()
+        device.ask("pull", artifacts=[{"sha256": sha256, "size_bytes": SAMPLE_BYTES}], sources=[url])
+        seconds = time.monotonic() - began
+        device.ask("discard", sha256=[sha256])
+        server.shutdown()
+    return SAMPLE_BYTES / seconds
+
+
+def full_size(costs: Costs) -> tuple[Costs, str] | None:
+    """The same costs for Phi-3-mini as it was measured on a machine of this kind, and where that stands."""
+    row = re.search(
+        rf"^\| [^|]+ \| phi-3-mini-4k \| {FULL_RECIPE} \| ([^|]+) \| ([\d.]+) \|", RESULTS.read_text(), re.M
+    )
+    if row is None:
+        return None
+    # Starting the runtime takes what it takes for the reference model.
+    load_check_s = costs.load_check_s + float(row[2])
+    return replace(costs, size_bytes=float(parse_bytes(row[1])), load_check_s=load_check_s), "RESULTS.md"
 
 
 def table(costs: Costs, assumed: Assumed, fleets: Sequence[int]) -> str:
@@ -253,6 +302,7 @@ def figures(costs: Costs, assumed: Assumed, source: dict[str, str]) -> str:
         f"hash on the device: {rate(costs.hash_rate / 1e6)} ({source['hash_rate']})",
         f"SSH: {rate(costs.ssh_rate / 1e6)} a connection ({source['ssh_rate']}), "
         f"{rate(costs.ssh_total / 1e6)} in all ({source['ssh_total']})",
+        f"pull of one device: {rate(costs.pull_rate / 1e6)} ({source['pull_rate']})",
         f"laptop {rate(assumed.laptop / 1e6)}, registry {rate(assumed.registry / 1e6)}, a device "
         f"{rate(assumed.device / 1e6)}, {assumed.site_devices} devices on one line of {rate(assumed.site / 1e6)} "
         "(assumed)",
@@ -270,6 +320,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hash-rate", type=parse_bandwidth, help="SHA-256 on the device, like '400 MB/s'")
     parser.add_argument("--ssh-rate", type=parse_bandwidth, help="one SSH connection")
     parser.add_argument("--ssh-total", type=parse_bandwidth, help="all SSH connections of the laptop together")
+    parser.add_argument("--pull-rate", type=parse_bandwidth, help="what a device's agent pulls from a registry")
     parser.add_argument("--laptop", type=parse_bandwidth, default="110 MB/s", help="the laptop's link")
     parser.add_argument("--registry", type=parse_bandwidth, default="1.1 GB/s", help="what the registry sends in all")
     parser.add_argument("--site", type=parse_bandwidth, default="55 MB/s", help="a site's line to the world")
@@ -290,9 +341,19 @@ def main() -> None:
     source = {name: "given" if name in given else "measured here" for name in names}
     costs = Costs(**given) if len(given) == len(names) else replace(measure(options.parallel), **given)
     assumed = Assumed(**{name: getattr(options, name) for name in Assumed.__dataclass_fields__})
-    print("A simulation, no measurement of a fleet. It was computed from:\n")
-    print(figures(costs, assumed, source))
-    print(f"\n{table(costs, assumed, options.fleets)}")
+    print("# A rollout to many devices\n\nOutput of `make fleet-sim`; edit `benchmarks/fleet_sim.py`, not this file. A")
+    print("simulation, no measurement of a fleet: what one device costs is measured, the rest is computed.\n")
+    section(MODEL if not given else "As given", costs, assumed, source, options.fleets)
+    if not given and (other := full_size(costs)):
+        larger, where = other
+        source |= {"size_bytes": where, "load_check_s": f"as above, and the load in {where}"}
+        section(f"Phi-3-mini, {FULL_RECIPE}", larger, assumed, source, options.fleets)
+
+
+def section(name: str, costs: Costs, assumed: Assumed, source: dict[str, str], fleets: Sequence[int]) -> None:
+    print(
+        f"## {name}\n\n{table(costs, assumed, fleets)}\n\nIt was computed from:\n\n{figures(costs, assumed, source)}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_a_board_in_good_health() -> None:
             "pip",
             "warn",
             "'python3' can't make virtual environments with pip (no ensurepip)",
-            "on the device: sudo apt-get install python3-venv; or deploy with --offline, which needs no pip there",
+            "wheels are pushed from here then; on the device: sudo apt-get install python3-venv",
         ),
         (
             {"glibc": "2.24"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from tests.builds import bundle as build
 from tests.builds import follow
+from tests.pythons import calling_itself, real_python
 from tests.servers import needs_root, needs_sshd, small_disk
 from toolkit.checks import Check
 from toolkit.config import config_dir
@@ -227,8 +229,22 @@ def test_a_python_that_is_too_old_for_the_agent(embedded: EmbeddedServer, tmp_pa
     write_target(embedded, tmp_path / "device", python=str(python))
     check = assert_stops_at(examine(), "python")
     assert check.seen == f"pi5: '{python}' is Python 3.8.10, the runtime needs >=3.11,<3.15"
-    assert check.hint == "install another Python there and name it as `python` in the target's file"
+    assert check.hint is not None and "python install 3.12" in check.hint
     assert not (tmp_path / "device").exists()
+
+
+def test_the_python_that_deploy_would_take_is_named(
+    embedded: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bin"
+    calling_itself("3.9.2", folder / "python3")
+    real_python(folder / "python3.12")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    write_target(embedded, tmp_path / "device")
+    check = examine()["python"]
+    assert check.state == "ok"
+    assert check.seen.startswith("pi5: 'python3' is Python 3.9.2, the runtime needs >=3.11,<3.15; /")
+    assert check.seen.endswith("is taken instead")
 
 
 def test_a_python_that_only_the_profile_refuses(embedded: EmbeddedServer, tmp_path: Path) -> None:

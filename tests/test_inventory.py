@@ -58,6 +58,13 @@ def test_a_key_file_is_named_and_not_read() -> None:
     assert ansible_host(pi("pi1", identity_file=key))["ansible_ssh_private_key_file"] == key
 
 
+def test_a_python_and_known_hosts_that_the_target_names() -> None:
+    found = ansible_host(pi("pi1", python="/opt/py/bin/python3", known_hosts="/home/me/lab hosts"))
+    assert found["edgephi_python"] == found["ansible_python_interpreter"] == "/opt/py/bin/python3"
+    assert found["ansible_ssh_common_args"] == "-o UserKnownHostsFile='/home/me/lab hosts'"
+    assert not {"edgephi_python", "ansible_ssh_common_args"} & set(ansible_host(pi("pi1")))
+
+
 @pytest.mark.parametrize(
     ("tag", "group"), [("4gb", "_4gb"), ("all", "_all"), ("ungrouped", "_ungrouped"), ("a.b", "a_b")]
 )

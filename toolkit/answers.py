@@ -161,6 +161,19 @@ class Provisioned(Answer):
     packages: tuple[Text, ...] = ()
 
 
+class FoundPython(_Said):
+    """A CPython of the device that a runtime could be made with."""
+
+    path: Text
+    version: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}\.\d{1,4}$")]
+    has_ensurepip: StrictBool
+
+
+class Pythons(Answer):
+    op: ClassVar[str] = "pythons"
+    pythons: tuple[FoundPython, ...]
+
+
 class CheckedRelease(_Said):
     release: Sha256
     damaged: tuple[Text, ...]

@@ -15,8 +15,6 @@ from toolkit.targets import Target
 
 Probe = Mapping[str, Any]
 
-# The agent's syntax.
-OLDEST_PYTHON = (3, 9)
 # Clocks further apart make dates of releases and TLS certificates wrong.
 CLOCK_SKEW_S = 60
 # The runtime's wheels, unpacked, have about 0.2 GB; Phi-3-mini's bundles 2.0 to 2.7 GB.
@@ -70,7 +68,7 @@ def install_root(probe: Probe) -> Check:
 def pip(target: Target, probe: Probe) -> Check:
     if probe["has_ensurepip"]:
         return ok("pip", "this Python can make virtual environments with pip")
-    hint = "on the device: sudo apt-get install python3-venv; or deploy with --offline, which needs no pip there"
+    hint = "wheels are pushed from here then; on the device: sudo apt-get install python3-venv"
     return Check("pip", "warn", f"'{target.python}' can't make virtual environments with pip (no ensurepip)", hint)
 
 

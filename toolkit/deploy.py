@@ -9,15 +9,17 @@ from typing import Any
 
 from toolkit.answers import Missing, Releases
 from toolkit.blocks import Block, bundle_blocks
-from toolkit.bundle import Bundle, describe_file, verify_bundle
-from toolkit.device import Device, check_profile, connect
+from toolkit.bundle import Bundle, verify_bundle
+from toolkit.device import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step, Warning_
 from toolkit.oci import Source
 from toolkit.plan import PROMPT_TOKENS
+from toolkit.profiles import Profile
+from toolkit.provision import ensure_runtime, suitable_probe
 from toolkit.pull import pull
 from toolkit.push import Upload, push
-from toolkit.runtime import Runtime, describe, resolve_wheels
+from toolkit.runtime import Runtime
 from toolkit.signatures import check_signed, read_signatures
 
 CHECK_PROMPT = "In the beginning"
@@ -28,12 +30,13 @@ CHECK_TOKENS = 4
 class Delivery:
     """How a bundle and its runtime get to a device.
 
-    `offline` has wheels resolved here and pushed, `wheels` is a folder of some to prefer, `force` makes too little
-    memory a warning, and `verified` says that the bundle's files were held against its manifest here a moment ago.
-    With `source` the device pulls the bundle's files from there; of the bundle only its manifest need be here.
+    `offline` says whether the runtime's wheels are pushed from here or come from an index of the device's; None finds
+    out. `wheels` is a folder of some to prefer, `force` makes too little memory a warning, and `verified` says that the
+    bundle's files were held against its manifest here a moment ago. With `source` the device pulls the bundle's files
+    from there; of the bundle only its manifest need be here.
     """
 
-    offline: bool = False
+    offline: bool | None = None
     wheels: Path | None = None
     force: bool = False
     verified: bool = False
@@ -57,37 +60,12 @@ def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[tuple[dict[st
     """Probe the device, hold it against its profile, and have its runtime installed; once for each
     connection.
     """
-    if device.prepared is not None:
-        return device.prepared
-    yield Step(f"{device.target.name}: probe")
-    probe = device.ask("probe")
-    check_profile(device, probe)
-    runtime = yield from _ensure_runtime(device, probe, delivery)
-    device.prepared = probe, runtime
+    if device.prepared is None:
+        yield Step(f"{device.target.name}: probe")
+        probe = yield from suitable_probe(device)
+        runtime = yield from ensure_runtime(device, probe, offline=delivery.offline, wheels=delivery.wheels)
+        device.prepared = probe, runtime
     return device.prepared
-
-
-def _ensure_runtime(device: Device, probe: dict[str, Any], delivery: Delivery) -> Service[Runtime]:
-    runtime = describe(device.target, device.profile, probe)
-    request: dict[str, Any] = {"lock": runtime.lock, "packages": list(runtime.packages)}
-    answer = device.ask("provision", **request, query_only=True)
-    if answer["installed"] is False:
-        yield Step(f"{device.target.name}: runtime {runtime.lock} is installed", skipped=True)
-        return runtime.with_installed(answer["packages"])
-    if delivery.offline or delivery.wheels:
-        yield Step(f"resolve wheels for {probe['arch']}, Python {runtime.python}")
-        resolved = yield from resolve_wheels(runtime, delivery.wheels)
-        files = [_upload(wheel) for wheel in resolved]
-        yield from push(device, files)
-        request["wheels"] = [{"name": file.source.name, "sha256": file.sha256} for file in files]
-    yield Step(f"{device.target.name}: install runtime {runtime.lock} ({', '.join(runtime.packages)})")
-    answer = yield from device.call("provision", **request)
-    return runtime.with_installed(answer["packages"])
-
-
-def _upload(path: Path) -> Upload:
-    artifact = describe_file(path, path.name)
-    return Upload(path, artifact.sha256, artifact.size_bytes)
 
 
 def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
@@ -151,10 +129,9 @@ def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force
     Bundles without a plan pass. Raises ConfigError when it is too little and `force` isn't set.
     """
     footprint, context = bundle.manifest.plan, bundle.manifest.context_tokens
-    if footprint is None or not probe["ram_bytes"]:
+    needed = needed_bytes(bundle, device.profile)
+    if footprint is None or needed is None or not probe["ram_bytes"]:
         return
-    prompt = device.profile.runtime.chunk_size or PROMPT_TOKENS
-    needed = footprint.needed_bytes(context, prompt)
     room = probe["ram_bytes"] - device.profile.hardware.ram_reserved_bytes
     name = f"{device.target.name}: {bundle.manifest.name}"
     if needed > room:
@@ -163,7 +140,7 @@ def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force
             f"{probe['ram_bytes'] / 1e9:.2f} GB, {max(0, room) / 1e9:.2f} GB of it for a model"
         )
         if not force:
-            largest = footprint.largest_context(room, prompt)
+            largest = footprint.largest_context(room, _prompt_tokens(device.profile))
             smaller = f"optimize again with --context {largest}" if largest else "take a smaller recipe or model"
             raise ConfigError(message, f"{smaller}; --force deploys it anyway")
         yield Warning_(message)
@@ -172,6 +149,16 @@ def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force
             f"{name} needs {needed / 1e9:.2f} GB of memory, and {probe['mem_available_bytes'] / 1e9:.2f} GB are "
             "available there now: end what else runs"
         )
+
+
+def needed_bytes(bundle: Bundle, profile: Profile) -> int | None:
+    """The memory that a bundle was planned to need at once on such a device; None for one without a plan."""
+    plan = bundle.manifest.plan
+    return None if plan is None else plan.needed_bytes(bundle.manifest.context_tokens, _prompt_tokens(profile))
+
+
+def _prompt_tokens(profile: Profile) -> int:
+    return profile.runtime.chunk_size or PROMPT_TOKENS
 
 
 def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
@@ -185,7 +172,7 @@ def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servic
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **check_request(device), runtime=release.runtime.lock, release=bundle.id)
+    yield from device.call("check", **check_request(device.profile), runtime=release.runtime.lock, release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
@@ -197,7 +184,7 @@ def check_active(device: Device) -> Service[None]:
     Raises AgentError when that fails or nothing is active.
     """
     yield Step(f"{device.target.name}: load what is active and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **check_request(device))
+    yield from device.call("check", **check_request(device.profile))
 
 
 def check_here(bundle: Bundle) -> Service[None]:
@@ -212,11 +199,11 @@ def check_here(bundle: Bundle) -> Service[None]:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
         folder = str(bundle.path.resolve())
-        yield from device.call("check", **check_request(device), runtime=runtime.lock, model_folder=folder)
+        yield from device.call("check", **check_request(device.profile), runtime=runtime.lock, model_folder=folder)
 
 
-def check_request(device: Device) -> dict[str, Any]:
+def check_request(profile: Profile) -> dict[str, Any]:
     """What a load check is asked to do, in the runtime that the pointer names unless another one is."""
     # With the profile's settings: what becomes active has been seen to work the way it will be used.
-    settings = device.profile.runtime.settings.model_dump()
+    settings = profile.runtime.settings.model_dump()
     return {"prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}

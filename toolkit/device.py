@@ -43,12 +43,16 @@ from toolkit.errors import (
     DeviceError,
     DeviceFull,
     ExposedRoot,
+    NoIndex,
+    NoPython,
     RegistryError,
+    RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.runtime import Runtime
+from toolkit.starters import find_starter
 from toolkit.targets import Target, load_target
 from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport
 
@@ -63,6 +67,8 @@ _ERRORS: dict[str, type[CorruptBundle] | type[RegistryError] | type[DeviceError]
     "registry": RegistryError,
     "damaged_agent": _DamagedAgent,
     "exposed_root": ExposedRoot,
+    "no_index": NoIndex,
+    "old_python": NoPython,
 }
 # Operations that hold a lock for more than a moment.
 _HOLDING = {
@@ -74,6 +80,8 @@ _HOLDING = {
     "prune": "old releases are removed",
 }
 _LONGEST_MESSAGE = 2000
+# What POSIX shells and cmd.exe answer.
+_NO_SUCH_COMMAND = (127, 9009)
 
 # What an agent asks while it works, to what it is told.
 Reply = Callable[[Authorize], dict[str, Any]]
@@ -116,15 +124,22 @@ class Device:
     # What pushing files there may take of the link; None is all of it.
     limit_bytes_per_s: float | None = None
     prepared: tuple[dict[str, Any], Runtime] | None = field(default=None, repr=False)
+    # Another Python than the target's default, which is missing or doesn't suit.
+    _python: str | None = field(default=None, repr=False)
     _agent_path: str | None = field(default=None, repr=False)
     _waited_for: Holder | None = field(default=None, repr=False)
 
     @property
     def python(self) -> str:
         """The Python there, as a command that is started in the login folder."""
-        found = _from_login_folder(self.target.python)
+        command = self._python or self.target.python
+        found = _from_login_folder(command)
         # A bare name is looked for in the PATH, wherever the command is started.
-        return f"./{found}" if self.target.python.startswith("~/") and "/" not in found else found
+        return f"./{found}" if command.startswith("~/") and "/" not in found else found
+
+    def use_python(self, path: str) -> None:
+        """Run the agent with another Python of the device from now on."""
+        self._python = path
 
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""
@@ -176,7 +191,12 @@ class Device:
         return self._start(self.ensure_agent(), op, **params)
 
     def _start(self, agent: str, op: str, **params: Any) -> Process:
-        process = self.transport.start([self.python, "-u", agent])
+        try:
+            process = self.transport.start([self.python, "-u", agent])
+        except RemoteCommandFailed as exc:
+            if isinstance(exc.__cause__, FileNotFoundError):
+                raise NoPython(exc.message, no_python_hint(self.python)) from exc
+            raise
         request = {"protocol": PROTOCOL, "op": op, "by": _who(), **params}
         process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
         return process
@@ -206,6 +226,7 @@ class Device:
     def call(self, op: type[Answer] | str, **params: Any) -> Service[Any]:
         """Run one operation, pass on its progress, return its answer: typed, or as it came when `op` is a name.
 
+        Where the default `python3` is missing or too old for the agent, another Python there is taken.
         Raises AgentError, DeviceFull, CorruptBundle, RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
         """
         return (yield from self._call(op, params))
@@ -221,6 +242,13 @@ class Device:
             payload = yield from self._call_once(name, params, reply)
         except _DamagedAgent:
             # It is whole again, and what is damaged hasn't begun to work.
+            payload = yield from self._call_once(name, params, reply)
+        except NoPython as exc:
+            starter = None if self.target.names_python or self._python else find_starter(self.transport)
+            if starter is None:
+                raise
+            yield Step(f"{exc.message}; '{starter}' is taken instead")
+            self.use_python(starter)
             payload = yield from self._call_once(name, params, reply)
         if isinstance(op, str):
             check(op, payload, self.target.name)
@@ -306,13 +334,13 @@ class Device:
     def _explain_end(self, process: Process, *, silent: bool) -> None:
         status, stderr = process.wait(), process.stderr_tail().strip()
         last = stderr.splitlines()[-1] if stderr else "it said nothing"
-        hint = None
-        if status == 127 or "not found" in last:
-            hint = no_python_hint(self.target.python)
-        elif silent and self._repair_agent():
+        message = f"{self.target.name}: the agent ended with exit code {status}: {last}"
+        if status in _NO_SUCH_COMMAND or "not found" in last:
+            raise NoPython(message, no_python_hint(self.python))
+        if silent and self._repair_agent():
             hint = "run the command again: its file there was damaged and has been sent afresh"
             raise _DamagedAgent(f"{self.target.name}: the agent can't be started there: {last}", hint)
-        raise AgentDied(f"{self.target.name}: the agent ended with exit code {status}: {last}", hint)
+        raise AgentDied(message)
 
 
 def no_python_hint(python: str) -> str:

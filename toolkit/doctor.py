@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from typing import Any
 
-from toolkit import checks, machine
+from toolkit import checks, machine, pythons
 from toolkit.checks import Check, ok, skipped
 from toolkit.config import cache_dir, find_toml
 from toolkit.device import Device, no_python_hint
@@ -31,9 +32,11 @@ from toolkit.errors import (
 from toolkit.events import drain
 from toolkit.host import free_disk_bytes
 from toolkit.profiles import Profile, list_profiles, load_profile
+from toolkit.provision import other_python
 from toolkit.recipes import load_recipe
 from toolkit.releases import load_active
-from toolkit.runtime import describe
+from toolkit.runtime import unsuitable_python
+from toolkit.starters import find_starter
 from toolkit.targets import Target, load_target
 from toolkit.transport import PromptSecret, Transport, open_transport
 from toolkit.transport.ssh_config import SshOptions, resolve
@@ -182,27 +185,45 @@ def _examine_device(device: Device) -> Iterator[Check]:
 
 
 def _python(device: Device) -> tuple[Check, bool]:
-    """Whether the Python there suits the profile, and whether the agent can at least be asked."""
-    name, command = "python", device.target.python
+    """Whether a Python there suits the profile, and whether the agent can at least be asked.
+
+    Where the target names none, the one that `deploy` would take instead of the default is looked for.
+    """
+    name, wanted = "python", device.profile.runtime.python
+    found = _version(device)
+    if isinstance(found, Check) and not device.target.names_python and (starter := find_starter(device.transport)):
+        device.use_python(starter)
+        found = _version(device)
+    if isinstance(found, Check):
+        return found, False
+    if pythons.suits(found, wanted):
+        return ok(name, f"'{device.python}' is {found}, the runtime needs {wanted}"), True
+    runs = tuple(int(part) for part in found.split(".")[:2]) >= pythons.OLDEST
+    refused = unsuitable_python(device.target, device.profile, {"python": found})
+    if runs and not device.target.names_python:
+        with suppress(DeviceError):  # the install root may be what is wrong, and has a check of its own
+            if other := other_python(device):
+                device.use_python(other.path)
+                return ok(name, f"{refused.message}; {other.path} ({other.version}) is taken instead"), True
+    return _failure(name, refused), runs
+
+
+def _version(device: Device) -> str | Check:
+    """What the Python there says of itself; a failed check when it isn't one."""
+    name, command = "python", device.python
     try:
-        process = device.transport.start([device.python, "--version"])
+        process = device.transport.start([command, "--version"])
         process.close_stdin()
         said = b"\n".join(process.lines()).decode("utf-8", "replace")
         status = process.wait()
     except DeviceError as exc:
-        return Check(name, "failed", exc.message, exc.hint or no_python_hint(command)), False
-    found = re.search(r"^Python (\d+)\.(\d+)\.(\S+)", said, re.MULTILINE)
+        return Check(name, "failed", exc.message, exc.hint or no_python_hint(command))
+    found = re.search(r"^Python (\d+\.\d+\.\S+)", said, re.MULTILINE)
     if found is None:
         last = (said.strip() or process.stderr_tail().strip() or "it said nothing").splitlines()[-1]
-        return Check(
-            name, "failed", f"'{command}' ended with exit code {status}: {last}", no_python_hint(command)
-        ), False
-    version = ".".join(found.groups())
-    try:
-        describe(device.target, device.profile, {"python": version, "arch": "", "os": ""})
-    except ConfigError as exc:
-        return _failure(name, exc), (int(found[1]), int(found[2])) >= checks.OLDEST_PYTHON
-    return ok(name, f"'{command}' is {version}, the runtime needs {device.profile.runtime.python}"), True
+        message = f"'{command}' ended with exit code {status}: {last}"
+        return Check(name, "failed", message, no_python_hint(command))
+    return found[1]
 
 
 def _judge(device: Device, probe: Mapping[str, Any], *, skew_s: float) -> Iterator[Check]:

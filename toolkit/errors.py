@@ -84,12 +84,20 @@ class AgentDied(RemoteCommandFailed):
     """The agent on the device ended without an answer."""
 
 
+class NoPython(RemoteCommandFailed):
+    """The target's Python isn't there, or is too old to run the agent."""
+
+
 class AgentError(DeviceError):
     """The agent on the device reported a failure, or answered with something else than the protocol."""
 
 
 class ExposedRoot(AgentError):
     """Others can write to the install root, or it is theirs: the agent doesn't work there."""
+
+
+class NoIndex(AgentError):
+    """The device reaches no package index that has the runtime's wheels."""
 
 
 class DeviceFull(DeviceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,6 +46,7 @@ def _groups(target: Target) -> Iterator[tuple[str, str]]:
 
 def ansible_host(target: Target) -> dict[str, Any]:
     """What a dynamic inventory prints for `--host`; what is absent is left to ~/.ssh/config, there as here."""
+    known, python = target.known_hosts, target.python if target.names_python else None
     variables = {
         "ansible_connection": "local" if target.transport == "local" else None,
         "ansible_host": target.host,
@@ -52,7 +54,10 @@ def ansible_host(target: Target) -> dict[str, Any]:
         "ansible_user": target.user,
         # The file's name; what is in it stays where it is.
         "ansible_ssh_private_key_file": str(target.identity_file) if target.identity_file else None,
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={shlex.quote(str(known))}" if known else None,
+        "ansible_python_interpreter": python,
         "edgephi_profile": target.profile,
         "edgephi_install_root": target.install_root,
+        "edgephi_python": python,
     }
     return {name: value for name, value in variables.items() if value is not None}

@@ -72,7 +72,7 @@ def activate(device: Device, reference: str) -> Service[str]:
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
     _check_signed(device, fitting[0])
-    yield from device.call("check", **check_request(device), runtime=runtime.lock, release=fitting[0])
+    yield from device.call("check", **check_request(device.profile), runtime=runtime.lock, release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return fitting[0]
 

@@ -59,7 +59,7 @@ class RolloutOptions(_Record):
     canary: Annotated[str, AfterValidator(_canary)] = "1"
     max_failures: int = Field(0, ge=0)
     gate: bool = False
-    offline: bool = False
+    offline: bool | None = None
     wheels: Path | None = None
     force: bool = False
     source: Source | None = None

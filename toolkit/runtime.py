@@ -1,123 +1,74 @@
-"""The pinned Python packages that execute bundles on a target: which ones, and their wheels for an offline
-device.
-"""
+"""The pinned Python packages that execute bundles on a target: which ones, and their wheels."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import cache_dir
-from toolkit.errors import ConfigError, MissingExtra
-from toolkit.events import Progress, Service
+from toolkit.errors import ConfigError
+from toolkit.events import Service
 from toolkit.profiles import Profile
+from toolkit.pythons import how_to_install, suits
 from toolkit.targets import Target
-
-# Devices of one rollout want the same wheels at the same time.
-_resolving = threading.Lock()
-_POLL_S = 0.2
-_WAITING = Progress("resolve wheels", 0, None)
+from toolkit.wheels import Platform, WheelLock, digest, fetch_locked, find_lock, resolve
 
 
 @dataclass(frozen=True)
 class Runtime:
     """A set of pins for one Python on one platform; `lock` names it on the target.
 
-    `installed` is everything that stands in the virtual environment, pins and what they pull in.
+    `wheels` are the files that are locked for it, None where edgephi ships no lock of these packages. `installed` is
+    everything that stands in the virtual environment, pins and what they pull in.
     """
 
     lock: str
     packages: tuple[str, ...]
-    python: str
-    platform_tags: tuple[str, ...]
+    platform: Platform
+    wheels: WheelLock | None = None
     installed: tuple[str, ...] = ()
 
-    def with_installed(self, packages: list[str]) -> Runtime:
+    def with_installed(self, packages: Iterable[str]) -> Runtime:
         return replace(self, installed=tuple(packages))
 
 
 def describe(target: Target, profile: Profile, probe: dict[str, Any]) -> Runtime:
     """The runtime that a profile asks for, for the Python that the probe found on the target.
 
+    Its name follows from the hashes of the locked files: another set of them is another runtime.
     Raises ConfigError when that Python is too old or too new for the pinned wheels.
     """
-    from packaging.specifiers import SpecifierSet
-
     wanted = profile.runtime
-    if probe["python"] not in SpecifierSet(wanted.python):
-        raise ConfigError(
-            f"{target.name}: '{target.python}' is Python {probe['python']}, the runtime needs {wanted.python}",
-            "install another Python there and name it as `python` in the target's file",
-        )
-    python = ".".join(probe["python"].split(".")[:2])
-    identity = [sorted(wanted.packages), python, probe["arch"], probe["os"]]
-    lock = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    return Runtime(lock, tuple(wanted.packages), python, tuple(wanted.platform_tags))
+    if not suits(probe["python"], wanted.python):
+        raise unsuitable_python(target, profile, probe)
+    return runtime_for(profile, ".".join(probe["python"].split(".")[:2]))
 
 
-def resolve_wheels(runtime: Runtime, local_folder: Path | None) -> Service[list[Path]]:
+def runtime_for(profile: Profile, python: str) -> Runtime:
+    """The runtime of a profile for one version of Python, like 3.12."""
+    wanted, hardware = profile.runtime, profile.hardware
+    platform = Platform(python, hardware.os, hardware.arch, tuple(wanted.platform_tags))
+    wheels = find_lock(wanted.packages, platform)
+    if wheels is not None:
+        return Runtime(wheels.identity, tuple(wanted.packages), platform, wheels)
+    name = digest([sorted(wanted.packages), python, hardware.arch, hardware.os])
+    return Runtime(name, tuple(wanted.packages), platform)
+
+
+def unsuitable_python(target: Target, profile: Profile, probe: dict[str, Any]) -> ConfigError:
+    """What is wrong with the Python that the probe found, and what to type there to get another one."""
+    wanted = profile.runtime.python
+    message = f"{target.name}: '{target.python}' is Python {probe['python']}, the runtime needs {wanted}"
+    return ConfigError(message, how_to_install(probe.get("os_name"), wanted))
+
+
+def fetch_wheels(runtime: Runtime, local_folder: Path | None) -> Service[list[Path]]:
     """Wheels of the runtime, all it needs and pip, for the target's platform; downloaded once, then cached.
 
-    `local_folder` is asked before the index, for wheels that no index has.
-    Raises ConfigError with pip's own last words when something can't be resolved.
+    They are the locked ones, unless there is no lock or `local_folder` holds wheels to prefer; then they are resolved
+    by name and version. Raises ConfigError with pip's own last words when something can't be had.
     """
-    folder = cache_dir() / "wheels" / runtime.lock
-    while not _resolving.acquire(timeout=_POLL_S):
-        yield _WAITING
-    try:
-        if not folder.is_dir():
-            beside = folder.with_name(f".{runtime.lock}.part")
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            yield from _download(runtime, beside, local_folder)
-            beside.rename(folder)
-    finally:
-        _resolving.release()
-    return sorted(folder.glob("*.whl"))
-
-
-def _download(runtime: Runtime, folder: Path, local_folder: Path | None) -> Service[None]:
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    argv += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", runtime.python]
-    for tag in runtime.platform_tags:
-        argv += ["--platform", tag]
-    if local_folder:
-        argv += ["--find-links", str(local_folder)]
-    status, said = yield from _run([*argv, "--dest", str(folder), *runtime.packages, "pip"])
-    if status == 0:
-        return
-    if "No module named pip" in said:
-        raise MissingExtra("resolving wheels needs pip in this Python", f"{sys.executable} -m ensurepip")
-    errors = [line for line in said.splitlines() if line.startswith("ERROR:")] or [said.strip()]
-    raise ConfigError(
-        f"no wheels of {', '.join(runtime.packages)} for Python {runtime.python}, "
-        f"{runtime.platform_tags[0]}: {errors[-1].removeprefix('ERROR: ')}",
-        "put the missing wheels into a folder and give it with --wheels",
-    )
-
-
-def _run(argv: Sequence[str]) -> Service[tuple[int, str]]:
-    """Exit status and stderr of a command; whoever closes the service ends the command."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
-        try:
-            while True:
-                with suppress(subprocess.TimeoutExpired):
-                    status = child.wait(timeout=_POLL_S)
-                    break
-                yield _WAITING
-        finally:
-            child.kill()
-            child.wait()
-        stderr.seek(0)
-        return status, stderr.read()
+    if runtime.wheels is not None and local_folder is None:
+        return (yield from fetch_locked(runtime.wheels, runtime.platform))
+    return (yield from resolve(runtime.packages, runtime.platform, runtime.lock, local_folder))

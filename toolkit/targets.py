@@ -93,6 +93,11 @@ def _remote_path(text: str) -> str:
     return text
 
 
+def can_be_python(path: str) -> bool:
+    """Whether a path on a device may stand in a target's file as its `python`."""
+    return _REMOTE_PATH.fullmatch(path) is not None
+
+
 def _install_root(text: str) -> str:
     parts = [part for part in _remote_path(text).split("/") if part not in ("", ".", "~")]
     if not parts or (len(parts) == 1 and parts[0].endswith(":")):
@@ -164,6 +169,11 @@ class Target(BaseModel):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key}: means nothing with transport 'local'")
         return self
+
+    @property
+    def names_python(self) -> bool:
+        """Whether somebody chose the Python there; otherwise another one than the default may be taken."""
+        return "python" in self.model_fields_set
 
 
 def over(target: Target, client: str | None) -> Target:

@@ -100,3 +100,13 @@ def test_a_flipped_bit_in_any_part_is_noticed_before_anything_is_done(folder: Pa
         status, message = run(agent, "rollback")
         assert status == 1 and message is not None and message["error"]["code"] == "damaged_agent", entry.filename
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_python_that_is_too_old_says_so(folder: Path) -> None:
+    agent = folder / "agent.pyz"
+    agent.write_bytes(agent_archive())
+    old = "import runpy, sys; sys.version_info = (3, 8, 10); runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", old, str(agent)], stdin=subprocess.DEVNULL, capture_output=True)
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (1, "old_python")
+    assert error["message"] == "the agent needs Python 3.9, this is 3.8"

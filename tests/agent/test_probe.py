@@ -162,6 +162,28 @@ def test_parse_versions_of_a_jetson() -> None:
     assert parsers.parse_jetpack("", "99.1") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("ImportError: /lib/libc.so.6: version `GLIBC_2.34' not found (required by /x/y.so)", "glibc 2.34"),
+        ("ImportError: /lib/x: version `GLIBCXX_3.4.29' not found (required by y)", "a libstdc++ with GLIBCXX_3.4.29"),
+        ("ImportError: libcudart.so.12: cannot open shared object file", None),
+    ],
+)
+def test_parse_missing_library(text: str, missing: str | None) -> None:
+    assert parsers.parse_missing_library(text) == missing
+
+
+def test_parse_py_launcher() -> None:
+    new = (
+        " -V:3.13 *        C:\\Python313\\python.exe\r\n -V:3.11          C:\\Program Files\\Python311\\python.exe\r\n"
+    )
+    old = "Installed Pythons found by py Launcher for Windows\n -3.11-64 *\tC:\\Python311\\python.exe\n"
+    assert parsers.parse_py_launcher(new) == ["C:\\Python313\\python.exe", "C:\\Program Files\\Python311\\python.exe"]
+    assert parsers.parse_py_launcher(old) == ["C:\\Python311\\python.exe"]
+    assert parsers.parse_py_launcher("No installed Pythons found!\n") == []
+
+
 def test_parse_nvpmodel() -> None:
     assert parsers.parse_nvpmodel("NVPM WARN: fan mode is not set!\nNV Power Mode: MODE_15W\n2\n") == "MODE_15W"
     assert parsers.parse_nvpmodel("NVPM ERROR: no such file\n") is None

@@ -13,7 +13,18 @@ PROTOCOL = 1
 _PARTS = Path(__file__).parent / "device"
 # The rules that host and device hold manifests against; the parts import them as the host does.
 _SHARED = Path(__file__).parents[1] / "distrust.py"
-_START = b"from edgephi_agent.main import main\n\nmain()\n"
+# Any Python understands it: one that is too old for the parts says so.
+_START = b"""\
+import sys
+
+if sys.version_info < (3, 9):
+    said = "the agent needs Python 3.9, this is %d.%d" % sys.version_info[:2]
+    print('{"protocol": 1, "error": {"code": "old_python", "message": "' + said + '", "hint": null}}')
+    sys.exit(1)
+from edgephi_agent.main import main
+
+main()
+"""
 # The first that a zip can tell.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli import options
+from toolkit.pythons import MINORS
 
 if TYPE_CHECKING:
     from toolkit.bundle import Bundle
@@ -193,6 +194,56 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
         render.print_json(_summary(found))
     else:
         click.echo(f"{found.manifest.name} {found.id} {found.path}")
+
+
+@bundle.command()
+@click.argument("ref", metavar="BUNDLE")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--profile",
+    "-p",
+    "profiles",
+    multiple=True,
+    required=True,
+    shell_complete=options.names("profiles"),
+    help="Class of the devices. Repeatable.",
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    type=click.Choice(MINORS),
+    help="Version that the devices have. Repeatable.  [default: all that suit]",
+)
+@click.option("--with-wheels", is_flag=True, help="Put the runtimes' wheels in, for devices without a package index.")
+@options.source
+def export(
+    ref: str,
+    folder: Path,
+    profiles: tuple[str, ...],
+    pythons: tuple[str, ...],
+    with_wheels: bool,
+    pull_from: str | None,
+    mirrors: tuple[str, ...],
+    plain_http: bool,
+) -> None:
+    """Write a folder from which other tools bring a bundle to devices: a kit.
+
+    It holds the bundle's files, the agent and every request that the agent has to be given; the Ansible role
+    edgephi_bundle reads it. A kit that is there already is replaced.
+
+    BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or as oci://HOST/REPOSITORY[:TAG], the
+    devices pull its files from a registry that wants no password, and they aren't in the kit.
+    """
+    from toolkit.cli import render
+    from toolkit.cli.sources import find_with_source
+    from toolkit.kit import export_kit
+    from toolkit.profiles import load_profile
+
+    found, source = find_with_source(ref, pull_from, mirrors, plain_http=plain_http)
+    loaded = [load_profile(name) for name in profiles]
+    render.follow(export_kit(found, loaded, folder, pythons=pythons, wheels=with_wheels, source=source))
+    render.note(f"{folder}: {found.manifest.name} ({found.id[:12]}) for {', '.join(profiles)}")
 
 
 def _figures(quality: Quality) -> str:

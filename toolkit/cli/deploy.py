@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from toolkit.bundle import Bundle
     from toolkit.deploy import Delivery
     from toolkit.gate import Verdict
-    from toolkit.oci import Source
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -45,7 +44,7 @@ def deploy(
     /,
     bundle: str,
     targets: tuple[str, ...],
-    offline: bool,
+    offline: bool | None,
     wheels: Path | None,
     limit_bytes_per_s: float | None,
     client: str | None,
@@ -73,10 +72,11 @@ def deploy(
     than --max-failures devices have. The same command again goes on with those that failed or weren't tried.
     """
     from toolkit.cli.rollouts import roll_out
+    from toolkit.cli.sources import find_with_source
     from toolkit.deploy import Delivery
     from toolkit.targets import is_tag
 
-    found, source = _find(bundle, pull_from, mirrors, plain_http=plain_http)
+    found, source = find_with_source(bundle, pull_from, mirrors, plain_http=plain_http)
     how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "client": client, "as_json": as_json}
     if len(targets) > 1 or is_tag(targets[0]):
         roll_out(found, targets, offline=offline, wheels=wheels, force=force, source=source, **how, **rollout)
@@ -86,31 +86,6 @@ def deploy(
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for a rollout: several targets, or a @tag")
     _deploy_to_one(found, targets[0], Delivery(offline, wheels, force, source=source), **how)
-
-
-def _find(
-    bundle: str, pull_from: str | None, mirrors: tuple[str, ...], *, plain_http: bool
-) -> tuple[Bundle, Source | None]:
-    """The bundle that is meant, and where devices are to pull its files from, None where they are pushed."""
-    from toolkit.bundle import find_bundle
-    from toolkit.cli import render
-    from toolkit.oci import Source, is_reference, parse_reference, parse_repository, with_mirrors
-    from toolkit.publish import remote_bundle
-
-    if is_reference(bundle):
-        if pull_from is not None:
-            raise click.UsageError("--from is for a bundle on this machine; add other places with --mirror")
-        place = parse_reference(bundle)
-    elif pull_from is not None:
-        place = parse_repository(pull_from)
-    elif mirrors or plain_http:
-        raise click.UsageError("--mirror and --plain-http go with a bundle in a registry, or with --from")
-    else:
-        return find_bundle(bundle), None
-    source = with_mirrors(Source(place.host, place.repository, plain_http=plain_http), mirrors)
-    if pull_from is not None:
-        return find_bundle(bundle), source
-    return render.follow(remote_bundle(place, plain_http=plain_http)), source
 
 
 def _deploy_to_one(

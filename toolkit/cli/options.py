@@ -70,7 +70,10 @@ def report(command: F) -> F:
 def offline(command: F) -> F:
     """How a runtime comes to a target."""
     command = click.option(
-        "--offline", is_flag=True, help="The device has no package index: resolve wheels here and push them."
+        "--offline/--online",
+        default=None,
+        help="Push the runtime's wheels from here, or have the device's own package index bring them.  [default: from "
+        "here when the device reaches no index]",
     )(command)
     return click.option(
         "--wheels",

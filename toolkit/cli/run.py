@@ -38,7 +38,7 @@ def run(
     context: int | None,
     calibration: Path | None,
     workload: str,
-    offline: bool,
+    offline: bool | None,
     wheels: Path | None,
     limit_bytes_per_s: float | None,
     client: str | None,

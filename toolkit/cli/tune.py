@@ -105,7 +105,7 @@ def tune(
     text: Path | None,
     calibration: Path | None,
     quality: bool,
-    offline: bool,
+    offline: bool | None,
     wheels: Path | None,
     trust_remote_code: bool,
     fresh: bool,

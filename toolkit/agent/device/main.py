@@ -50,6 +50,7 @@ OPS = {
     "pull": "pull.op_pull",
     "verify": "upkeep.op_verify",
     "prune": "upkeep.op_prune",
+    "pythons": "pythons.op_pythons",
     "provision": "runtimes.op_provision",
     "check": "children.in_runtime",
     "reference": "children.in_runtime",

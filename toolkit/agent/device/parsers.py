@@ -220,6 +220,19 @@ def parse_powercfg(text: str) -> str | None:
     return match.group(1) if match else None
 
 
+def parse_missing_library(text: str) -> str | None:
+    """The dynamic loader's complaint to what is too old, e.g. glibc 2.34; None when it is about something else."""
+    match = re.search(r"version `(?:GLIBC_([\d.]+)|((?:GLIBCXX|CXXABI)_[\d.]+))' not found", text)
+    if not match:
+        return None
+    return f"glibc {match.group(1)}" if match.group(1) else f"a libstdc++ with {match.group(2)}"
+
+
+def parse_py_launcher(text: str) -> list[str]:
+    """`py -0p` of Windows to the interpreters' paths; a star marks its default."""
+    return re.findall(r"^\s*-\S+(?:\s+\*)?\s+(\S.*?\.exe)\s*$", text, re.MULTILINE)
+
+
 def parse_status_kib(text: str, key: str) -> int | None:
     """A `kB` field of /proc/<pid>/status or smaps_rollup, in bytes; None when it isn't there."""
     match = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
 from typing import Any
 
@@ -13,7 +12,7 @@ PROTOCOL = 1
 CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST_FILE"
 HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 CHUNK = 1 << 20
-SIGKILL = 9  # Windows' signal module hasn't got it
+SIGKILL, SIGILL = 9, 4  # Windows' signal module hasn't got the first
 
 
 class AgentFailure(Exception):
@@ -36,6 +35,6 @@ def progress(label: str, done: int, total: int, unit: str = "steps") -> None:
 def death_hint(number: int) -> str | None:
     if number == SIGKILL:
         return "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
-    if number == getattr(signal, "SIGILL", -1):
+    if number == SIGILL:
         return "this CPU lacks an instruction that the runtime's wheel uses"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -15,18 +16,24 @@ from typing import Any
 
 from .layout import INCOMING, LOCK_NAME, RUNTIMES, sha256_file, write_durably
 from .locks import held
-from .protocol import HEX64, AgentFailure, death_hint, progress
+from .parsers import parse_missing_library
+from .protocol import HEX64, SIGILL, AgentFailure, death_hint, progress
 
+# How pip is asked, and how long a device may take to show that it has an index.
+QUIET = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--only-binary", ":all:"]
+INDEX_TIMEOUT_S, INDEX_PATIENCE_S = 5, 30
+WINDOWS_ILLEGAL_INSTRUCTION = 0xC000001D
 WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 
 
 def op_provision(request: dict[str, Any]) -> dict[str, Any]:
     """Make the virtual environment that executes bundles.
 
-    It comes from the device's index, or from wheels pushed to incoming/. With `query_only` nothing is made:
-    `installed` is None when there is no such runtime.
+    It comes from the device's index, by name, version and hash where the request has `locked`, or from wheels pushed to
+    incoming/. With `query_only` nothing is made: `installed` is None when there is no such runtime.
 
-    It counts only once `ready.json` stands in it; a half-made one is made again.
+    It counts only once `ready.json` stands in it, after it was seen to import; a half-made one is made again. Those
+    that are there already stay as they are.
     """
     lock = request["lock"]
     if not LOCK_NAME.match(lock):
@@ -40,15 +47,29 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
             return {"installed": None}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
-        wheels = [take_wheel(wheel, folder / "wheels") for wheel in request.get("wheels", [])]
-        python = make_venv(folder / "venv", wheels)
-        install_packages(python, request["packages"], wheels)
-        freeze = import_probe(python)
+        try:
+            freeze = make_runtime(folder, request)
+        except AgentFailure:
+            # What can't be used isn't left to fill the disk.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         write_durably(ready, json.dumps({"lock": lock, "packages": freeze}))
         shutil.rmtree(folder / "wheels", ignore_errors=True)
         for wheel in request.get("wheels", []):
             (INCOMING / f"{wheel['sha256']}.part").unlink()
         return {"lock": lock, "packages": freeze, "installed": True}
+
+
+def make_runtime(folder: Path, request: dict[str, Any]) -> list[str]:
+    """What stands in the environment once it is whole."""
+    wheels = [take_wheel(wheel, folder / "wheels") for wheel in request.get("wheels", [])]
+    python = make_venv(folder / "venv", wheels)
+    if wheels:
+        install_wheels(python, wheels)
+    else:
+        ask_index(python, folder, request.get("smallest", "pip"))
+        install_from_index(python, folder, request)
+    return import_probe(python)
 
 
 def take_wheel(wheel: dict[str, str], folder: Path) -> str:
@@ -74,8 +95,8 @@ def make_venv(folder: Path, wheels: list[str]) -> str:
     pip_needed = not wheels
     if pip_needed and importlib.util.find_spec("ensurepip") is None:
         raise AgentFailure(
-            "no_pip",
-            "this Python can't make a virtual environment with pip (ensurepip is missing)",
+            "no_index",
+            "its Python can't make a virtual environment with pip (ensurepip is missing)",
             "install python3-venv on the device, or deploy with --offline",
         )
     progress("runtime: virtual environment", 0, 3)
@@ -84,21 +105,44 @@ def make_venv(folder: Path, wheels: list[str]) -> str:
     return str(folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
 
 
-def install_packages(python: str, packages: list[str], wheels: list[str]) -> None:
+def ask_index(python: str, folder: Path, requirement: str) -> None:
+    """Have pip fetch one small wheel without patience: whoever can push all of them learns soon that it has to."""
+    lines = folder / "smallest.txt"
+    lines.write_text(requirement + "\n", encoding="utf-8")
+    argv = [python, "-m", "pip", "download", *QUIET, "--no-deps", "--retries", "0", "--timeout", str(INDEX_TIMEOUT_S)]
+    argv += ["--dest", str(folder / "smallest"), "-r", str(lines)]
+    name = requirement.split()[0]
+    message = f"the device has no package index that gives {name}"
+    hint = "deploy without --online: wheels are pushed then"
+    try:
+        run_or_fail(argv, "no_index", message, hint, timeout_s=INDEX_PATIENCE_S)
+    except subprocess.TimeoutExpired as exc:
+        raise AgentFailure("no_index", f"{message} within {INDEX_PATIENCE_S} s", hint) from exc
+    shutil.rmtree(folder / "smallest", ignore_errors=True)
+
+
+def install_from_index(python: str, folder: Path, request: dict[str, Any]) -> None:
+    """The locked files and no others, where there is a lock; else what the packages resolve to today."""
     progress("runtime: packages", 1, 3)
-    quiet = ["install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
-    quiet += ["--only-binary", ":all:"]
-    if wheels:
-        pip = next((wheel for wheel in wheels if Path(wheel).name.startswith("pip-")), None)
-        if pip is None:
-            raise AgentFailure("bad_request", "no pip wheel among the pushed wheels")
-        # A wheel is a zip that Python can run: pip installs from its own wheel, without being installed.
-        others = [wheel for wheel in wheels if wheel != pip]
-        argv = [python, f"{pip}/pip", *quiet, "--no-index", "--no-deps", *others]
+    if "locked" in request:
+        lines = folder / "locked.txt"
+        lines.write_text("\n".join(request["locked"]) + "\n", encoding="utf-8")
+        wanted = ["--no-deps", "--require-hashes", "-r", str(lines)]
     else:
-        argv = [python, "-m", "pip", *quiet, *packages]
-    hint = None if wheels else "no package index there? deploy with --offline"
-    run_or_fail(argv, "pip", "installing the runtime failed", hint)
+        wanted = request["packages"]
+    argv = [python, "-m", "pip", "install", *QUIET, *wanted]
+    run_or_fail(argv, "pip", "installing the runtime failed", "deploy with --offline: wheels are pushed then")
+
+
+def install_wheels(python: str, wheels: list[str]) -> None:
+    progress("runtime: packages", 1, 3)
+    pip = next((wheel for wheel in wheels if Path(wheel).name.startswith("pip-")), None)
+    if pip is None:
+        raise AgentFailure("bad_request", "no pip wheel among the pushed wheels")
+    # A wheel is a zip that Python can run: pip installs from its own wheel, without being installed.
+    others = [wheel for wheel in wheels if wheel != pip]
+    argv = [python, f"{pip}/pip", "install", *QUIET, "--no-index", "--no-deps", *others]
+    run_or_fail(argv, "pip", "installing the runtime failed", None)
 
 
 def import_probe(python: str) -> list[str]:
@@ -108,14 +152,22 @@ def import_probe(python: str) -> list[str]:
         "import json, onnxruntime_genai; from importlib import metadata;"
         "print(json.dumps(sorted(d.name + '==' + d.version for d in metadata.distributions())))"
     )
-    argv = [python, "-c", code]
-    output = run_or_fail(argv, "import", "the runtime is installed but doesn't import on this device", None)
+    message = "the runtime is installed but doesn't import on this device"
+    try:
+        output = run_or_fail([python, "-c", code], "import", message, None)
+    except AgentFailure as exc:
+        missing = parse_missing_library(exc.message)
+        if missing is None:
+            raise
+        has = " ".join(platform.libc_ver())
+        text = f"the runtime's wheels need {missing}, which this device hasn't got" + (f"; it has {has}" if has else "")
+        raise AgentFailure("import", text, "install a newer system there: Debian 12, Ubuntu 24.04 or later") from exc
     packages: list[str] = json.loads(output.splitlines()[-1])
     return packages
 
 
-def run_or_fail(argv: list[str], code: str, message: str, hint: str | None) -> str:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+def run_or_fail(argv: list[str], code: str, message: str, hint: str | None, timeout_s: float | None = None) -> str:
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout_s)
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "replace")
     stderr = done.stderr.decode("utf-8", "replace")
@@ -125,6 +177,10 @@ def run_or_fail(argv: list[str], code: str, message: str, hint: str | None) -> s
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise AgentFailure(code, f"{message}: killed by {name}", death_hint(-done.returncode))
+    if done.returncode == WINDOWS_ILLEGAL_INSTRUCTION:
+        raise AgentFailure(code, f"{message}: illegal instruction", death_hint(SIGILL))
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"exit code {done.returncode}"
+    # pip says what is wrong and then, at length, why.
+    errors = [line[len("ERROR: ") :] for line in lines if line.startswith("ERROR: ")]
+    last = (errors or lines or [f"exit code {done.returncode}"])[-1]
     raise AgentFailure(code, f"{message}: {last}", hint)

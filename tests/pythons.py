@@ -1,0 +1,34 @@
+"""Pythons of devices: real ones under other names, and such that aren't what they seem."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def script(path: Path, *lines: str) -> Path:
+    """A shell script that a target takes for its Python."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    path.chmod(0o755)
+    return path
+
+
+def without_index(folder: Path) -> Path:
+    """This Python, whose pip finds no index."""
+    variables = "export PIP_INDEX_URL=http://127.0.0.1:9/ PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS="
+    return script(folder / "bare-python", variables, f'exec {sys.executable} "$@"')
+
+
+def calling_itself(version: str, path: Path) -> Path:
+    """This Python, which says that it has another version."""
+    lie = path.with_name("lie")
+    lie.mkdir(parents=True)
+    (lie / "sitecustomize.py").write_text(f"import platform\nplatform.python_version = lambda: {version!r}\n")
+    answer = f'[ "$1" = --version ] && echo Python {version} && exit'
+    return script(path, answer, f"export PYTHONPATH={lie}", f'exec {sys.executable} "$@"')
+
+
+def real_python(path: Path) -> Path:
+    """The Python that this one's environment was made with, under another name."""
+    return script(path, f'exec {sys._base_executable} "$@"')  # type: ignore[attr-defined]

@@ -1,0 +1,133 @@
+"""The Ansible role, run by the real ansible-playbook against a loopback sshd."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builds import bundle as build
+from tests.builds import follow
+from tests.fleets import over, write_targets
+from tests.servers import needs_sshd
+from tests.test_deploy import pointer
+from toolkit.config import config_dir
+from toolkit.kit import export_kit
+from toolkit.profiles import load_profile
+from toolkit.transport.sshd import PrivateSshd
+
+REPO = Path(__file__).parents[1]
+ANSIBLE = REPO / "ansible"
+PROGRAM = Path(sys.executable).with_name("ansible-playbook")
+MINOR = ".".join(platform.python_version_tuple()[:2])
+
+
+def playbook(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    variables = dict(os.environ, ANSIBLE_HOME=str(Path.cwd()), ANSIBLE_NOCOLOR="1", PYTHONPATH=str(REPO))
+    return subprocess.run(
+        [PROGRAM, ANSIBLE / f"{name}.yml", *options], env=variables, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("path", sorted(ANSIBLE.glob("*.yml")), ids=lambda path: path.stem)
+def test_the_playbooks_and_their_role_are_read(path: Path) -> None:
+    done = playbook(path.stem, "--syntax-check", "-i", "localhost,")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def device(tmp_path: Path, runtimes: Path) -> Iterator[Path]:
+    """The install root of target `pi5` behind an sshd, in an inventory that edgephi prints."""
+    root = tmp_path / "device"
+    with PrivateSshd(tmp_path / "sshd") as server:
+        target = over(server, "pi5", root).model_copy(update={"python": sys.executable})
+        write_targets(config_dir() / "targets", [target])
+        inventory = Path("edgephi-inventory")
+        inventory.write_text(f'#!/bin/sh\nexec {sys.executable} -m toolkit inventory --ansible "$@"\n')
+        inventory.chmod(0o755)
+        yield root
+
+
+def kit_of(recipe: str, folder: Path) -> Path:
+    follow(export_kit(build(recipe), [load_profile("local")], folder, pythons=[MINOR]))
+    return folder
+
+
+def changes(done: subprocess.CompletedProcess[str]) -> int:
+    """How many tasks changed something on the one host, of a run in which none failed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = re.findall(r"^pi5 +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=0", done.stdout, re.MULTILINE)
+    return int(line)
+
+
+def install(kit: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return playbook("install", "-i", "./edgephi-inventory", "-e", f"edgephi_bundle_kit={kit}", *options)
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_a_bundle_comes_goes_back_and_never_half(device: Path, runtimes: Path, tmp_path: Path) -> None:
+    int4, fp32 = build("int4-rtn-b32"), build("fp32")
+    first, second = kit_of("int4-rtn-b32", tmp_path / "first"), kit_of("fp32", tmp_path / "second")
+
+    assert changes(install(first, "--check")) > 0
+    assert not device.exists()
+    device.mkdir(mode=0o700)
+    (device / "runtimes").symlink_to(runtimes)
+    assert changes(install(first)) > 0
+    assert pointer(device)["release"] == int4.id
+    assert changes(install(first)) == 0
+    assert changes(install(first, "--check")) == 0
+
+    # A file that isn't what its hash says, as a bad disk of the controller makes it.
+    torn = tmp_path / "torn"
+    shutil.copytree(second, torn)
+    known = {artifact.sha256 for artifact in int4.manifest.artifacts}
+    victim = next(path for path in (torn / "blobs").iterdir() if path.name not in known)
+    victim.chmod(0o644)
+    victim.write_bytes(b"\0" + victim.read_bytes()[1:])
+    failed = install(torn)
+    assert failed.returncode != 0
+    assert "SHA-256" in failed.stdout
+    assert pointer(device)["release"] == int4.id
+    assert not (device / "releases" / fp32.id).exists()
+
+    assert changes(install(second)) > 0
+    assert pointer(device)["release"] == fp32.id
+    assert changes(playbook("rollback", "-i", "./edgephi-inventory")) == 1
+    assert pointer(device)["release"] == int4.id
+    nothing_before = playbook("rollback", "-i", "./edgephi-inventory")
+    assert nothing_before.returncode != 0
+    assert "there is no release to go back to" in nothing_before.stdout
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_a_device_of_another_class_is_refused(device: Path, tmp_path: Path) -> None:
+    bundle, pi5 = build("int4-rtn-b32"), load_profile("raspberry-pi-5-8gb")
+    follow(export_kit(bundle, [pi5], tmp_path / "kit"))
+    named = install(tmp_path / "kit")
+    assert named.returncode != 0 and "the host's profile is 'local'" in named.stdout
+    taken = install(tmp_path / "kit", "-e", "edgephi_bundle_profile=raspberry-pi-5-8gb")
+    assert taken.returncode != 0 and "raspberry-pi-5-8gb is linux on aarch64" in taken.stdout
+    assert not (device / "releases").exists()
+
+
+@pytest.mark.slow
+@needs_sshd
+def test_a_runtime_comes_with_its_wheels(device: Path, tmp_path: Path) -> None:
+    bundle, here = build("int4-rtn-b32"), load_profile("local")
+    follow(export_kit(bundle, [here], tmp_path / "kit", pythons=[MINOR], wheels=True))
+    parts = json.loads((tmp_path / "kit" / "kit.json").read_text())
+    assert changes(install(tmp_path / "kit")) > 0
+    lock = parts["profiles"]["local"]["runtimes"][MINOR]["lock"]
+    assert [path.name for path in (device / "runtimes").iterdir()] == [lock]
+    assert pointer(device)["release"] == bundle.id

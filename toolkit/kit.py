@@ -1,0 +1,150 @@
+"""A kit: one folder with all that another engine needs to bring a bundle to devices through their agent.
+
+kit.json            what to ask the agent for, complete requests; see `export_kit`
+agent.pyz           the agent
+blobs/<sha256>      the bundle's files
+wheels/<sha256>     the runtimes' wheels, where they don't come from the devices' index
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.agent import PROTOCOL, agent_archive, agent_sha256
+from toolkit.bundle import Bundle, describe_file, verify_bundle
+from toolkit.deploy import check_request, needed_bytes
+from toolkit.errors import ConfigError
+from toolkit.events import Service, Step
+from toolkit.oci import Source
+from toolkit.profiles import Profile
+from toolkit.provision import provision_request
+from toolkit.push import CHUNK_BYTES
+from toolkit.pythons import MINORS, suits
+from toolkit.runtime import Runtime, fetch_wheels, runtime_for
+from toolkit.signatures import read_signatures
+
+KIT_VERSION = 1
+KIT_FILE = "kit.json"
+
+
+def export_kit(
+    bundle: Bundle,
+    profiles: Sequence[Profile],
+    folder: Path,
+    *,
+    pythons: Sequence[str] = (),
+    wheels: bool = False,
+    source: Source | None = None,
+) -> Service[None]:
+    """Write the kit that brings a bundle to devices of these profiles, in place of the one that is there.
+
+    `pythons` are the versions (3.12) that devices have, all that suit by default; `wheels` puts the wheels for them
+    into the kit; the devices pull the bundle's files from `source` if there is one, and of the bundle only its manifest
+    need be here. Raises ConfigError when the folder is something else, or a profile has no Python of these.
+    """
+    if folder.exists() and not (folder / KIT_FILE).is_file():
+        raise ConfigError(f"{folder} is there and isn't a kit", "name a folder that doesn't exist yet")
+    if source is None:
+        yield Step(f"verify {bundle.manifest.name}")
+        yield from verify_bundle(bundle)
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / "blobs").mkdir(parents=True)
+    for artifact in bundle.manifest.artifacts if source is None else ():
+        _link(bundle.path / artifact.path, beside / "blobs" / artifact.sha256)
+    (beside / "agent.pyz").write_bytes(agent_archive())
+    described = {}
+    for profile in profiles:
+        runtimes = {}
+        for runtime in _runtimes(profile, pythons):
+            files = (yield from _put_wheels(runtime, beside / "wheels")) if wheels else []
+            runtimes[runtime.platform.python] = _runtime_part(bundle, profile, runtime, files)
+        described[profile.name] = _profile_part(bundle, profile, runtimes)
+    text = json.dumps(_kit(bundle, described, source), indent=1, sort_keys=True)
+    (beside / KIT_FILE).write_text(text + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def _runtimes(profile: Profile, pythons: Sequence[str]) -> Iterator[Runtime]:
+    wanted = profile.runtime.python
+    found = [minor for minor in pythons or MINORS if suits(f"{minor}.0", wanted)]
+    if not found:
+        raise ConfigError(f"profile {profile.name}: its runtime needs Python {wanted}", "name such a --python, or none")
+    for minor in found:
+        yield runtime_for(profile, minor)
+
+
+def _put_wheels(runtime: Runtime, folder: Path) -> Service[list[dict[str, str]]]:
+    yield Step(f"fetch wheels for {runtime.platform}")
+    folder.mkdir(exist_ok=True)
+    files = []
+    for path in (yield from fetch_wheels(runtime, None)):
+        sha256 = describe_file(path, path.name).sha256
+        _link(path, folder / sha256)
+        files.append({"name": path.name, "sha256": sha256})
+    return files
+
+
+def _link(source: Path, target: Path) -> None:
+    """Without a second copy of the bytes where the disk allows it; two files with one hash are one."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _kit(bundle: Bundle, profiles: dict[str, Any], source: Source | None) -> dict[str, Any]:
+    name = f"agent-{agent_sha256()[:16]}"
+    artifacts = [{"sha256": a.sha256, "size_bytes": a.size_bytes} for a in bundle.manifest.artifacts]
+    places = [place.url for place in source.repositories()] if source else []
+    return {
+        "kit_version": KIT_VERSION,
+        "agent": {"name": f"{name}.pyz", "arrival": f"{name}.kit.tmp", "sha256": agent_sha256()},
+        "settle": _request("settle"),
+        "probe": _request("probe"),
+        "releases": _request("releases"),
+        "bundle": {"name": bundle.manifest.name, "release": bundle.id},
+        "missing": _request("missing", release=bundle.id, artifacts=artifacts, chunk_bytes=CHUNK_BYTES),
+        "pull": _request("pull", artifacts=artifacts, sources=places) if places else None,
+        "install": _request(
+            "install", release=bundle.id, manifest=bundle.manifest_text, signatures=read_signatures(bundle)
+        ),
+        "profiles": profiles,
+    }
+
+
+def _profile_part(bundle: Bundle, profile: Profile, runtimes: dict[str, Any]) -> dict[str, Any]:
+    """What a device has to be; what its runtime is asked for, by its Python."""
+    needed = needed_bytes(bundle, profile)
+    return {
+        "arch": profile.hardware.arch,
+        "os": profile.hardware.os,
+        "ram_bytes": needed and needed + profile.hardware.ram_reserved_bytes,
+        "runtimes": runtimes,
+    }
+
+
+def _runtime_part(
+    bundle: Bundle, profile: Profile, runtime: Runtime, wheels: Sequence[dict[str, str]]
+) -> dict[str, Any]:
+    where = {"runtime": runtime.lock, "release": bundle.id}
+    return {
+        "lock": runtime.lock,
+        "wheels": [wheel["sha256"] for wheel in wheels],
+        "query": _request("provision", lock=runtime.lock, query_only=True),
+        "provision": _request("provision", **provision_request(runtime, wheels)),
+        "check": _request("check", **check_request(profile), **where),
+        "activate": _request("activate", **where),
+    }
+
+
+def _request(op: str, **params: Any) -> dict[str, Any]:
+    return {"protocol": PROTOCOL, "op": op, "by": "a kit", **params}

@@ -1,0 +1,101 @@
+"""The runtime on a device: a Python that suits it, and its wheels, from an index of the device's or from here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.answers import Provisioned, Pythons
+from toolkit.bundle import describe_file
+from toolkit.device import Device, check_profile
+from toolkit.errors import ConfigError, NoIndex
+from toolkit.events import Service, Step
+from toolkit.push import Upload, push
+from toolkit.pythons import Interpreter, best, suits
+from toolkit.runtime import Runtime, describe, fetch_wheels, unsuitable_python
+from toolkit.targets import can_be_python
+
+
+def suitable_probe(device: Device) -> Service[dict[str, Any]]:
+    """What the device says of itself, asked with a Python that suits its profile's runtime.
+
+    Where the target's file names none and the default doesn't suit, the newest other one there that does is taken.
+    Raises ConfigError when the device isn't of its profile's class, or has no such Python, with what to type there.
+    """
+    probe: dict[str, Any] = yield from device.call("probe")
+    check_profile(device, probe)
+    wanted = device.profile.runtime.python
+    if suits(probe["python"], wanted):
+        return probe
+    choice = other_python(device)
+    refused = unsuitable_python(device.target, device.profile, probe)
+    if choice is None:
+        raise refused
+    if device.target.names_python:
+        hint = f'there is a Python {choice.version}: python = "{choice.path}" in the target\'s file'
+        raise ConfigError(refused.message, hint)
+    yield Step(f"{refused.message}: {choice.path} ({choice.version}) is taken")
+    device.use_python(choice.path)
+    probe = yield from device.call("probe")
+    return probe
+
+
+def other_python(device: Device) -> Interpreter | None:
+    """The newest Python there that suits the profile's runtime, whatever the agent runs with."""
+    found = (Interpreter(one.path, one.version, one.has_ensurepip) for one in device.ask(Pythons).pythons)
+    return best((other for other in found if can_be_python(other.path)), device.profile.runtime.python)
+
+
+def ensure_runtime(
+    device: Device, probe: dict[str, Any], *, offline: bool | None = None, wheels: Path | None = None
+) -> Service[Runtime]:
+    """Have the runtime that the profile asks for installed, and seen to import; what is there already stays beside it.
+
+    Its wheels come from the device's index with `offline` False, from here with True or with a folder of `wheels`.
+    With None they come from here when the device reaches no index.
+    """
+    runtime = describe(device.target, device.profile, probe)
+    answer = device.ask(Provisioned, lock=runtime.lock, packages=list(runtime.packages), query_only=True)
+    if answer.installed is False:
+        yield Step(f"{device.target.name}: runtime {runtime.lock} is installed", skipped=True)
+        return runtime.with_installed(answer.packages)
+    if runtime.wheels is None:
+        packages = ", ".join(runtime.packages)
+        yield Step(f"no wheels are locked for {packages} on {runtime.platform}: they are resolved by name and version")
+    from_here = offline or wheels is not None
+    if not from_here:
+        try:
+            return (yield from _install(device, runtime, ()))
+        except NoIndex as exc:
+            if offline is False:
+                raise
+            yield Step(f"{exc.message}: its wheels are pushed from here")
+    yield Step(f"fetch wheels for {runtime.platform}")
+    files = [_upload(wheel) for wheel in (yield from fetch_wheels(runtime, wheels))]
+    yield from push(device, files)
+    return (yield from _install(device, runtime, files))
+
+
+def _install(device: Device, runtime: Runtime, files: Sequence[Upload]) -> Service[Runtime]:
+    """From pushed files, or without any from the device's index."""
+    yield Step(f"{device.target.name}: install runtime {runtime.lock} ({', '.join(runtime.packages)})")
+    wheels = [{"name": file.source.name, "sha256": file.sha256} for file in files]
+    answer = yield from device.call(Provisioned, **provision_request(runtime, wheels))
+    return runtime.with_installed(answer.packages)
+
+
+def provision_request(runtime: Runtime, wheels: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """What the agent is asked for: to install the named wheels, which are in its incoming/, or from its index."""
+    request: dict[str, Any] = {"lock": runtime.lock, "packages": list(runtime.packages)}
+    if wheels:
+        request["wheels"] = list(wheels)
+    elif runtime.wheels is not None:
+        request["locked"] = [wheel.requirement for wheel in runtime.wheels.wheels]
+        request["smallest"] = runtime.wheels.smallest.requirement
+    return request
+
+
+def _upload(path: Path) -> Upload:
+    artifact = describe_file(path, path.name)
+    return Upload(path, artifact.sha256, artifact.size_bytes)

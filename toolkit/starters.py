@@ -1,0 +1,33 @@
+"""Commands of a device that may be a Python, for where the usual one isn't there."""
+
+from __future__ import annotations
+
+import re
+
+from toolkit.errors import RemoteCommandFailed
+from toolkit.pythons import OLDEST
+from toolkit.transport import Transport
+
+# Names that systems use, the launcher of Windows, and where uv and pyenv put theirs, of which a session that isn't a
+# login doesn't know.
+STARTERS = (
+    *(f"python3.{minor}" for minor in range(14, 8, -1)),
+    *("python", "py", ".pyenv/shims/python3"),
+    *(f".local/bin/python3.{minor}" for minor in range(14, 9, -1)),
+)
+
+
+def find_starter(transport: Transport) -> str | None:
+    """A command there that starts a Python which runs the agent."""
+    for command in STARTERS:
+        try:
+            process = transport.start([command, "--version"])
+            process.close_stdin()
+            said = b"".join(process.lines()).decode("utf-8", "replace")
+            status = process.wait()
+        except RemoteCommandFailed:
+            continue
+        version = re.match(r"Python (\d+)\.(\d+)", said)
+        if status == 0 and version and (int(version[1]), int(version[2])) >= OLDEST:
+            return command
+    return None
