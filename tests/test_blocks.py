@@ -20,6 +20,7 @@ def test_a_file_is_cut_at_its_tensors_and_at_every_4_mib_of_a_long_one() -> None
     assert cut(10, [4, 4, 7, 0, 10, 99, -1]) == [4, 3, 3]
     assert cut(9 * MIB, [MIB]) == [MIB, BLOCK_BYTES, BLOCK_BYTES]
     assert cut(9 * MIB, []) == [BLOCK_BYTES, BLOCK_BYTES, MIB]
+    assert cut(9 * MIB, range(MIB)) == [BLOCK_BYTES, BLOCK_BYTES, MIB], "a graph that names absurdly many"
 
 
 def test_the_tensors_are_those_that_onnx_finds() -> None:

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ BLOCK_BYTES = 4 * 2**20
 LEAST_FILE_BYTES = 2**20
 # A graph with its weights outside has a few megabytes at most.
 _LARGEST_GRAPH_BYTES = 64 * 2**20
+# Phi-3-medium has some 3,000; a graph that names many more isn't worth the length of its list.
+_MOST_BLOCKS = 2**16
 # onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.external_data, StringStringEntryProto.
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
 # Devices of one rollout get the same bundle at the same time.
@@ -60,13 +62,13 @@ def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
     return found
 
 
-def cut(size_bytes: int, starts: Iterable[int]) -> list[int]:
+def cut(size_bytes: int, starts: Collection[int]) -> list[int]:
     """Lengths of the blocks of a file whose tensors begin, or end, at `starts`."""
     edges = sorted({0, size_bytes, *(start for start in starts if 0 < start < size_bytes)})
     lengths = []
     for begin, end in itertools.pairwise(edges):
         lengths += [min(BLOCK_BYTES, end - start) for start in range(begin, end, BLOCK_BYTES)]
-    return lengths
+    return lengths if len(lengths) <= _MOST_BLOCKS or not starts else cut(size_bytes, [])
 
 
 def _hash(path: Path, lengths: list[int], total: int) -> Service[tuple[Block, ...]]:
