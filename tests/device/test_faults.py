@@ -123,8 +123,8 @@ def broken_by(service: Service[object], strike: Callable[[Event], bool], fault: 
     assert struck, "the fault came too late"
 
 
-def sent(count: int) -> Callable[[Event], bool]:
-    return lambda event: isinstance(event, Progress) and event.label == "push" and event.done >= count
+def sent(count: int, label: str = "push") -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, Progress) and event.label == label and event.done >= count
 
 
 def says(text: str) -> Callable[[Event], bool]:
@@ -138,7 +138,8 @@ def over(relay: Relay, target: Target, tmp_path: Path) -> Target:
     return target.model_copy(update={"port": relay.port, "known_hosts": known})
 
 
-@pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_900_000), 20)))
+# Of the 2.6 MB that are left when the embedding is copied on the device.
+@pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_500_000), 20)))
 def test_the_link_is_cut_while_files_are_pushed(table: Table, target: Target, tmp_path: Path, offset: int) -> None:
     assert target.port is not None
     relay = Relay(target.port)
@@ -146,6 +147,14 @@ def test_the_link_is_cut_while_files_are_pushed(table: Table, target: Target, tm
     with connect(over(relay, target, tmp_path), limit_bytes_per_s=8e6) as device:
         broken_by(deploy(new(), device), sent(offset), relay.cut)
     settle(table, "link cut while files are pushed", target)
+
+
+def test_the_link_is_cut_while_the_device_copies(table: Table, target: Target, tmp_path: Path) -> None:
+    assert target.port is not None
+    relay = Relay(target.port)
+    with connect(over(relay, target, tmp_path)) as device:
+        broken_by(deploy(new(), device), sent(1, "reuse"), relay.cut)
+    settle(table, "link cut while the device copies what it has", target)
 
 
 @pytest.mark.parametrize("text", ["verify phi3-nano", "load it and generate"])
