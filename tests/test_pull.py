@@ -23,7 +23,6 @@ from tests.registries import (
     reply,
 )
 from tests.test_deploy import device_at, pointer, steps, target_over
-from toolkit.answers import Authorize
 from toolkit.bundle import Bundle
 from toolkit.deploy import Delivery, deploy, install
 from toolkit.device import connect
@@ -31,6 +30,7 @@ from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
 from toolkit.gate import with_gate_figures
+from toolkit.messages import Authorize
 from toolkit.oci import Reference, Source, parse_reference, with_mirrors
 from toolkit.profiles import load_profile
 from toolkit.publish import push_bundle, remote_bundle

@@ -5,22 +5,16 @@ A device may be broken, may be somebody else's, and may lie: nothing of it is us
 
 from __future__ import annotations
 
-import json
-import math
-import unicodedata
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from toolkit.bundle import Manifest, Sha256
 from toolkit.distrust import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 from toolkit.errors import AgentError
 
-# A line holds a few kilobytes; a list of manifests or of log-likelihoods some hundred. More isn't our agent's.
-LONGEST_LINE_BYTES = 16 * 2**20
-_DEEPEST = 32
 _HINT = "is it edgephi's agent that answers there? `edgephi doctor` looks at it step by step"
 
 Text = Annotated[str, Field(strict=True, max_length=4096)]
@@ -34,11 +28,13 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
-class _Said(BaseModel):
+class Said(BaseModel):
+    """What an agent says is kept as it was said; what a newer one adds is passed over."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Answer(_Said):
+class Answer(Said):
     """The result of the operation `op`."""
 
     op: ClassVar[str]
@@ -51,7 +47,7 @@ class Settled(Answer):
     was_whole: StrictBool
 
 
-class Lacking(_Said):
+class Lacking(Said):
     """A file that isn't on the device, and the SHA-256 of every chunk that arrived of it, right or wrong."""
 
     sha256: Sha256
@@ -66,8 +62,8 @@ class Missing(Answer):
 
     def of(self, asked: Collection[str], who: str) -> tuple[Lacking, ...]:
         """The missing files, each one of those that were asked for. Raises AgentError for any other."""
-        names = [entry.sha256 for entry in self.missing]
-        strange = [name for name in names if name not in asked or names.count(name) > 1]
+        names = Counter(entry.sha256 for entry in self.missing)
+        strange = [name for name, count in names.items() if name not in asked or count > 1]
         if strange:
             raise AgentError(f"{who}: the agent lacks a file that it wasn't asked for: {strange[0][:12]}", _HINT)
         return self.missing
@@ -90,12 +86,12 @@ class Pulled(Answer):
     pulled_bytes: Bytes
 
 
-class InstalledFile(_Said):
+class InstalledFile(Said):
     model_config = ConfigDict(extra="allow")
     size_bytes: Bytes
 
 
-class InstalledManifest(_Said):
+class InstalledManifest(Said):
     """What every version of a manifest has, and the rest as it came; `Installed.parsed` reads all of it."""
 
     model_config = ConfigDict(extra="allow")
@@ -107,7 +103,7 @@ class InstalledManifest(_Said):
         return sum(artifact.size_bytes for artifact in self.artifacts)
 
 
-class Installed(_Said):
+class Installed(Said):
     """A release in the device's store."""
 
     release: Sha256
@@ -120,7 +116,7 @@ class Installed(_Said):
         return parse(Manifest, self.manifest.model_dump(mode="json"), who, f"about release {self.release[:12]}")
 
 
-class Active(_Said):
+class Active(Said):
     """A release and the runtime that executes it; neither where nothing is active."""
 
     release: Sha256 | None
@@ -161,7 +157,7 @@ class Provisioned(Answer):
     packages: tuple[Text, ...] = ()
 
 
-class FoundPython(_Said):
+class FoundPython(Said):
     """A CPython of the device that a runtime could be made with."""
 
     path: Text
@@ -174,7 +170,7 @@ class Pythons(Answer):
     pythons: tuple[FoundPython, ...]
 
 
-class CheckedRelease(_Said):
+class CheckedRelease(Said):
     release: Sha256
     damaged: tuple[Text, ...]
 
@@ -207,7 +203,7 @@ class Generated(Answer):
     generated_tokens: Count
 
 
-class Continuation(_Said):
+class Continuation(Said):
     prompt: tuple[Count, ...]
     tokens: tuple[Count, ...]
 
@@ -221,7 +217,7 @@ class ReferenceMade(Answer):
     continuations: tuple[Continuation, ...]
 
 
-class ComparedWindow(_Said):
+class ComparedWindow(Said):
     nll: Number
     reference_nll: Number
     kld: Annotated[tuple[Number, ...], Field(min_length=1)]
@@ -241,7 +237,7 @@ class Evaluated(Answer):
     stepwise: StrictBool
 
 
-class Jetson(_Said):
+class Jetson(Said):
     l4t: Text
     jetpack: Text | None
 
@@ -287,181 +283,10 @@ class ProbeFacts(Answer):
     root_owned: StrictBool | None
 
 
-class ProgressMade(_Said):
-    label: Text
-    done: Annotated[float, Field(strict=True, ge=0, lt=2**60)]
-    total: Annotated[float, Field(strict=True, ge=0, lt=2**60)] | None
-    unit: Literal["bytes", "steps"]
-
-
-class Holder(_Said):
-    by: Text
-    op: Text
-    since_unix_s: UnixTime
-
-
-class Waiting(_Said):
-    """Somebody else has the lock; who, isn't known in the moment before they have written it down."""
-
-    holder: Holder | None
-
-
-class Warned(_Said):
-    """Something the user should know although the work goes on."""
-
-    text: Text
-
-
-class Authorize(_Said):
-    """One of the sources that a pull was given, by number, wants to know who asks."""
-
-    source: Count
-
-
-class Held(_Said):
-    """The lock is ours, and that much of what was asked for is missing."""
-
-    found: Missing
-
-
-class ModelReady(_Said):
-    load_ns: Nanoseconds
-    context_tokens: Count
-
-
-class Forgot(_Said):
-    """The oldest turns of a conversation, which its context has no room for."""
-
-    turns: Count
-
-
-class Prefill(_Said):
-    tokens: Count
-
-
-class TokenText(_Said):
-    text: Text
-
-
-class TurnEnd(_Said):
-    """An answer is over. `token_ns` counts from the submitted prompt, one for every token."""
-
-    prompt_tokens: Count
-    token_ns: tuple[Nanoseconds, ...]
-    stopped: StrictBool
-
-    @model_validator(mode="after")
-    def _in_order(self) -> TurnEnd:
-        if any(late < early for early, late in zip(self.token_ns, self.token_ns[1:], strict=False)):
-            raise ValueError("time runs backwards in token_ns")
-        return self
-
-
-class Scored(_Said):
-    """How likely a continuation is, in nats, and whether it is what the model would say."""
-
-    log_likelihood: Number
-    greedy: StrictBool
-
-
-class Completed(_Said):
-    text: Annotated[str, Field(strict=True, max_length=2**20)]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an operation ends with, not looked at yet."""
-
-    payload: dict[str, Any]
-
-
-class Failure(_Said):
-    """Why an operation ended, by a code from the agent's short list."""
-
-    code: Text = "unknown"
-    message: StrictStr
-    hint: StrictStr | None = None
-
-
-Event = (
-    ProgressMade
-    | Waiting
-    | Warned
-    | Authorize
-    | Held
-    | ModelReady
-    | Forgot
-    | Prefill
-    | TokenText
-    | TurnEnd
-    | Scored
-    | Completed
-)
-_EVENTS: dict[str, type[Event]] = {
-    "progress": ProgressMade,
-    "waiting": Waiting,
-    "warning": Warned,
-    "authorize": Authorize,
-    "held": Held,
-    "ready": ModelReady,
-    "forgot": Forgot,
-    "prefill": Prefill,
-    "token": TokenText,
-    "turn_end": TurnEnd,
-    "score": Scored,
-    "completion": Completed,
-}
 _ANSWERS: dict[str, type[Answer]] = {answer.op: answer for answer in Answer.__subclasses__()}
 
 A = TypeVar("A", bound=Answer)
 M = TypeVar("M", bound=BaseModel)
-
-
-def decode(line: bytes, protocol: int) -> tuple[str, dict[str, Any]]:
-    """A line to its kind (`event`, `result` or `error`) and what it says. Raises ValueError for anything else."""
-    if len(line) > LONGEST_LINE_BYTES:
-        raise ValueError(f"a line of more than {LONGEST_LINE_BYTES} bytes")
-    try:
-        message = json.loads(line, parse_constant=_no_number, parse_float=_finite)
-    except RecursionError as exc:
-        raise ValueError("nested too deeply") from exc
-    if not isinstance(message, dict) or message.get("protocol") != protocol:
-        raise ValueError("another protocol")
-    kind = next((kind for kind in ("event", "result", "error") if kind in message), None)
-    if kind is None or not isinstance(message[kind], dict):
-        raise ValueError("neither event nor result nor error")
-    return kind, _printable(message[kind], _DEEPEST)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} isn't a number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _no_number(text)
-
-
-def _printable(value: Any, depth: int) -> Any:
-    """The same, without characters that would steer a terminal; line ends and tabs stay."""
-    if isinstance(value, str):
-        if value.isprintable():
-            return value
-        return "".join("\ufffd" if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs") else c for c in value)
-    if isinstance(value, dict | list) and depth == 0:
-        raise ValueError("nested too deeply")
-    if isinstance(value, dict):
-        return {_printable(key, depth): _printable(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item, depth - 1) for item in value]
-    return value
-
-
-def parse_event(payload: dict[str, Any], who: str) -> Event | None:
-    """An event; None for one that a newer agent may know. Raises AgentError."""
-    kind = payload.get("type")
-    model = _EVENTS.get(kind) if isinstance(kind, str) else None
-    return None if model is None else parse(model, payload, who, f"('{kind}')")
 
 
 def check(op: str, payload: dict[str, Any], who: str) -> None:

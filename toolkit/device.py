@@ -16,25 +16,7 @@ from functools import partial
 from typing import Any, overload
 
 from toolkit.agent import PROTOCOL, agent_archive, agent_file, agent_sha256
-from toolkit.answers import (
-    A,
-    Answer,
-    Authorize,
-    Event,
-    Failure,
-    Held,
-    Holder,
-    Missing,
-    ProgressMade,
-    Result,
-    Settled,
-    Waiting,
-    Warned,
-    check,
-    decode,
-    parse,
-    parse_event,
-)
+from toolkit.answers import A, Answer, Missing, Settled, check, parse
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -49,6 +31,19 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
+from toolkit.messages import (
+    Authorize,
+    Event,
+    Failure,
+    Held,
+    Holder,
+    ProgressMade,
+    Result,
+    Waiting,
+    Warned,
+    decode,
+    parse_event,
+)
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.runtime import Runtime

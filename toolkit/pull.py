@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.answers import Authorize, Pulled
+from toolkit.answers import Pulled
 from toolkit.bundle import Artifact
 from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step
+from toolkit.messages import Authorize
 from toolkit.oci import Repository, Source, file_layer, is_loopback
 from toolkit.registry import Registry
 
