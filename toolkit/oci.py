@@ -7,7 +7,6 @@ SHA-256 that the bundle's own manifest has of the file, and that manifest's is t
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,16 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.bundle import Manifest, Sha256, canonical_json
-from toolkit.distrust import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNATURES, SIGNATURES, signature_name
+from toolkit.distrust import (
+    LARGEST_MANIFEST_BYTES,
+    LARGEST_SIGNATURE_BYTES,
+    MANIFEST_NAME,
+    MOST_BYTES,
+    MOST_SIGNATURES,
+    SIGNATURES,
+    read_json,
+    signature_name,
+)
 from toolkit.errors import ConfigError, CorruptBundle
 
 SCHEME = "oci://"
@@ -29,9 +37,6 @@ TITLE = "org.opencontainers.image.title"
 # The empty JSON object, which stands where images have a configuration.
 EMPTY = b"{}"
 DEFAULT_TAG = "latest"
-# Registries take 4 MiB; our own manifest has an entry for each file as well, and whole figures.
-LARGEST_MANIFEST_BYTES = 4 * 2**20
-_LARGEST_FILE_BYTES = 1 << 40
 _WRITTEN_LIKE = "write it like oci://registry.example.com/models/phi3:v1"
 _MIRROR_LIKE = "write it like https://mirror.example.com:5000, with /NAMESPACE where the mirror keeps copies below one"
 _OFFER = "edgephi bundle push makes one"
@@ -183,7 +188,7 @@ class Layer(_Record):
 
     mediaType: str = FILE_LAYER
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-    size: int = Field(ge=0, lt=_LARGEST_FILE_BYTES)
+    size: int = Field(ge=0, lt=MOST_BYTES)
     annotations: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -237,13 +242,12 @@ def read_image_manifest(raw: bytes, where: str) -> tuple[Layer, ...]:
     Raises CorruptBundle when it is none, is of something else, or lists what no bundle has.
     """
     try:
-        value = json.loads(raw)
-        image = _Image.model_validate(value)
+        image = _Image.model_validate(read_json(raw))
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise CorruptBundle(f"{where}: no manifest of an artifact: {key}: {first['msg']}", _OFFER) from exc
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise CorruptBundle(f"{where}: no manifest of an artifact: {exc}", _OFFER) from exc
     if image.artifactType != ARTIFACT_TYPE:
         raise CorruptBundle(f"{where}: no edgephi bundle, but {image.artifactType or image.mediaType}", _OFFER)

@@ -21,13 +21,12 @@ from toolkit.bundle import (
     store_dir,
 )
 from toolkit.config import cache_dir, shown
-from toolkit.distrust import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME
+from toolkit.distrust import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
 from toolkit.locks import try_lock
 from toolkit.oci import (
     EMPTY,
-    LARGEST_MANIFEST_BYTES,
     Layer,
     Reference,
     Repository,
@@ -35,12 +34,12 @@ from toolkit.oci import (
     empty_layer,
     file_layer,
     image_manifest,
-    is_signature,
     manifest_layer,
     read_image_manifest,
     signature_layers,
 )
 from toolkit.registry import Registry
+from toolkit.signatures import read_signatures
 
 # Beside what is pulled, for the file system's own needs.
 _SPARE_BYTES = 64 * 2**20
@@ -114,11 +113,9 @@ def _push_empty(registry: Registry) -> None:
 
 def _local_layers(bundle: Bundle) -> list[Layer]:
     signatures = []
-    for path in sorted(bundle.path.glob("*/*.sig")):
-        name = path.relative_to(bundle.path).as_posix()
-        if is_signature(name) and path.is_file() and not path.is_symlink():
-            raw = path.read_bytes()
-            signatures.append(file_layer(name, hashlib.sha256(raw).hexdigest(), len(raw)))
+    for name in read_signatures(bundle):
+        raw = (bundle.path / SIGNATURES / name).read_bytes()
+        signatures.append(file_layer(f"{SIGNATURES}/{name}", hashlib.sha256(raw).hexdigest(), len(raw)))
     manifest_bytes = (bundle.path / MANIFEST_NAME).stat().st_size
     return bundle_layers(bundle.manifest, bundle.id, manifest_bytes, signatures)
 

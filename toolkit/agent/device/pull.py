@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from toolkit.distrust import MOST_BYTES
+
 from .layout import BLOBS, INCOMING, ROOT
 from .locks import held
 from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
@@ -17,7 +19,6 @@ from .sources import Broken, Refused, Source, pause
 
 # Tries in a row that bring nothing before a source is given up.
 TRIES = 6
-LARGEST_BYTES = 1 << 40
 # What the store and the release may need on top of what is pulled.
 SPARE_BYTES = 64 << 20
 SHOWN_S = 0.2
@@ -35,7 +36,7 @@ def op_pull(request: dict[str, Any]) -> dict[str, Any]:
     sources = [Source(number, url, ask_host) for number, url in enumerate(request["sources"])]
     wanted = {artifact["sha256"]: artifact for artifact in request["artifacts"]}
     for sha256, artifact in wanted.items():
-        if not HEX64.match(sha256) or not 0 <= artifact["size_bytes"] < LARGEST_BYTES:
+        if not HEX64.match(sha256) or not 0 <= artifact["size_bytes"] < MOST_BYTES:
             raise AgentFailure("bad_request", f"not an artifact: {sha256!r}")
     with held("push.lock", request):
         INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
