@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -166,7 +167,10 @@ def check_machine() -> None:
             "edgephi run MODEL local tries a bundle on this machine",
         )
     if os.geteuid() != 0:
-        raise ConfigError("emulating a board takes root: it mounts file systems", "the same command after sudo")
+        raise ConfigError(
+            "emulating a board takes root: it mounts file systems",
+            f"sudo {sys.executable} -m toolkit emulate …, and so for all that uses the board",
+        )
     missing = {package for tool, package in _TOOLS.items() if shutil.which(tool) is None}
     if missing:
         packages = " ".join(sorted(missing))
