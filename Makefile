@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-board test-faults test-memory docs locks results matrix push-speed fleet-sim clean
+.PHONY: demo test check test-slow test-board test-faults test-power test-memory docs locks results matrix push-speed fleet-sim clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
 
 test: check
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow and not faults and not board"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow and not faults and not power and not board"
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
@@ -21,6 +21,10 @@ test-board: $(VENV)/.ready
 # Root for the small disks; five minutes.
 test-faults: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m faults
+
+# Root, qemu-system-arm, mmdebstrap and e2fsprogs; ten minutes, and packages of Debian the first time.
+test-power: $(VENV)/.ready
+	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m power
 
 # Root, 24 GiB of memory, 60 GB of disk, twenty minutes to an hour.
 test-memory: $(VENV)/.ready

@@ -17,7 +17,7 @@ from toolkit.bundle import open_bundle
 from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
-from toolkit.events import Event
+from toolkit.events import Event, Warning_
 from toolkit.push import CHUNK_BYTES
 from toolkit.releases import activate, prune, verify
 from toolkit.signatures import sign
@@ -102,6 +102,37 @@ def test_a_flipped_bit_is_found_and_a_repaired_device_gets_that_file_alone_again
     follow(deploy(int4, device), events)
     assert any("push 1 of " in text for text in steps(events))
     assert follow(verify(device)).active == int4.id
+
+
+def test_a_damaged_release_is_not_activated_and_a_deploy_heals_it(device: Device, root: Path) -> None:
+    fp32, int4 = build("fp32"), build("int4-rtn-b32")
+    follow(deploy(int4, device))
+    follow(deploy(fp32, device))
+    flip_a_bit(root / "releases" / int4.id / "model.onnx.data")
+    with pytest.raises(CorruptBundle, match=f"release {int4.id[:12]} is damaged, and stays inactive"):
+        follow(activate(device, int4.id))
+    assert pointer(root)["release"] == fp32.id
+
+    events: list[Event] = []
+    follow(deploy(int4, device), events)
+    assert Warning_(f"pi5: damaged in release {int4.id[:12]}: model.onnx.data") in events
+    assert any("push 1 of " in text for text in steps(events))
+    assert follow(verify(device)).active == int4.id
+    follow(verify(device)).enforce()
+
+
+def test_a_damaged_file_that_releases_share_is_healed_in_all_of_them_by_the_next_deploy(
+    device: Device, root: Path
+) -> None:
+    for name in ("fp32", "int4-rtn-b32"):
+        follow(deploy(build(name), device))
+    flip_a_bit(root / "releases" / build("fp32").id / "tokenizer.json")
+    assert [checked.damaged for checked in follow(verify(device)).damaged] == [("tokenizer.json",)] * 2
+    events: list[Event] = []
+    follow(deploy(build("int4-rtn-b128"), device), events)
+    assert any("tokenizer.json" in event.text for event in events if isinstance(event, Warning_))
+    follow(verify(device)).enforce()
+    assert len(follow(verify(device)).releases) == 3
 
 
 def test_repairing_the_only_release_leaves_nothing_active(device: Device, root: Path) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers import Missing, Releases
+from toolkit.answers import Missing, Releases, Verified
 from toolkit.blocks import Block, bundle_blocks
 from toolkit.bundle import Bundle, verify_bundle
 from toolkit.device import Device, connect
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.oci import Source
 from toolkit.plan import PROMPT_TOKENS
@@ -54,6 +54,8 @@ class Release:
     target: str
     runtime: Runtime
     probe: dict[str, Any]
+    # Every file was hashed there just now.
+    fresh: bool
 
 
 def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[tuple[dict[str, Any], Runtime]]:
@@ -79,18 +81,25 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
     if signature is not None:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is signed by {signature.signer}")
     probe, runtime = yield from prepare(device, delivery)
-    release = Release(bundle.id, device.target.name, runtime, probe)
     if device.ask(Missing, artifacts=[], release=bundle.id).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         if signature is not None:
             # It may have been signed since.
             yield from _hand_over(bundle, device, {})
-        return release
+        return Release(bundle.id, device.target.name, runtime, probe, fresh=False)
     yield from check_memory(bundle, device, probe, force=delivery.force)
-    blocks = yield from _bring(bundle, device, delivery)
-    yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
-    yield from _hand_over(bundle, device, blocks)
-    return release
+    for last in (False, True):
+        blocks = yield from _bring(bundle, device, delivery)
+        yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
+        try:
+            yield from _hand_over(bundle, device, blocks)
+            break
+        except CorruptBundle as exc:
+            if last:
+                raise
+            # The device has thrown away what was damaged: a file that lay there, or one that has just arrived.
+            yield Warning_(f"{exc.message}: it is sent afresh")
+    return Release(bundle.id, device.target.name, runtime, probe, fresh=True)
 
 
 def _bring(bundle: Bundle, device: Device, delivery: Delivery) -> Service[dict[str, tuple[Block, ...]]]:
@@ -164,18 +173,29 @@ def _prompt_tokens(profile: Profile) -> int:
 def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
     """Install a bundle, prove that it loads and generates there, then activate it atomically.
 
-    Takes and raises what `install` does.
+    One that lay there is hashed first, and what is damaged of it is sent afresh. Takes and raises what `install` does.
     """
     release = yield from install(bundle, device, delivery)
     pointer = device.ask(Releases).pointer
     if (pointer.release, pointer.runtime) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
+    if not release.fresh and (yield from damaged_files(device, bundle.id, repair=True)):
+        release = yield from install(bundle, device, delivery)
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
     yield from device.call("check", **check_request(device.profile), runtime=release.runtime.lock, release=bundle.id)
     device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
+
+
+def damaged_files(device: Device, release: str, *, repair: bool) -> Service[list[str]]:
+    """Hash an installed release again; the files that aren't what they were. With `repair` they go, and the release."""
+    answer = yield from device.call(Verified, release=release, repair=repair)
+    damaged = [path for checked in answer.releases for path in checked.damaged]
+    if damaged:
+        yield Warning_(f"{device.target.name}: damaged in release {release[:12]}: {', '.join(damaged)}")
+    return damaged
 
 
 def check_active(device: Device) -> Service[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from toolkit.answers import KeptManifest, PrunedReleases, Releases, Verified
-from toolkit.deploy import check_active, check_request, prepare
+from toolkit.deploy import check_active, check_request, damaged_files, prepare
 from toolkit.device import Device
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step
@@ -57,8 +57,9 @@ class Pruned:
 def activate(device: Device, reference: str) -> Service[str]:
     """Activate an installed release by id, by the first characters of its id, or by name; returns its id.
 
-    It is loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one, fits;
-    SignatureError when the target demands a signature that isn't kept there with it.
+    It is hashed, loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one,
+    fits; SignatureError when the target demands a signature that isn't kept there with it; CorruptBundle when a file of
+    it is damaged.
     """
     _, runtime = yield from prepare(device)
     fitting = [
@@ -72,6 +73,11 @@ def activate(device: Device, reference: str) -> Service[str]:
             f"{device.target.name}: {count} called '{reference}'", f"edgephi releases {device.target.name}"
         )
     _check_signed(device, fitting[0])
+    if (yield from damaged_files(device, fitting[0], repair=False)):
+        raise CorruptBundle(
+            f"{device.target.name}: release {fitting[0][:12]} is damaged, and stays inactive",
+            "deploy its bundle again: what was damaged is sent afresh",
+        )
     yield from device.call("check", **check_request(device.profile), runtime=runtime.lock, release=fitting[0])
     device.ask("activate", release=fitting[0], runtime=runtime.lock)
     return fitting[0]

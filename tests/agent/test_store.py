@@ -107,6 +107,25 @@ def test_prune_removes_what_killed_agents_left_and_what_never_became_a_release(r
     assert new.exists() and (root / "runtimes" / LOCK).exists()
 
 
+def test_one_release_alone_is_hashed(root: Path, three: list[str]) -> None:
+    (root / "releases" / three[0] / "own").chmod(0o644)
+    (root / "releases" / three[0] / "own").write_bytes(b"x")
+    assert ask(root, "verify", release=three[1])["result"]["releases"] == [
+        {"release": three[1], "damaged": [], "blobs": []}
+    ]
+    assert ask(root, "verify", release=three[0])["result"]["releases"][0]["damaged"] == ["own"]
+    assert ask(root, "verify", release="f" * 64)["error"]["code"] == "no_release"
+
+
+def test_a_damaged_manifest_is_said_to_be_and_goes(root: Path, three: list[str]) -> None:
+    manifest = root / "releases" / three[0] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("own", "owl"))
+    error = ask(root, "releases")["error"]
+    assert (error["code"], error["message"]) == ("corrupt", f"the manifest of release {three[0][:12]} is damaged")
+    ask(root, "verify", repair=True)
+    assert {entry["release"] for entry in ask(root, "releases")["result"]["releases"]} == set(three[1:])
+
+
 @pytest.mark.parametrize("keep", [0, 1])
 def test_prune_killed_at_any_point_leaves_everything_that_is_named(root: Path, three: list[str], keep: int) -> None:
     """The same steps as in the agent, ended after each system call that changes the disk."""

@@ -13,61 +13,35 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.builds import bundle as build
 from tests.builds import follow
+from tests.faults import Table, broken_by, recorded, says, sent
 from tests.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
 from toolkit.agent import agent_archive
 from toolkit.bundle import Bundle
 from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
-from toolkit.errors import CorruptBundle, DeviceError, ToolkitError
-from toolkit.events import Event, Progress, Service, Step
+from toolkit.errors import CorruptBundle, DeviceError
 from toolkit.releases import verify
 from toolkit.targets import Target
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [pytest.mark.faults, needs_sshd]
 
-RECORD = os.environ.get("EDGEPHI_RECORD_FAULTS")
 CHANCE = random.Random(20)
-
-
-@dataclass
-class Table:
-    """What happened, by fault: which release answered afterwards, and how many were tried."""
-
-    outcomes: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def add(self, fault: str, outcome: str) -> None:
-        self.outcomes.setdefault(fault, Counter())[outcome] += 1
-
-    def markdown(self) -> str:
-        lines = ["| fault | times | old release whole | new release whole | the same command then completed |"]
-        lines.append("|---|---|---|---|---|")
-        for fault, counts in self.outcomes.items():
-            times = sum(counts.values())
-            lines.append(f"| {fault} | {times} | {counts['old']} | {counts['new']} | {times} |")
-        return "\n".join(lines)
 
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[Table]:
-    found = Table()
-    yield found
-    if RECORD:
-        path = Path(RECORD)
-        head, _, rest = path.read_text("utf-8").partition("<!-- begin: faults -->\n")
-        tail = rest.partition("<!-- end: faults -->")[2]
-        path.write_text(f"{head}<!-- begin: faults -->\n{found.markdown()}\n<!-- end: faults -->{tail}", "utf-8")
+    with recorded("faults") as table:
+        yield table
 
 
 @pytest.fixture
@@ -105,30 +79,13 @@ def answering(device: Device) -> str:
 
 def settle(table: Table, fault: str, target: Target) -> None:
     """After a fault: the device answers, and a re-run completes."""
+    row = table[fault]
     with connect(target) as device:
-        table.add(fault, answering(device))
+        row.answers.append(answering(device))
         follow(deploy(new(), device))
         assert answering(device) == "new"
         follow(verify(device)).enforce()
-
-
-def broken_by(service: Service[object], strike: Callable[[Event], bool], fault: Callable[[], object]) -> None:
-    """Run a service and let the fault happen at the first event that `strike` names."""
-    struck = False
-    with suppress(ToolkitError):
-        for event in service:
-            if not struck and strike(event):
-                struck = True
-                fault()
-    assert struck, "the fault came too late"
-
-
-def sent(count: int, label: str = "push") -> Callable[[Event], bool]:
-    return lambda event: isinstance(event, Progress) and event.label == label and event.done >= count
-
-
-def says(text: str) -> Callable[[Event], bool]:
-    return lambda event: isinstance(event, Step) and text in event.text
+    row.completed += 1
 
 
 def over(relay: Relay, target: Target, tmp_path: Path) -> Target:
@@ -241,6 +198,22 @@ def test_a_bit_flips_in_a_stored_file(table: Table, target: Target, root: Path, 
     settle(table, "bit flipped in a stored file, found by `verify`, removed by `--repair`", target)
 
 
+def test_a_bit_flips_in_a_file_that_both_releases_share(table: Table, target: Target, root: Path) -> None:
+    row = table["bit flipped in a file of both releases, then deployed"]
+    with connect(target) as device:
+        follow(install(new(), device))
+        path = root / "releases" / old().id / "tokenizer.json"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(content)
+        assert len(follow(verify(device)).damaged) == 2
+        follow(deploy(new(), device))
+        row.answers.append(answering(device))
+        follow(verify(device)).enforce()
+    row.completed += 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_bit_flips_on_the_way(table: Table, target: Target, root: Path, seed: int) -> None:
     chance = random.Random(seed)
@@ -321,11 +294,14 @@ def test_the_agent_is_killed_at_every_change_to_the_disk(table: Table, target: T
                 blob = root / "blobs" / "sha256" / sha256
                 blob.rename(root / "incoming" / f"{sha256}.part")
         request = {"op": op, "release": new().id, "runtime": lock, "manifest": new().manifest_text}
+        row = table[f"agent killed at each change to the disk: {op}"]
         for calls in range(200):
             code = killed_agent(root, request, calls)
-            table.add(f"agent killed at each change to the disk: {op}", answering(device))
+            row.answers.append(answering(device))
             if code == 0:
                 break
             assert code == 9
         assert calls > 3
+        # Each run but the last gave the request again that the one before it had broken.
+        row.completed += len(row.answers) - 1
     settle(table, f"agent killed at each change to the disk: {op}", target)

@@ -33,6 +33,16 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def flush_tree(folder: Path) -> None:
+    """Flush what other programs wrote into a folder: thousands of files, so all the system's at once where it can."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fsync_path(path)
+
+
 def write_durably(path: Path, content: str | bytes) -> None:
     """Write beside, flush, rename, flush the folder: a power cut leaves the old or the new content, whole."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")

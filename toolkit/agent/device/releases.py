@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -105,10 +106,14 @@ def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
     for folder in RELEASES.glob("*") if RELEASES.is_dir() else []:
         if HEX64.match(folder.name):
             manifest = folder / "manifest.json"
+            text = manifest.read_bytes()
+            if hashlib.sha256(text).hexdigest() != folder.name:
+                hint = "`edgephi verify TARGET --repair` removes that release"
+                raise AgentFailure("corrupt", f"the manifest of release {folder.name[:12]} is damaged", hint)
             releases.append(
                 {
                     "release": folder.name,
-                    "manifest": json.loads(manifest.read_text(encoding="utf-8")),
+                    "manifest": json.loads(text),
                     "installed_unix_s": manifest.stat().st_mtime,
                     "active": folder.name == pointer["release"],
                 }

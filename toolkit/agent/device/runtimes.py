@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .layout import INCOMING, LOCK_NAME, RUNTIMES, sha256_file, write_durably
+from .layout import INCOMING, LOCK_NAME, RUNTIMES, flush_tree, sha256_file, write_durably
 from .locks import held
 from .parsers import parse_missing_library
 from .protocol import HEX64, SIGILL, AgentFailure, death_hint, progress
@@ -53,6 +53,8 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
             # What can't be used isn't left to fill the disk.
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        # Else the word that it counts outlives a power cut, and half of what it speaks of doesn't.
+        flush_tree(folder)
         write_durably(ready, json.dumps({"lock": lock, "packages": freeze}))
         shutil.rmtree(folder / "wheels", ignore_errors=True)
         for wheel in request.get("wheels", []):

@@ -14,6 +14,7 @@ from .layout import BLOBS, INCOMING, RELEASES, ROOT, fsync_path, sha256_file, wr
 from .locks import held
 from .manifests import read_manifest, read_signatures
 from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
+from .releases import release_artifacts, release_folders
 from .reuse import keep_blocks
 
 
@@ -88,7 +89,7 @@ def op_install(request: dict[str, Any]) -> dict[str, Any]:
             return {"release": release, "installed": False}
         BLOBS.mkdir(mode=0o700, parents=True, exist_ok=True)
         RELEASES.mkdir(mode=0o700, parents=True, exist_ok=True)
-        verify_blobs(artifacts)
+        renew_links(verify_blobs(artifacts))
         beside = RELEASES / f".new-{release[:16]}"
         shutil.rmtree(beside, ignore_errors=True)
         link_release(artifacts, beside)
@@ -111,7 +112,9 @@ def keep_signatures(signatures: dict[str, str], release: Path) -> None:
         fsync_path(release)
 
 
-def verify_blobs(artifacts: list[dict[str, Any]]) -> None:
+def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
+    """Hash what arrived and what was there, and make blobs of the former; returns the hashes of those."""
+    arrived = set()
     unique = {artifact["sha256"]: artifact for artifact in artifacts}
     total, done = sum(artifact["size_bytes"] for artifact in unique.values()), 0
 
@@ -141,7 +144,22 @@ def verify_blobs(artifacts: list[dict[str, Any]]) -> None:
                 part.chmod(0o444)
             fsync_path(part)
             part.replace(blob)
+            arrived.add(sha256)
     fsync_path(BLOBS)
+    return arrived
+
+
+def renew_links(arrived: set[str]) -> None:
+    """Give what was sent afresh to the releases that had it before: it was sent because theirs is lost or damaged."""
+    for folder in release_folders():
+        for artifact in release_artifacts(folder) or []:
+            blob, path = BLOBS / artifact["sha256"], folder / artifact["path"]
+            if artifact["sha256"] in arrived and not (path.exists() and path.samefile(blob)):
+                beside = path.with_name(f".{path.name}.tmp")
+                beside.unlink(missing_ok=True)
+                link_blob(blob, beside)
+                beside.replace(path)
+                fsync_path(path.parent)
 
 
 def link_release(artifacts: list[dict[str, Any]], folder: Path) -> None:
@@ -149,14 +167,17 @@ def link_release(artifacts: list[dict[str, Any]], folder: Path) -> None:
     for artifact in artifacts:
         path = folder / artifact["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        blob = BLOBS / artifact["sha256"]
-        try:
-            os.link(blob, path)
-        except OSError as exc:
-            if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-                raise
-            shutil.copyfile(blob, path)  # exFAT cards have no hard links
-            fsync_path(path)
+        link_blob(BLOBS / artifact["sha256"], path)
+
+
+def link_blob(blob: Path, path: Path) -> None:
+    try:
+        os.link(blob, path)
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        shutil.copyfile(blob, path)  # exFAT cards have no hard links
+        fsync_path(path)
 
 
 def op_discard(request: dict[str, Any]) -> dict[str, Any]:

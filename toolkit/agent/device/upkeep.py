@@ -11,20 +11,21 @@ from typing import Any
 from .layout import AGENT_FILE, BLOBS, BLOCKS, INCOMING, RELEASES, ROOT, RUNTIMES, sha256_file
 from .locks import held
 from .protocol import AgentFailure, progress
-from .releases import leave, read_pointer, release_artifacts, release_folders, remove_releases
+from .releases import leave, read_pointer, release_artifacts, release_folder, release_folders, remove_releases
 
 # What arrived and wasn't taken for so long is nobody's push any more.
 STALE_S = 24 * 3600.0
 
 
 def op_verify(request: dict[str, Any]) -> dict[str, Any]:
-    """Hash every file of every release again. With `repair` what is damaged is removed: the blobs, and the releases
-    that have them; when the active one is among these, `current` goes back to the newest whole one.
+    """Hash every file of every release again, or of the one called `release`.
 
-    The next deploy sends the damaged files afresh, and those alone.
+    With `repair` what is damaged is removed: the blobs, and the releases that have them; when the active one is among
+    these, `current` goes back to the newest whole one. The next deploy sends the damaged files afresh, and those alone.
     """
     with held("lock", request):
-        damage = find_damage()
+        only = request.get("release")
+        damage = find_damage([release_folder(only)] if only else release_folders())
         damaged = [entry["release"] for entry in damage if entry["damaged"]]
         pointer = read_pointer()
         if damaged and request.get("repair"):
@@ -36,9 +37,9 @@ def op_verify(request: dict[str, Any]) -> dict[str, Any]:
     return {"releases": damage, "active": pointer["release"], "repaired": bool(damaged and request.get("repair"))}
 
 
-def find_damage() -> list[dict[str, Any]]:
+def find_damage(folders: list[Path]) -> list[dict[str, Any]]:
     """Each release with its damaged paths and the blobs behind them; a file with two names is read once."""
-    releases = [(folder, release_artifacts(folder)) for folder in release_folders()]
+    releases = [(folder, release_artifacts(folder)) for folder in folders]
     total = sum(artifact["size_bytes"] for _, artifacts in releases for artifact in artifacts or [])
     done = 0
     known: dict[tuple[int, int], str] = {}

@@ -1,0 +1,146 @@
+"""A deployment onto an emulated device that is recorded write by write, and what is left of it after a power cut."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.builds import follow
+from tests.volatile_disk import Phase, Recording
+from toolkit.bundle import Bundle
+from toolkit.device import Device, connect
+from toolkit.emulator.initrd import DATA, RUN
+from toolkit.emulator.machine import Machine
+from toolkit.push import Upload, push
+from toolkit.releases import verify
+from toolkit.targets import Target
+
+INSTALL_ROOT = "edgephi"
+NOTHING, OLD, NEW = "nothing", "old", "new"
+
+
+def target_of(machine: Machine, python: str = "python3") -> Target:
+    """The emulated machine as a target; its install root is on its second disk."""
+    return Target(
+        name="board",
+        host=machine.host,
+        port=machine.port,
+        user=machine.user,
+        profile="raspberry-pi-5-4gb",
+        install_root=f"{DATA}/{INSTALL_ROOT}",
+        identity_file=machine.identity_file,
+        known_hosts=machine.known_hosts,
+        python=python,
+    )
+
+
+def uploads(bundle: Bundle) -> list[Upload]:
+    return [Upload(bundle.path / a.path, a.sha256, a.size_bytes) for a in bundle.manifest.artifacts]
+
+
+def put_program(machine: Machine, name: str, text: str, scratch: Path) -> str:
+    """Put a script onto the machine; returns its path there."""
+    (scratch / name).write_text(text)
+    with connect(target_of(machine)) as device:
+        for _ in device.transport.put(scratch / name, f"/root/{name}"):
+            pass
+        device.transport.start(["chmod", "755", f"/root/{name}"]).wait()
+    return f"/root/{name}"
+
+
+def command(machine: Machine, *argv: str) -> None:
+    """Run one of busybox's commands on the machine."""
+    with connect(target_of(machine)) as device:
+        process = device.transport.start([f"{RUN}/busybox", *argv])
+        assert process.wait() == 0, process.stderr_tail()
+
+
+@dataclass(frozen=True)
+class Story:
+    """What was recorded. `answers` tells for each phase what was active before it and what is after it; `runtime` has
+    the SHA-256 of each file of the runtime that was installed under the name `lock`.
+    """
+
+    recording: Recording
+    answers: Mapping[str, tuple[str, str]]
+    old: Bundle
+    new: Bundle
+    lock: str
+    runtime: Mapping[str, str]
+
+    def moment(self, name: str, chance: random.Random) -> tuple[Phase, int]:
+        """A random moment of a phase, its end among them."""
+        phase = chance.choice([phase for phase in self.recording.phases if phase.name == name])
+        return phase, chance.randint(phase.start, phase.end)
+
+    def admissible(self, phase: Phase, position: int) -> set[str]:
+        """What may answer after a cut then: what the device said is done stays done."""
+        before, after = self.answers[phase.name]
+        return {after} if position == phase.end else {before, after}
+
+    def answer(self, device: Device) -> str:
+        """What is active on a device on this machine. All that its store names is whole: every release, and the
+        runtime if it counts as installed.
+
+        Raises ToolkitError or AssertionError when something isn't.
+        """
+        follow(verify(device)).enforce()
+        pointer = device.ask("releases")["pointer"]
+        runtimes = Path(device.target.install_root) / "runtimes"
+        if (runtimes / self.lock / "ready.json").exists():
+            assert dict(runtime_files(runtimes / self.lock / "venv")) == self.runtime
+        if pointer["release"] is not None:
+            assert pointer["runtime"] == self.lock
+        return self.named(pointer["release"])
+
+    def named(self, release: str | None) -> str:
+        return {None: NOTHING, self.old.id: OLD, self.new.id: NEW}[release]
+
+    def complete(self, device: Device) -> None:
+        """Give a deployment's steps again, but for the load check: the runtime there is for another processor."""
+        follow(push(device, uploads(self.new)))
+        device.ask("install", release=self.new.id, manifest=self.new.manifest_text)
+        if device.ask("provision", lock=self.lock, packages=[], query_only=True)["installed"] is not None:
+            device.ask("activate", release=self.new.id, runtime=self.lock)
+            assert self.answer(device) == NEW
+        follow(verify(device)).enforce()
+
+
+def runtime_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Each file of a runtime and its SHA-256, but for what Python writes by itself."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.name != "ready.json" and path.suffix != ".pyc":
+            yield str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextmanager
+def mounted(disk: bytes | bytearray, folder: Path) -> Iterator[Device]:
+    """A disk as this machine's own: its file system recovers, and the agent works on the install root there."""
+    folder.mkdir()
+    image = folder.with_suffix(".img")
+    write_sparse(image, disk)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        target = Target(name="cut", transport="local", profile="local", install_root=str(folder / INSTALL_ROOT))
+        with connect(target) as device:
+            yield device
+    finally:
+        subprocess.run(["umount", folder], check=True)
+        image.unlink()
+
+
+def write_sparse(path: Path, disk: bytes | bytearray) -> None:
+    """A file of that content, with holes where it is empty."""
+    empty, view = bytes(1 << 20), memoryview(disk)
+    with path.open("wb") as file:
+        file.truncate(len(disk))
+        for start in range(0, len(disk), len(empty)):
+            piece = view[start : start + len(empty)]
+            if piece != empty:
+                file.seek(start)
+                file.write(piece)
