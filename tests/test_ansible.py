@@ -26,14 +26,17 @@ from toolkit.transport.sshd import PrivateSshd
 
 REPO = Path(__file__).parents[1]
 ANSIBLE = REPO / "ansible"
-PROGRAM = Path(sys.executable).with_name("ansible-playbook")
 MINOR = ".".join(platform.python_version_tuple()[:2])
 
 
 def playbook(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     variables = dict(os.environ, ANSIBLE_HOME=str(Path.cwd()), ANSIBLE_NOCOLOR="1", PYTHONPATH=str(REPO))
     return subprocess.run(
-        [PROGRAM, ANSIBLE / f"{name}.yml", *options], env=variables, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ansible", "playbook", ANSIBLE / f"{name}.yml", *options],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests import builds
+from tests.fleets import write_targets
 from tests.registries import needs_registry, registry
 from tests.test_quality import figures
 from toolkit.bundle import Bundle, find_bundle, record_quality
 from toolkit.cli import main
 from toolkit.quality import HELD_OUT
+from toolkit.targets import Target
 
 
 @pytest.fixture
@@ -106,3 +108,31 @@ def test_references_that_are_none(run, stored: Bundle) -> None:  # type: ignore[
     for args in (("push", stored.id, "registry/x"), ("pull", "oci://registry")):
         code, _, err = run(*args)
         assert code == 3 and "write it like oci://registry.example.com/models/phi3:v1" in err
+
+
+def test_export_for_targets_of_a_tag(run, stored: Bundle, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    pi = Target(name="pi1", host="pi1.local", profile="raspberry-pi-5-8gb", tags=("lab",))
+    write_targets(tmp_path / "config" / "targets", [pi])
+    code, _, err = run(
+        "export", stored.id[:8], str(tmp_path / "kit"), "--for", "@lab", "-p", "local", "--python", "3.11"
+    )
+    assert code == 0
+    assert err.endswith(f"({stored.id[:12]}) for local, raspberry-pi-5-8gb\n")
+    profiles = json.loads((tmp_path / "kit" / "kit.json").read_text())["profiles"]
+    assert {name: list(part["runtimes"]) for name, part in profiles.items()} == {
+        "local": ["3.11"],
+        "raspberry-pi-5-8gb": ["3.11"],
+    }
+
+
+def test_export_is_refused_where_a_target_would_refuse(run, stored: Bundle, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "config" / "targets").mkdir(parents=True)
+    table = 'schema_version = 1\nhost = "pi"\nprofile = "local"\nallowed_signers = "nobody.signers"\n'
+    (tmp_path / "config" / "targets" / "strict.toml").write_text(table)
+    assert run("export", stored.id[:8], str(tmp_path / "kit"), "--for", "strict")[0] == 9
+    assert not (tmp_path / "kit").exists()
+
+
+def test_export_for_nobody(run, stored: Bundle, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = run("export", stored.id[:8], str(tmp_path / "kit"))
+    assert (code, "--for @TAG" in err) == (2, True)

@@ -204,9 +204,16 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
     "-p",
     "profiles",
     multiple=True,
-    required=True,
     shell_complete=options.names("profiles"),
     help="Class of the devices. Repeatable.",
+)
+@click.option(
+    "--for",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    shell_complete=options.several_targets,
+    help="The classes of these targets, by name or @tag; refused where one of them wouldn't take it. Repeatable.",
 )
 @click.option(
     "--python",
@@ -221,6 +228,7 @@ def export(
     ref: str,
     folder: Path,
     profiles: tuple[str, ...],
+    targets: tuple[str, ...],
     pythons: tuple[str, ...],
     with_wheels: bool,
     pull_from: str | None,
@@ -239,11 +247,19 @@ def export(
     from toolkit.cli.sources import find_with_source
     from toolkit.kit import export_kit
     from toolkit.profiles import load_profile
+    from toolkit.signatures import check_signed
+    from toolkit.targets import select_targets
 
+    if not (profiles or targets):
+        raise click.UsageError("say what devices it is for: --for @TAG, or --profile NAME")
+    chosen = select_targets(targets)
+    names = list(dict.fromkeys([*profiles, *(target.profile for target in chosen)]))
+    loaded = [load_profile(name) for name in names]
     found, source = find_with_source(ref, pull_from, mirrors, plain_http=plain_http)
-    loaded = [load_profile(name) for name in profiles]
+    for target in chosen:
+        check_signed(found, target)
     render.follow(export_kit(found, loaded, folder, pythons=pythons, wheels=with_wheels, source=source))
-    render.note(f"{folder}: {found.manifest.name} ({found.id[:12]}) for {', '.join(profiles)}")
+    render.note(f"{folder}: {found.manifest.name} ({found.id[:12]}) for {', '.join(names)}")
 
 
 def _figures(quality: Quality) -> str:
