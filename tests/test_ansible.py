@@ -30,7 +30,8 @@ MINOR = ".".join(platform.python_version_tuple()[:2])
 
 
 def playbook(name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    variables = dict(os.environ, ANSIBLE_HOME=str(Path.cwd()), ANSIBLE_NOCOLOR="1", PYTHONPATH=str(REPO))
+    settings = {"ANSIBLE_HOME": str(Path.cwd()), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}
+    variables = os.environ | settings | {"PYTHONPATH": str(REPO)}
     return subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", ANSIBLE / f"{name}.yml", *options],
         env=variables,
@@ -76,6 +77,7 @@ def install(kit: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_sshd
 def test_a_bundle_comes_goes_back_and_never_half(device: Path, runtimes: Path, tmp_path: Path) -> None:
     int4, fp32 = build("int4-rtn-b32"), build("fp32")
@@ -113,6 +115,7 @@ def test_a_bundle_comes_goes_back_and_never_half(device: Path, runtimes: Path, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_sshd
 def test_a_device_of_another_class_is_refused(device: Path, tmp_path: Path) -> None:
     bundle, pi5 = build("int4-rtn-b32"), load_profile("raspberry-pi-5-8gb")
@@ -125,6 +128,7 @@ def test_a_device_of_another_class_is_refused(device: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @needs_sshd
 def test_a_runtime_comes_with_its_wheels(device: Path, tmp_path: Path) -> None:
     bundle, here = build("int4-rtn-b32"), load_profile("local")
