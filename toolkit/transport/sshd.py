@@ -132,6 +132,8 @@ class PrivateSshd:
         return config
 
     def _config(self, host_key: Path, authorized: Path) -> str:
+        # bash reads ~/.bashrc for a command over SSH, unless it believes itself in another shell. What people have in
+        # there takes time, and locks that `kill` leaves behind (pyenv's: every shell waits for a minute then).
         # Of a repeated keyword sshd takes the first value, so the extra lines stand first; only Subsystem may
         # not be repeated.
         sftp = "" if "Subsystem" in self._extra_config else "Subsystem sftp internal-sftp"
@@ -140,6 +142,7 @@ ListenAddress {self.host}
 Port {self.port}
 HostKey {host_key}
 AuthorizedKeysFile {authorized}
+SetEnv SHLVL=1
 PidFile none
 UsePAM no
 StrictModes no
