@@ -45,6 +45,8 @@ def shaped(link: Link) -> Iterator[None]:
     """While the block runs, `ip netns exec` in CLIENT and SERVER sees the other at its address."""
     ready = multiprocessing.Event()
     for name in ADDRESSES:
+        # One that was killed has left its own behind.
+        subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         carrier = multiprocessing.Process(target=_carry, args=(link, ready), daemon=True)
