@@ -173,7 +173,10 @@ def over_a_lossy_link(size: int, count: int) -> dict[str, list[float]]:
 def server_target(folder: Path) -> Target:
     host, port, user, key, known = os.environ[_SERVER].split("\n")
     found = Target(name="far", host=host, port=int(port), user=user, profile="local", install_root=str(folder))
-    return found.model_copy(update={"identity_file": Path(key), "known_hosts": Path(known)})
+    # What a version manager puts before `python3` here is no part of a push.
+    return found.model_copy(
+        update={"identity_file": Path(key), "known_hosts": Path(known), "python": os.path.realpath(sys.executable)}
+    )
 
 
 def write_section(page: Path, part: str, text: str) -> None:
