@@ -80,7 +80,8 @@ def test_max_sessions(client: type[Client], tmp_path: Path) -> None:
         closing(client(address_of(server))) as transport,
     ):
         transport.size("x")
-        sleeping = transport.start(["sleep", "60"])
+        sleeping = transport.start(["sh", "-c", "echo here; exec sleep 60"])
+        assert next(sleeping.lines()) == b"here"
         with pytest.raises(RemoteCommandFailed, match="refuses another session") as caught:
             transport.start(["true"]).wait()
         assert "MaxSessions" in (caught.value.hint or "")
