@@ -20,10 +20,11 @@ import pytest
 from tests.servers import IN_CI, Address, address_of, needs_root, needs_sshd
 from toolkit.device import Device, connect
 from toolkit.errors import AuthFailed, DeviceError, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
+from toolkit.public_keys import fingerprint
 from toolkit.targets import Target
 from toolkit.transport import ssh_link, ssh_proxy
 from toolkit.transport import sshd as sshd_module
-from toolkit.transport.known_hosts import fingerprint, read_known_hosts
+from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.ssh import SshTransport, trust_host_key
 from toolkit.transport.sshd import PrivateSshd, find_sshd
 
