@@ -159,7 +159,10 @@ def sessions_refused(where: str, reason: str) -> RemoteCommandFailed:
 def no_sftp(where: str, reason: object) -> RemoteCommandFailed:
     hint = "install openssh-sftp-server there (Subsystem sftp in sshd_config)"
     if isinstance(reason, SFTPError):  # something else was said where its first packet should stand
-        hint = "the login shell there must print nothing by itself; or set Subsystem sftp internal-sftp in sshd_config"
+        hint = (
+            "the login shell there must print nothing by itself; or set Subsystem sftp internal-sftp in sshd_config, "
+            "which needs neither that shell nor openssh-sftp-server"
+        )
     return RemoteCommandFailed(f"{where}: the server offers no SFTP session: {reason}", hint)
 
 
