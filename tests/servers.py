@@ -18,9 +18,9 @@ import pytest
 from toolkit.transport.sshd import find_sshd
 
 # Nothing is skipped in CI, which runs as root and has everything installed.
-_IN_CI = "CI" in os.environ
-needs_root = pytest.mark.skipif(not _IN_CI and os.geteuid() != 0, reason="mounting needs root")
-needs_sshd = pytest.mark.skipif(not _IN_CI and find_sshd() is None, reason="needs openssh-server")
+IN_CI = "CI" in os.environ
+needs_root = pytest.mark.skipif(not IN_CI and os.geteuid() != 0, reason="mounting needs root")
+needs_sshd = pytest.mark.skipif(not IN_CI and find_sshd() is None, reason="needs openssh-server")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Address:
     port: int | None = None
     identity_file: Path | None = None
     known_hosts: Path | None = None
+    os: str | None = None
 
 
 def address_of(server: Any, **changes: Any) -> Address:

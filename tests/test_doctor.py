@@ -203,6 +203,25 @@ def test_a_key_that_the_server_does_not_know(embedded: EmbeddedServer, tmp_path:
 
 
 @needs_sshd
+@needs_sshd
+@pytest.mark.parametrize(("allowed", "state"), [(1, "warn"), (2, "warn"), (10, "ok")])
+def test_few_sessions(tmp_path: Path, allowed: int, state: str) -> None:
+    with PrivateSshd(tmp_path / "device", max_sessions=allowed) as server:
+        write_target(server, tmp_path / "device")
+        found = examine()
+    assert failed(found) == []
+    assert (found["sessions"].state, found["sessions"].seen.split()[0 if allowed > 3 else 1]) == (
+        state,
+        str(min(allowed, 3)),
+    )
+
+
+def test_a_runtime_that_is_not_there_yet(embedded: EmbeddedServer, tmp_path: Path) -> None:
+    write_target(embedded, tmp_path / "device")
+    found = examine()["runtime"]
+    assert (found.state, found.seen.partition(":")[0]) == ("skipped", "not installed yet")
+
+
 def test_a_server_without_sftp(tmp_path: Path) -> None:
     with PrivateSshd(tmp_path / "sshd", extra_config="Subsystem sftp /nonexistent/sftp-server") as server:
         write_target(server, tmp_path / "device")
@@ -323,6 +342,16 @@ def test_an_install_root_that_others_can_write(embedded: EmbeddedServer, tmp_pat
 def test_a_shell_that_talks_by_itself(embedded: EmbeddedServer, tmp_path: Path) -> None:
     python = tmp_path / "python-impostor"
     python.write_text('#!/bin/sh\necho Welcome!\nexec python3 "$@"\n')
+    python.chmod(0o755)
+    write_target(embedded, tmp_path / "device", python=str(python))
+    found = examine()
+    assert failed(found) == []
+    assert (found["shell"].state, found["shell"].seen) == ("warn", "a POSIX shell, which prints by itself: Welcome!")
+
+
+def test_an_agent_that_says_something_else(embedded: EmbeddedServer, tmp_path: Path) -> None:
+    python = tmp_path / "python-impostor"
+    python.write_text("#!/bin/sh\necho Python 3.12.1\n")
     python.chmod(0o755)
     write_target(embedded, tmp_path / "device", python=str(python))
     found = examine()

@@ -55,6 +55,7 @@ def test_defaults() -> None:
         "profile": "raspberry-pi-5-8gb",
         "install_root": "~/.edgephi",
         "python": "python3",
+        "os": None,
         "identity_file": None,
         "known_hosts": None,
         "tags": (),

@@ -19,6 +19,8 @@ Probe = Mapping[str, Any]
 CLOCK_SKEW_S = 60
 # The runtime's wheels, unpacked, have about 0.2 GB; Phi-3-mini's bundles 2.0 to 2.7 GB.
 LEAST_DISK_BYTES, PLENTY_DISK_BYTES = 500_000_000, 4_000_000_000
+# A push has files, the right to push, and a question open at once.
+PUSH_SESSIONS = 3
 # Before any work: boards begin to slow down at 80 to 85.
 WARM_C = 75.0
 _POLICY_GLIBC = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
@@ -44,6 +46,23 @@ def ok(name: str, seen: str) -> Check:
 
 def skipped(name: str, why: str) -> Check:
     return Check(name, "skipped", why)
+
+
+def sessions(at_once: int) -> Check:
+    """`at_once` is what one connection may have open, counted up to PUSH_SESSIONS."""
+    if at_once >= PUSH_SESSIONS:
+        return ok("sessions", f"{at_once} at once on a connection, which a push uses")
+    hint = "on the device: MaxSessions 10 in /etc/ssh/sshd_config, then sudo systemctl reload ssh"
+    seen = f"only {at_once} at once on a connection; each further one takes a connection of its own"
+    return Check("sessions", "warn", seen, hint)
+
+
+def shell(name: str, noise: Sequence[str]) -> Check:
+    """What reads the commands there; `noise` are lines that it, or the server, prints by itself."""
+    if not noise:
+        return ok("shell", name)
+    hint = "it is left out, but disturbs scp and rsync: let it (~/.bashrc, /etc/motd) print only where somebody types"
+    return Check("shell", "warn", f"{name}, which prints by itself: {noise[-1]}", hint)
 
 
 def install_root(probe: Probe) -> Check:

@@ -46,6 +46,7 @@ from toolkit.messages import (
 )
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
+from toolkit.remote_paths import from_login_folder, python_argv
 from toolkit.runtime import Runtime
 from toolkit.starters import find_starter
 from toolkit.targets import Target, load_target
@@ -77,6 +78,12 @@ _HOLDING = {
 _LONGEST_MESSAGE = 2000
 # What POSIX shells and cmd.exe answer.
 _NO_SUCH_COMMAND = (127, 9009)
+_FIRST_WORD = b'{"protocol": '
+_MOST_NOISE_BYTES = 64 * 1024
+_NO_WINDOWS_PYTHON = (
+    "install one there for all users (winget install --scope machine Python.Python.3.12), or set `python` in the "
+    "target's file to its path, like 'C:/Python312/python.exe'"
+)
 
 # What an agent asks while it works, to what it is told.
 Reply = Callable[[Authorize], dict[str, Any]]
@@ -126,11 +133,15 @@ class Device:
 
     @property
     def python(self) -> str:
-        """The Python there, as a command that is started in the login folder."""
-        command = self._python or self.target.python
-        found = _from_login_folder(command)
-        # A bare name is looked for in the PATH, wherever the command is started.
-        return f"./{found}" if command.startswith("~/") and "/" not in found else found
+        """The Python there, as a target's file names it. Raises NoPython on a Windows that has none.
+
+        Windows has no python3: where the target names none, it is looked for.
+        """
+        if self._python is None and self.transport.windows and not self.target.names_python:
+            self._python = find_starter(self.transport)
+            if self._python is None:
+                raise NoPython(f"{self.target.name}: no Python 3 is there", _NO_WINDOWS_PYTHON)
+        return self._python or self.target.python
 
     def use_python(self, path: str) -> None:
         """Run the agent with another Python of the device from now on."""
@@ -138,7 +149,7 @@ class Device:
 
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""
-        return "/".join((_from_login_folder(self.target.install_root), *parts))
+        return "/".join((from_login_folder(self.target.install_root), *parts))
 
     def ensure_agent(self) -> str:
         """The agent's path on the target, after this version of it has been put there if it was missing."""
@@ -187,7 +198,7 @@ class Device:
 
     def _start(self, agent: str, op: str, **params: Any) -> Process:
         try:
-            process = self.transport.start([self.python, "-u", agent])
+            process = self.transport.start([*python_argv(self.python), "-u", agent])
         except RemoteCommandFailed as exc:
             if isinstance(exc.__cause__, FileNotFoundError):
                 raise NoPython(exc.message, no_python_hint(self.python)) from exc
@@ -199,7 +210,7 @@ class Device:
     def messages(self, process: Process) -> Iterator[Event | Result]:
         """What the agent says until its result; its error is raised, and AgentError when it says what can't be."""
         silent = True
-        for line in process.lines():
+        for line in _without_noise(process.lines()):
             silent = False
             kind, payload = self._decode(line, process)
             if kind == "result":
@@ -338,13 +349,24 @@ class Device:
         raise AgentDied(message)
 
 
+def _without_noise(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """From the agent's first word on: a login shell or a server may print something by itself before it.
+
+    Where that word never comes, the last of what was said stands for it.
+    """
+    noise_bytes, last = 0, b""
+    for line in lines:
+        _, mark, rest = line.partition(_FIRST_WORD)
+        noise_bytes, last = noise_bytes + len(line), mark + rest or line
+        if mark or noise_bytes > _MOST_NOISE_BYTES:
+            break
+    if last:
+        yield last
+    yield from lines
+
+
 def no_python_hint(python: str) -> str:
     return f"is there a Python at '{python}'? Set `python` in the target's file, or install python3 on the device"
-
-
-def _from_login_folder(path: str) -> str:
-    # Commands and SFTP both start there, and no shell expands a tilde that is quoted.
-    return path.removeprefix("~/")
 
 
 @contextmanager

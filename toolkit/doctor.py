@@ -14,9 +14,10 @@ from importlib import metadata
 from typing import Any
 
 from toolkit import checks, machine, pythons
+from toolkit.answers import Provisioned
 from toolkit.checks import Check, ok, skipped
 from toolkit.config import cache_dir, find_toml
-from toolkit.device import Device, no_python_hint
+from toolkit.device import Device, no_python_hint, remembered
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -35,7 +36,8 @@ from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.provision import other_python
 from toolkit.recipes import load_recipe
 from toolkit.releases import load_active
-from toolkit.runtime import unsuitable_python
+from toolkit.remote_paths import python_argv
+from toolkit.runtime import describe, unsuitable_python
 from toolkit.starters import find_starter
 from toolkit.targets import Target, load_target
 from toolkit.transport import PromptSecret, Transport, open_transport
@@ -47,9 +49,22 @@ _PLENTY_DISK_BYTES, _LEAST_DISK_BYTES = 20_000_000_000, 1_000_000_000
 _PLENTY_MEMORY_BYTES = 8 * 2**30
 
 TARGET = "target"
-REACHED_BY_SSH = ("name", "port", "host key", "login", "SFTP")
+REACHED_BY_SSH = ("name", "port", "host key", "login", "SFTP", "sessions")
 ON_DEVICE = (
-    *("python", "install root", "agent", "pip", "glibc", "memory", "disk", "clock", "governor", "power mode"),
+    *(
+        "python",
+        "shell",
+        "install root",
+        "agent",
+        "pip",
+        "runtime",
+        "glibc",
+        "memory",
+        "disk",
+        "clock",
+        "governor",
+        "power mode",
+    ),
     *("temperature", "throttling", "profile", "active release"),
 )
 
@@ -71,6 +86,7 @@ def examine_target(name: str, prompt_secret: PromptSecret | None = None) -> Iter
 
     The agent is put there if it is missing; nothing else changes. `prompt_secret` as in `open_transport`.
     """
+    prompt_secret = prompt_secret and remembered(prompt_secret)
     names = [TARGET, *REACHED_BY_SSH, *ON_DEVICE]
     blocker = TARGET
     for check in _examine(name, prompt_secret):
@@ -109,7 +125,9 @@ def _reach(
     target: Target, options: SshOptions, prompt_secret: PromptSecret | None
 ) -> Generator[Check, None, Transport | None]:
     """From the name to a session for files; the connection, None when it can't be had."""
-    name, port, host_key, login, sftp = REACHED_BY_SSH
+    name, port, host_key, login, sftp, sessions = REACHED_BY_SSH
+    from toolkit.transport.ssh import SshTransport
+
     if options.proxy_command:
         yield skipped(name, "the host on the way to it looks it up")
     else:
@@ -130,6 +148,11 @@ def _reach(
         yield _failure(sftp, exc)
         return None
     yield ok(sftp, "works")
+    yield (
+        skipped(sessions, "this machine's ssh counts them")
+        if not isinstance(transport, SshTransport)
+        else (checks.sessions(1 + transport.free_sessions(checks.PUSH_SESSIONS - 1)))
+    )
     return transport
 
 
@@ -154,10 +177,11 @@ def _open(
 
 
 def _examine_device(device: Device) -> Iterator[Check]:
-    check, runs = _python(device)
+    check, runs, noise = _python(device)
     yield check
     if not runs:
         return
+    yield checks.shell(device.transport.shell_name, noise)
     try:
         device.ensure_agent()
     except ExposedRoot as exc:
@@ -184,52 +208,68 @@ def _examine_device(device: Device) -> Iterator[Check]:
     yield _active_release(device)
 
 
-def _python(device: Device) -> tuple[Check, bool]:
-    """Whether a Python there suits the profile, and whether the agent can at least be asked.
+def _python(device: Device) -> tuple[Check, bool, list[str]]:
+    """Whether a Python there suits the profile, whether the agent can at least be asked, what was said besides.
 
     Where the target names none, the one that `deploy` would take instead of the default is looked for.
     """
     name, wanted = "python", device.profile.runtime.python
-    found = _version(device)
+    found, noise = _version(device)
     if isinstance(found, Check) and not device.target.names_python and (starter := find_starter(device.transport)):
         device.use_python(starter)
-        found = _version(device)
+        found, noise = _version(device)
     if isinstance(found, Check):
-        return found, False
+        return found, False, noise
     if pythons.suits(found, wanted):
-        return ok(name, f"'{device.python}' is {found}, the runtime needs {wanted}"), True
+        return ok(name, f"'{device.python}' is {found}, the runtime needs {wanted}"), True, noise
     runs = tuple(int(part) for part in found.split(".")[:2]) >= pythons.OLDEST
     refused = unsuitable_python(device.target, device.profile, {"python": found})
     if runs and not device.target.names_python:
         with suppress(DeviceError):  # the install root may be what is wrong, and has a check of its own
             if other := other_python(device):
                 device.use_python(other.path)
-                return ok(name, f"{refused.message}; {other.path} ({other.version}) is taken instead"), True
-    return _failure(name, refused), runs
+                return ok(name, f"{refused.message}; {other.path} ({other.version}) is taken instead"), True, noise
+    return _failure(name, refused), runs, noise
 
 
-def _version(device: Device) -> str | Check:
-    """What the Python there says of itself; a failed check when it isn't one."""
-    name, command = "python", device.python
+def _version(device: Device) -> tuple[str | Check, list[str]]:
+    """What the Python there says of itself, a failed check when it isn't one; and what was said besides."""
+    name, command = "python", device.target.python
     try:
-        process = device.transport.start([command, "--version"])
+        command = device.python
+        process = device.transport.start([*python_argv(command), "--version"])
         process.close_stdin()
-        said = b"\n".join(process.lines()).decode("utf-8", "replace")
+        said = [line.decode("utf-8", "replace") for line in process.lines()]
         status = process.wait()
     except DeviceError as exc:
-        return Check(name, "failed", exc.message, exc.hint or no_python_hint(command))
-    found = re.search(r"^Python (\d+\.\d+\.\S+)", said, re.MULTILINE)
+        return Check(name, "failed", exc.message, exc.hint or no_python_hint(command)), []
+    found = next(filter(None, (re.search(r"Python (\d+\.\d+\.\S+)$", line) for line in reversed(said))), None)
     if found is None:
-        last = (said.strip() or process.stderr_tail().strip() or "it said nothing").splitlines()[-1]
+        last = ("\n".join(said).strip() or process.stderr_tail().strip() or "it said nothing").splitlines()[-1]
         message = f"'{command}' ended with exit code {status}: {last}"
-        return Check(name, "failed", message, no_python_hint(command))
-    return found[1]
+        return Check(name, "failed", message, no_python_hint(command)), []
+    return found[1], [text for line in said if (text := line.replace(found[0], "").strip())]
+
+
+def _runtime(device: Device, probe: Mapping[str, Any]) -> Check:
+    """Whether what executes bundles is there."""
+    name = "runtime"
+    try:
+        runtime = describe(device.target, device.profile, dict(probe))
+        answer = device.ask(Provisioned, lock=runtime.lock, packages=list(runtime.packages), query_only=True)
+    except ToolkitError as exc:  # another check says what is wrong
+        return skipped(name, exc.message)
+    if answer.installed is False:
+        return ok(name, f"{runtime.lock} is installed")
+    locked = "no wheels are locked" if runtime.wheels is None else f"{len(runtime.wheels.wheels)} wheels are locked"
+    return skipped(name, f"not installed yet: a deploy brings it, from an index there or from here; {locked} for it")
 
 
 def _judge(device: Device, probe: Mapping[str, Any], *, skew_s: float) -> Iterator[Check]:
     target, profile = device.target, device.profile
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
     yield checks.pip(target, probe)
+    yield _runtime(device, probe)
     yield checks.glibc(profile, probe)
     yield checks.memory(profile, probe)
     yield checks.disk(probe)

@@ -6,8 +6,11 @@ import re
 
 from toolkit.errors import RemoteCommandFailed
 from toolkit.pythons import OLDEST
+from toolkit.remote_paths import python_argv
 from toolkit.transport import Transport
 
+# On Windows the launcher finds what isn't in the PATH, where a `python` may stand that only says where to buy one.
+WINDOWS_STARTERS = ("py -3", "python", "python3")
 # Names that systems use, the launcher of Windows, and where uv and pyenv put theirs, of which a session that isn't a
 # login doesn't know.
 STARTERS = (
@@ -19,15 +22,15 @@ STARTERS = (
 
 def find_starter(transport: Transport) -> str | None:
     """A command there that starts a Python which runs the agent."""
-    for command in STARTERS:
+    for command in WINDOWS_STARTERS if transport.windows else STARTERS:
         try:
-            process = transport.start([command, "--version"])
+            process = transport.start([*python_argv(command), "--version"])
             process.close_stdin()
-            said = b"".join(process.lines()).decode("utf-8", "replace")
+            said = b"\n".join(process.lines()).decode("utf-8", "replace")
             status = process.wait()
         except RemoteCommandFailed:
             continue
-        version = re.match(r"Python (\d+)\.(\d+)", said)
+        version = re.search(r"Python (\d+)\.(\d+)\.", said)
         if status == 0 and version and (int(version[1]), int(version[2])) >= OLDEST:
             return command
     return None

@@ -22,17 +22,18 @@ from toolkit.config import (
     write_whole,
 )
 from toolkit.errors import ConfigError
+from toolkit.remote_paths import own_folder, python_command
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _IPV6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
-# What no shell, POSIX or Windows, reads as anything but itself; so paths on the device never need quotes.
-_REMOTE_PATH = re.compile(r"[A-Za-z0-9._/~:-]+")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # How a command line tells a tag from a name, and the tag that nobody has to write.
 MARK = "@"
 ALL = "all"
+# Windows has none of that name: there it is looked for under the names that it has.
+DEFAULT_PYTHON = "python3"
 _SECRET = re.compile(
     r"pass(word|wd|phrase|code)|^(pass|pwd)$|token|secret|credential|(private|api|access)[_-]?key",
     re.IGNORECASE,
@@ -81,28 +82,23 @@ def _ipv6(host: str) -> str:
     return host
 
 
-def _remote_path(text: str) -> str:
-    if not _REMOTE_PATH.fullmatch(text):
-        raise ValueError(f"'{text}' may only have letters, digits and . _ / ~ : - in it")
-    if text.removeprefix("~/").startswith("-"):
-        raise ValueError(f"'{text}' would be read as an option")
-    if ".." in text.split("/"):
-        raise ValueError(f"'{text}' may not go up with '..'")
-    if "~" in text and (not text.startswith("~/") or "~" in text[1:]):
-        raise ValueError(f"'{text}' may have ~ only as a leading '~/', the login folder")
-    return text
-
-
 def can_be_python(path: str) -> bool:
     """Whether a path on a device may stand in a target's file as its `python`."""
-    return _REMOTE_PATH.fullmatch(path) is not None
+    try:
+        python_command(path)
+    except ValueError:
+        return False
+    return True
 
 
-def _install_root(text: str) -> str:
-    parts = [part for part in _remote_path(text).split("/") if part not in ("", ".", "~")]
-    if not parts or (len(parts) == 1 and parts[0].endswith(":")):
-        raise ValueError(f"'{text}' is no folder of edgephi's own; write one like '~/.edgephi'")
-    return text.rstrip("/")
+def split_address(text: str) -> tuple[str | None, str, int | None]:
+    """User, host and port of `USER@HOST:PORT` or `ssh://USER@HOST:PORT`, an IPv6 address with a port in brackets."""
+    login, _, address = text.removeprefix("ssh://").rstrip("/").rpartition("@")
+    found = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?|([^:]+):(\d+)", address)
+    if found is None:
+        return login or None, address, None
+    port = found[2] or found[4]
+    return login or None, found[1] or found[3], int(port) if port else None
 
 
 def _key_file(path: Path) -> Path:
@@ -116,9 +112,6 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
         if not _TAG.fullmatch(tag):
             raise ValueError(f"'{tag}' is not a tag: letters, digits and . _ - only")
     return tuple(dict.fromkeys(tags))
-
-
-RemotePath = Annotated[str, AfterValidator(_remote_path)]
 
 
 class Target(BaseModel):
@@ -138,10 +131,15 @@ class Target(BaseModel):
     user: Annotated[str, AfterValidator(_matching(_USER, "a user name"))] | None = Field(None, description="login name")
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(None, description="port of sshd")
     profile: str = Field(min_length=1, description="name of the device class: edgephi profiles list")
-    install_root: Annotated[str, AfterValidator(_install_root)] = Field(
+    install_root: Annotated[str, AfterValidator(own_folder)] = Field(
         "~/.edgephi", description="folder on the target that edgephi owns"
     )
-    python: RemotePath = Field("python3", description="Python on the target, 3.9 or newer")
+    python: Annotated[str, AfterValidator(python_command)] = Field(
+        DEFAULT_PYTHON, description="Python on the target, 3.9 or newer; on Windows also `py -3.12`"
+    )
+    os: Literal["posix", "windows"] | None = Field(
+        None, description="what sshd runs on; needed only where its greeting doesn't tell that it is Windows"
+    )
     identity_file: Annotated[Path, AfterValidator(_key_file)] | None = Field(
         None, description="private key file on this machine; keys in ssh-agent need no mention"
     )
@@ -165,7 +163,7 @@ class Target(BaseModel):
         if self.transport != "local" and self.host is None:
             raise ValueError("host: missing")
         if self.transport == "local":
-            for key in ("host", "user", "port", "identity_file", "known_hosts"):
+            for key in ("host", "user", "port", "identity_file", "known_hosts", "os"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key}: means nothing with transport 'local'")
         return self

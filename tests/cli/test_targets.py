@@ -104,8 +104,8 @@ def test_add_json(capsys: pytest.CaptureFixture[str]) -> None:
             "error: target 'pi5.toml': name: 'pi5.toml' is the name of a file; leave .toml out\n",
         ),
         (
-            ("add", "pi5", "pi5:22", "--profile", "local"),
-            "error: target 'pi5': host: 'pi5:22': the port goes into `port`, not after the host\n",
+            ("add", "pi5", "pi5:ssh", "--profile", "local"),
+            "error: target 'pi5': host: 'pi5:ssh': the port goes into `port`, not after the host\n",
         ),
         (
             ("add", "pi5", "pi5", "--profile", "local", "--port", "70000"),
@@ -120,6 +120,28 @@ def test_add_refuses(argv: tuple[str, ...], message: str, capsys: pytest.Capture
     assert out == ""
     assert err.startswith(message)
     assert not (config_dir() / "targets").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("pi5", (None, "pi5", None)),
+        ("pi@pi5.local:2222", ("pi", "pi5.local", 2222)),
+        ("ssh://pi@pi5:22/", ("pi", "pi5", 22)),
+        ("::1", (None, "::1", None)),
+        ("[::1]", (None, "::1", None)),
+        ("me@corp@[fe80::1%eth0]:2222", ("me@corp", "fe80::1%eth0", 2222)),
+    ],
+)
+def test_add_takes_addresses_apart(address: str, parts: tuple[str | None, str, int | None]) -> None:
+    assert run("add", "six", address, "--profile", "local") == 0
+    target = load_target("six")
+    assert (target.user, target.host, target.port) == parts
+
+
+def test_add_with_two_ports(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("add", "pi5", "pi5:22", "--port", "22", "--profile", "local") == 2
+    assert "give the port once" in capsys.readouterr().err
 
 
 def test_add_with_two_users(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +289,7 @@ def test_add_without_a_profile_to_a_machine_that_is_off(capsys: pytest.CaptureFi
 def test_what_is_wrong_is_said_before_connecting(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("add", "local", "127.0.0.1", "--port", str(free_port())) == 3
     assert "target 'local' exists already" in capsys.readouterr().err
-    assert run("add", "board", "127.0.0.1:22") == 3
+    assert run("add", "board", "127.0.0.1:ssh") == 3
     assert "the port goes into `port`" in capsys.readouterr().err
 
 

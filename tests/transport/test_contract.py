@@ -277,19 +277,6 @@ def test_make_dirs_over_a_file_fails(case: Case) -> None:
         case.transport.make_dirs(str(case.folder / "file"))
 
 
-def test_rename_replaces(case: Case) -> None:
-    (case.folder / "new").write_text("new")
-    (case.folder / "old").write_text("old")
-    case.transport.rename(str(case.folder / "new"), str(case.folder / "old"))
-    assert (case.folder / "old").read_text() == "new"
-    assert not (case.folder / "new").exists()
-
-
-def test_rename_of_nothing_fails(case: Case) -> None:
-    with pytest.raises(RemoteCommandFailed, match="nothing"):
-        case.transport.rename(str(case.folder / "nothing"), str(case.folder / "other"))
-
-
 def test_relative_and_home_paths_count_from_the_login_folder(case: Case, source: Path) -> None:
     name = f".edgephi-test-{threading.get_native_id()}-{case.kind}"
     try:

@@ -171,6 +171,13 @@ def test_encrypted_key_with_a_prompt(locked: Address) -> None:
     assert prompts == [f"passphrase for {locked.identity_file}: "]
 
 
+def test_an_empty_passphrase_leaves_the_key_out(locked: Address) -> None:
+    prompts: list[str] = []
+    with pytest.raises(AuthFailed, match="locked needs a passphrase"):
+        connect(locked, prompts, "")
+    assert len(prompts) == 1
+
+
 def test_wrong_passphrase_is_asked_for_once(locked: Address) -> None:
     prompts: list[str] = []
     with pytest.raises(AuthFailed, match="the passphrase doesn't open"):
@@ -193,31 +200,13 @@ def test_agent_keys(locked: Address, address: Address, tmp_path: Path, monkeypat
         agent.wait()
 
 
-def test_identities_only_leaves_other_agent_keys_alone(
-    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Agent:
-        def get_keys(self) -> list[object]:
-            return [right, wrong]
-
-        def close(self) -> None: ...
-
-    (tmp_path / "wrong.pub").write_text(write_key_pair(tmp_path / "wrong"))
-    right, wrong = (paramiko.PKey.from_path(path) for path in (address.identity_file, tmp_path / "wrong"))
-    right.comment = wrong.comment = "a comment"
-    monkeypatch.setattr(paramiko, "Agent", Agent)
-    (tmp_path / "ssh_config").write_text(f"IdentitiesOnly yes\nIdentityFile {tmp_path}/wrong\n")
-    with pytest.raises(AuthFailed, match=r"refused: tried .*/wrong, agent: a comment$"):
-        connect(replace(address, identity_file=None))
-
-
 @pytest.mark.parametrize("secret", ["right", "wrong"])
 def test_password_is_asked_for_once(address: Address, monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
     def check(_session: object, _user: str, password: str) -> int:
         return paramiko.AUTH_SUCCESSFUL if password == "right" else paramiko.AUTH_FAILED
 
-    monkeypatch.setattr(embedded_module._Session, "get_allowed_auths", lambda *_: "publickey,password")
-    monkeypatch.setattr(embedded_module._Session, "check_auth_password", check)
+    monkeypatch.setattr(embedded_module.Session, "get_allowed_auths", lambda *_: "publickey,password")
+    monkeypatch.setattr(embedded_module.Session, "check_auth_password", check)
     prompts: list[str] = []
     without_key = replace(address, identity_file=None)
     if secret == "right":
@@ -226,6 +215,80 @@ def test_password_is_asked_for_once(address: Address, monkeypatch: pytest.Monkey
         with pytest.raises(AuthFailed, match="tried password"):
             connect(without_key, prompts, secret)
     assert prompts == [f"password of {address.user} on pi5 (127.0.0.1:{address.port}): "]
+
+
+class Questions:
+    """keyboard-interactive as paramiko's own server does it: in rounds, each of several questions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *rounds: list[tuple[str, str]], noise: str = "") -> None:
+        self._rounds = list(rounds)
+        self._noise = noise
+        self._expected: list[str] = []
+        monkeypatch.setattr(embedded_module.Session, "get_allowed_auths", lambda *_: "keyboard-interactive")
+        monkeypatch.setattr(embedded_module.Session, "check_auth_interactive", lambda *_: self._next(), raising=False)
+        monkeypatch.setattr(
+            embedded_module.Session, "check_auth_interactive_response", lambda _, said: self._check(said), raising=False
+        )
+
+    def _next(self) -> paramiko.InteractiveQuery:
+        self._expected = [answer for _, answer in self._rounds[0]]
+        return paramiko.InteractiveQuery("", self._noise, *(question for question, _ in self._rounds.pop(0)))
+
+    def _check(self, said: list[str]) -> object:
+        if said != self._expected:
+            return paramiko.AUTH_FAILED
+        return self._next() if self._rounds else paramiko.AUTH_SUCCESSFUL
+
+
+def test_several_questions_in_several_rounds(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = {"Password: ": "a", "Code from the card: ": "b", "And the one before: ": "c"}
+    first, *others = secrets.items()
+    Questions(monkeypatch, [first], others, [], noise="Welcome\x1b[2J to the\n board")
+    asked: list[str] = []
+
+    def person(text: str) -> str:
+        asked.append(text)
+        return next(answer for question, answer in secrets.items() if text.endswith(question))
+
+    SshTransport(replace(address, identity_file=None), person).close()
+    assert asked == [f"pi5 (127.0.0.1:{address.port}): Welcome [2J to the board {question}" for question in secrets]
+
+
+def test_a_wrong_answer_among_several(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    Questions(monkeypatch, [("Password: ", "a"), ("Code: ", "b")])
+    prompts: list[str] = []
+    with pytest.raises(AuthFailed, match="tried keyboard-interactive"):
+        connect(replace(address, identity_file=None), prompts, "a")
+    assert len(prompts) == 2
+
+
+def test_a_server_that_asks_without_an_end(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    Questions(monkeypatch, *([("Again: ", "a")] for _ in range(100)))
+    prompts: list[str] = []
+    with pytest.raises((AuthFailed, HostUnreachable)):
+        connect(replace(address, identity_file=None), prompts, "a")
+    assert len(prompts) == 16
+
+
+def test_whoever_is_asked_may_give_up(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    Questions(monkeypatch, [("Password: ", "a")])
+
+    def person(_text: str) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SshTransport(replace(address, identity_file=None), person)
+
+
+def test_methods_that_the_configuration_switches_off(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Questions(monkeypatch, [("Password: ", "a")])
+    (tmp_path / "ssh_config").write_text("IdentityFile none\nKbdInteractiveAuthentication no\n")
+    prompts: list[str] = []
+    with pytest.raises(AuthFailed, match="no key to try"):
+        connect(replace(address, identity_file=None), prompts, "a")
+    assert prompts == []
 
 
 def test_refused_port(address: Address) -> None:

@@ -48,7 +48,10 @@ def prompt_secret() -> Callable[[str], str] | None:
         return None
     import click
 
-    return lambda text: str(click.prompt(text, hide_input=True, err=True, prompt_suffix=""))
+    def ask(text: str) -> str:
+        return str(click.prompt(text, default="", show_default=False, hide_input=True, err=True, prompt_suffix=""))
+
+    return ask
 
 
 def print_json(value: object) -> None:

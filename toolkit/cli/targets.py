@@ -69,7 +69,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--user", help="Login name; also as USER@HOST.")
 @click.option("--port", type=int, help="Port of its sshd.")
 @click.option("--install-root", help="Folder there that edgephi owns.  [default: ~/.edgephi]")
-@click.option("--python", help="Python there.  [default: python3]")
+@click.option("--python", help="Python there, or `py -3.12` on Windows.  [default: python3; on Windows it is found]")
 @click.option("--identity-file", type=click.Path(path_type=Path), help="Private key file on this machine.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="known_hosts file to use instead of yours.")
 @click.option(
@@ -93,24 +93,28 @@ def add(
 ) -> None:
     """Write a target file for a machine that SSH reaches.
 
-    HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@. Without --profile the
-    machine is connected to and probed, and gets the profile that suits it best; with it nothing is connected to.
-    The file goes into your configuration folder; a ./targets folder, where there is one, is read before it.
+    HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@ and :PORT (for IPv6 as
+    [fe80::1%eth0]:2222). Without --profile the machine is connected to and probed, and gets the profile that suits
+    it best; with it nothing is connected to. The file goes into your configuration folder; a ./targets folder, where
+    there is one, is read before it.
     """
     from toolkit.cli import render
     from toolkit.config import config_dir
     from toolkit.profiles import load_profile
-    from toolkit.targets import parse_target, save_target
+    from toolkit.targets import parse_target, save_target, split_address
 
-    login, at, address = host.rpartition("@")
-    if at and user is not None:
+    login, address, port = split_address(host)
+    if login and user is not None:
         raise click.UsageError("give the user once: USER@HOST or --user")
+    if port and fields["port"] is not None:
+        raise click.UsageError("give the port once: HOST:PORT or --port")
+    fields["port"] = port or fields["port"]
     files = {
         "identity_file": _anchored(identity_file),
         "known_hosts": _anchored(known_hosts),
         "allowed_signers": _anchored(allowed_signers or (_demanded_by(name) if force else None)),
     }
-    table = {"host": address, "user": login if at else user} | fields | files
+    table = {"host": address, "user": login or user} | fields | files
     given = {key: value for key, value in table.items() if value not in (None, ())}
     where = f"target '{name}'"
     # Before anything is connected to: what is wrong with the fields, and whether the name is free.

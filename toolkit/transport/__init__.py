@@ -44,9 +44,15 @@ class Process(Protocol):
 class Transport(Protocol):
     """One open connection to a target.
 
-    Paths are POSIX paths on the target; a relative one counts from the login folder, `~/` is accepted too.
-    Every method raises DeviceError's children, never the library's own exceptions.
+    Paths have slashes; a relative one counts from the login folder, `~/` is accepted too, and so are Windows' drives.
+    Every method raises DeviceError's children, never the library's own exceptions. `windows` says that commands there
+    have Windows' names and paths, `shell_name` what reads them, for people.
     """
+
+    windows: bool
+
+    @property
+    def shell_name(self) -> str: ...
 
     def start(self, argv: Sequence[str]) -> Process:
         """Start a command in the login folder."""
@@ -73,9 +79,6 @@ class Transport(Protocol):
 
     def size(self, path: str) -> int | None:
         """Bytes of a file, None when there is none."""
-
-    def rename(self, source: str, destination: str) -> None:
-        """Atomically replace `destination`."""
 
     def close(self) -> None: ...
 

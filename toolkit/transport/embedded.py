@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import paramiko
 
@@ -19,7 +19,7 @@ from toolkit.transport.embedded_files import FilesUnder
 from toolkit.transport.keys import write_key_pair
 
 
-class _Session(paramiko.ServerInterface):  # type: ignore[misc]
+class Session(paramiko.ServerInterface):  # type: ignore[misc]
     """Lets one key in; a channel carries one command or one SFTP session."""
 
     def __init__(self, root: Path, client_key: bytes) -> None:
@@ -39,8 +39,11 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]
         return int(paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED)
 
     def check_channel_exec_request(self, channel: Any, command: bytes) -> bool:
-        Thread(target=run_command, args=(channel, command, self.root), daemon=True).start()
+        Thread(target=self.run, args=(channel, command), daemon=True).start()
         return True
+
+    def run(self, channel: Any, command: bytes) -> None:
+        run_command(channel, ["/bin/sh", "-c", command], self.root, {"HOME": str(self.root)})
 
 
 class EmbeddedServer:
@@ -53,7 +56,11 @@ class EmbeddedServer:
 
     name = "loopback"
     host = "127.0.0.1"
+    os: Literal["posix", "windows"] = "posix"
     kind = "embedded (paramiko)"
+    session: type[Session] = Session
+    files: type[Any] = FilesUnder
+    greeting: str | None = None
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -107,11 +114,12 @@ class EmbeddedServer:
 
     def _serve(self, connection: socket.socket) -> None:
         transport = paramiko.Transport(connection)
+        transport.local_version = self.greeting or transport.local_version
         transport.add_server_key(self._host_key)
-        transport.set_subsystem_handler("sftp", paramiko.SFTPServer, FilesUnder)
+        transport.set_subsystem_handler("sftp", paramiko.SFTPServer, self.files)
         self._transports.append(transport)
         try:
-            transport.start_server(server=_Session(self.root, self._client_key))
+            transport.start_server(server=self.session(self.root, self._client_key))
         except (paramiko.SSHException, EOFError, OSError):
             # A client that only wanted the host key hangs up here.
             transport.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -19,12 +19,12 @@ _READ_BYTES = 32 * 1024
 _GONE = (paramiko.SSHException, EOFError, OSError)
 
 
-def run_command(channel: Any, command: bytes, root: Path) -> None:
-    """Run `/bin/sh -c command` in `root`; its whole process group is killed when the channel closes."""
+def run_command(channel: Any, argv: Sequence[str | bytes], folder: Path, environment: Mapping[str, str]) -> None:
+    """Run a command in `folder`; its whole process group is killed when the channel closes."""
     child = subprocess.Popen(
-        ["/bin/sh", "-c", command],
-        cwd=root,
-        env=without_secrets() | {"HOME": str(root)},
+        argv,
+        cwd=folder,
+        env=without_secrets() | dict(environment),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _answering(method: Callable[P, T]) -> Callable[P, T | int]:
+def answering(method: Callable[P, T]) -> Callable[P, T | int]:
     """Turn an OSError into the SFTP status that paramiko wants returned."""
 
     @functools.wraps(method)
@@ -29,7 +29,7 @@ def _answering(method: Callable[P, T]) -> Callable[P, T | int]:
     return wrapper
 
 
-class _OpenFile(paramiko.SFTPHandle):  # type: ignore[misc]
+class OpenFile(paramiko.SFTPHandle):  # type: ignore[misc]
     """One open file by its descriptor."""
 
     def __init__(self, descriptor: int) -> None:
@@ -39,11 +39,11 @@ class _OpenFile(paramiko.SFTPHandle):  # type: ignore[misc]
     def close(self) -> None:
         os.close(self._descriptor)
 
-    @_answering
+    @answering
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self._descriptor, length, offset)
 
-    @_answering
+    @answering
     def write(self, offset: int, data: bytes) -> int:
         view = memoryview(data)
         while view:
@@ -51,11 +51,11 @@ class _OpenFile(paramiko.SFTPHandle):  # type: ignore[misc]
             view, offset = view[written:], offset + written
         return int(SFTP_OK)
 
-    @_answering
+    @answering
     def stat(self) -> Any:
         return paramiko.SFTPAttributes.from_stat(os.fstat(self._descriptor))
 
-    @_answering
+    @answering
     def chattr(self, attr: Any) -> int:
         if attr.st_size is not None:
             os.ftruncate(self._descriptor, attr.st_size)
@@ -74,39 +74,39 @@ class FilesUnder(paramiko.SFTPServerInterface):  # type: ignore[misc]
     def canonicalize(self, path: str) -> str:
         return os.path.normpath(self._root / path)
 
-    @_answering
-    def open(self, path: str, flags: int, attr: Any) -> _OpenFile:
+    @answering
+    def open(self, path: str, flags: int, attr: Any) -> OpenFile:
         mode = 0o666 if attr.st_mode is None else attr.st_mode
-        return _OpenFile(os.open(self._inside(path), flags, mode))
+        return OpenFile(os.open(self._inside(path), flags, mode))
 
-    @_answering
+    @answering
     def stat(self, path: str) -> Any:
         return paramiko.SFTPAttributes.from_stat(self._inside(path).stat())
 
-    @_answering
+    @answering
     def lstat(self, path: str) -> Any:
         return paramiko.SFTPAttributes.from_stat(self._entry(path).lstat())
 
-    @_answering
+    @answering
     def list_folder(self, path: str) -> list[Any]:
         return [paramiko.SFTPAttributes.from_stat(entry.lstat(), entry.name) for entry in self._inside(path).iterdir()]
 
-    @_answering
+    @answering
     def mkdir(self, path: str, attr: Any) -> int:
         self._inside(path).mkdir(0o777 if attr.st_mode is None else attr.st_mode)
         return int(SFTP_OK)
 
-    @_answering
+    @answering
     def rmdir(self, path: str) -> int:
         self._entry(path).rmdir()
         return int(SFTP_OK)
 
-    @_answering
+    @answering
     def remove(self, path: str) -> int:
         self._entry(path).unlink()
         return int(SFTP_OK)
 
-    @_answering
+    @answering
     def rename(self, oldpath: str, newpath: str) -> int:
         # SFTP's plain rename never replaces.
         if self._entry(newpath).exists():
@@ -114,7 +114,7 @@ class FilesUnder(paramiko.SFTPServerInterface):  # type: ignore[misc]
         self._entry(oldpath).rename(self._entry(newpath))
         return int(SFTP_OK)
 
-    @_answering
+    @answering
     def posix_rename(self, oldpath: str, newpath: str) -> int:
         self._entry(oldpath).replace(self._entry(newpath))
         return int(SFTP_OK)

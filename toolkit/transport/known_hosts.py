@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -84,6 +85,13 @@ def append_known_host(file: Path, host: str, key_type: str, blob: bytes) -> None
     gap = "\n" if text and not text.endswith("\n") else ""
     with file.open("a", encoding="utf-8") as out:
         out.write(f"{gap}{host} {key_type} {base64.b64encode(blob).decode()}\n")
+
+
+def hashed(host: str) -> str:
+    """The name as HashKnownHosts has it written: who reads the file doesn't learn where its owner goes."""
+    salt = os.urandom(hashlib.sha1().digest_size)
+    digest = hmac.new(salt, host.encode(), hashlib.sha1).digest()
+    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 
 
 def _hashed_match(pattern: str, host: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -80,6 +81,9 @@ class LocalProcess:
 class LocalTransport:
     """The login folder is the user's home folder."""
 
+    windows = sys.platform == "win32"
+    shell_name = "none: commands are started directly"
+
     def __init__(self) -> None:
         self._home = Path.home()
 
@@ -123,11 +127,6 @@ class LocalTransport:
     def size(self, path: str) -> int | None:
         file = self._path(path)
         return file.stat().st_size if file.is_file() else None
-
-    def rename(self, source: str, destination: str) -> None:
-        origin, target = self._path(source), self._path(destination)
-        with self._explained(f"cannot rename {origin} to {target}", target.parent, 0):
-            origin.replace(target)
 
     def close(self) -> None:
         """There is no connection to close."""

@@ -7,7 +7,6 @@ the user's configuration says, and asks nothing: what it wants to ask for is an 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 from toolkit.transport import ssh_link
 from toolkit.transport.local import LocalProcess
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp, sessions_refused
+from toolkit.transport.shells import NAMES, Shell, ask_shell, command_line
 from toolkit.transport.ssh_config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.transport.ssh_link import connected, known_key_types, verify_host_key
 from toolkit.transport.streams import Tail
@@ -139,6 +139,9 @@ class OpenSshTransport(SftpFiles):
         self._ssh = _find_ssh(target)
         self._options = resolve(target)
         super().__init__(f"{target.name} ({self._options.hostname}:{self._options.port})")
+        # ssh doesn't tell what the server greets with.
+        self.windows = target.os == "windows"
+        self._shell: Shell | None = None if self.windows else "posix"
         self._folder = Path(tempfile.mkdtemp(prefix="edgephi-ssh-"))
         ours, theirs = socket.socketpair()
         self._stream = _Stream(ours)
@@ -162,12 +165,21 @@ class OpenSshTransport(SftpFiles):
             raise
 
     def start(self, argv: Sequence[str]) -> OpenSshProcess:
+        if self._shell is None:
+            self._shell = ask_shell(self._exec)
+        return self._exec(command_line(self._shell, argv))
+
+    @property
+    def shell_name(self) -> str:
+        return NAMES[self._shell]
+
+    def _exec(self, line: str) -> OpenSshProcess:
         if self.is_lost():
             raise self.lost("starting a command")
         # Without a control socket ssh would connect by itself, as nobody asked it to.
         client = [self._ssh, "-F", "none", "-S", str(self._control), "-T", "-o", "ProxyCommand=false"]
         client += ["-o", "LogLevel=ERROR", "-o", "EscapeChar=none"]
-        return OpenSshProcess([*client, "--", "target", shlex.join(argv)], self)
+        return OpenSshProcess([*client, "--", "target", line], self)
 
     def close(self) -> None:
         self._stream.close()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE
+from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE, SFTPError
 
 from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
+from toolkit.remote_paths import sftp_path
 from toolkit.transport import End, Pace
 from toolkit.transport.failures import device_full
 from toolkit.transport.sftp_upload import CHUNK_BYTES, Upload
@@ -47,7 +48,7 @@ class SftpFiles(ABC):
     ) -> Iterator[int]:
         """Besides the Protocol's: CorruptBundle when `source` can't be read, RemoteCommandFailed when the
         server refuses to write."""
-        path = _remote(destination)
+        path = sftp_path(destination)
         with _reading(source) as data, self._translated(f"writing {path}"):
             total = source.stat().st_size
             if end is None:
@@ -76,7 +77,7 @@ class SftpFiles(ABC):
         return paramiko.SFTPFile(self._files(), reply.get_binary(), "r+b", 0)
 
     def make_dirs(self, path: str) -> None:
-        folder = _remote(path)
+        folder = sftp_path(path)
         with self._translated(f"creating {folder}"):
             missing = []
             while folder not in ("", "/") and self._mode(folder) is None:
@@ -84,17 +85,13 @@ class SftpFiles(ABC):
                 folder = posixpath.dirname(folder)
             for part in reversed(missing):
                 self._files().mkdir(part, 0o700)
-            mode = self._mode(_remote(path))
+            mode = self._mode(sftp_path(path))
             if mode is None or not stat.S_ISDIR(mode):
                 raise OSError("not a folder")
 
     def size(self, path: str) -> int | None:
         with self._translated(f"reading {path}"):
-            return self._size(_remote(path))
-
-    def rename(self, source: str, destination: str) -> None:
-        with self._translated(f"renaming {source} to {destination}"):
-            self._files().posix_rename(_remote(source), _remote(destination))
+            return self._size(sftp_path(path))
 
     def _size(self, path: str) -> int | None:
         try:
@@ -160,20 +157,18 @@ def sessions_refused(where: str, reason: str) -> RemoteCommandFailed:
 
 
 def no_sftp(where: str, reason: object) -> RemoteCommandFailed:
-    return RemoteCommandFailed(
-        f"{where}: the server offers no SFTP session: {reason}",
-        "install openssh-sftp-server there (Subsystem sftp in sshd_config); MaxSessions must leave room for it",
-    )
+    hint = "install openssh-sftp-server there (Subsystem sftp in sshd_config)"
+    if isinstance(reason, SFTPError):  # something else was said where its first packet should stand
+        hint = (
+            "the login shell there must print nothing by itself; or set Subsystem sftp internal-sftp in sshd_config, "
+            "which needs neither that shell nor openssh-sftp-server"
+        )
+    return RemoteCommandFailed(f"{where}: the server offers no SFTP session: {reason}", hint)
 
 
 def _reason(exc: BaseException) -> str:
     reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
     return str(reason)[:1].lower() + str(reason)[1:]
-
-
-def _remote(path: str) -> str:
-    """SFTP starts in the login folder and knows no `~`."""
-    return path.removeprefix("~/").rstrip("/") or path
 
 
 @contextmanager

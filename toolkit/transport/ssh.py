@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -11,21 +11,27 @@ from typing import Any
 
 import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
+from paramiko.sftp import SFTPError
 
-from toolkit.errors import HostKeyChanged, HostUnreachable
+from toolkit.errors import ConfigError, HostKeyChanged, HostUnreachable
 from toolkit.public_keys import fingerprint
 from toolkit.transport import PromptSecret
-from toolkit.transport.known_hosts import append_known_host, host_names
+from toolkit.transport.known_hosts import append_known_host, hashed, host_names
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp
+from toolkit.transport.shells import NAMES, Shell, ask_shell, command_line
 from toolkit.transport.ssh_auth import log_in
 from toolkit.transport.ssh_config import SshTarget, resolve
-from toolkit.transport.ssh_link import connected, host_key_changed, known_key_types, known_keys, verify_host_key
+from toolkit.transport.ssh_link import Link, connected, host_key_changed, known_key_types, known_keys, verify_host_key
 from toolkit.transport.ssh_packets import send_all
 from toolkit.transport.streams import Feeder, Tail, split_lines
 
 _OPEN_TIMEOUT_S = 20
 _KILL_TIMEOUT_S = 1
 _READ_BYTES = 64 * 1024
+# Connections for a server that allows one session on each: files, the push's hold, a command.
+_MOST_LINKS = 4
+# OpenSSH for Windows, Bitvise's server.
+_WINDOWS_GREETING = re.compile("Windows|WinSSHD")
 _HOST_KEY_TYPES = (
     ("ssh-ed25519",),
     ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
@@ -113,31 +119,79 @@ class SshProcess:
 class SshTransport(SftpFiles):
     """One connection; the SFTP session opens with the first file and stays open.
 
-    Raises HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged, or ConfigError for a wrong target.
+    Where the server allows few sessions on a connection, more are opened. Raises HostUnreachable, AuthFailed,
+    HostKeyUnknown, HostKeyChanged, or ConfigError for a wrong target.
     """
 
     def __init__(self, target: SshTarget, prompt_secret: PromptSecret | None = None) -> None:
-        options = resolve(target)
-        with connected(target, options, known_key_types(options)) as self._link:
-            verify_host_key(self._link, target.name)
-            log_in(self._link, prompt_secret)
+        self._target = target
+        self._options = resolve(target)
+        self._prompt_secret = prompt_secret
+        self._link = self._dial()
+        self._others: list[Link] = []
         super().__init__(self._link.where)
         self._sftp: Any = None
+        greeting = self._link.transport.remote_version
+        self.windows = target.os == "windows" if target.os else bool(_WINDOWS_GREETING.search(greeting))
+        self._shell: Shell | None = None if self.windows else "posix"
 
     def start(self, argv: Sequence[str]) -> SshProcess:
+        """Besides the Protocol's: ConfigError for words that the shell there can't be given."""
+        if self._shell is None:
+            self._shell = ask_shell(self._exec)
+        return self._exec(command_line(self._shell, argv))
+
+    @property
+    def shell_name(self) -> str:
+        return NAMES[self._shell]
+
+    def _exec(self, line: str) -> SshProcess:
         with self._translated("starting a command"):
-            channel = self._link.transport.open_session(timeout=_OPEN_TIMEOUT_S)
-            channel.exec_command(shlex.join(argv))
+            channel = self._open_session()
+            channel.exec_command(line)
         return SshProcess(channel, self._where)
 
+    def _dial(self) -> Link:
+        with connected(self._target, self._options, known_key_types(self._options)) as link:
+            verify_host_key(link, self._target.name)
+            log_in(link, self._prompt_secret)
+        link.watch()
+        return link
+
+    def free_sessions(self, wanted: int) -> int:
+        """How many of `wanted` more sessions the server lets the first connection have; they are closed again."""
+        opened: list[Any] = []
+        with self._translated("opening sessions"), suppress(paramiko.ChannelException):
+            while len(opened) < wanted:
+                opened.append(self._link.transport.open_session(timeout=_OPEN_TIMEOUT_S))
+        for channel in opened:
+            channel.close()
+        return len(opened)
+
+    def _open_session(self) -> Any:
+        """A session of its own, on another connection where those there are may have no more (MaxSessions)."""
+        for link in (self._link, *self._others):
+            try:
+                return link.transport.open_session(timeout=_OPEN_TIMEOUT_S)
+            except paramiko.ChannelException:
+                if len(self._others) == _MOST_LINKS - 1:
+                    raise
+        self._others.append(self._dial())
+        return self._others[-1].transport.open_session(timeout=_OPEN_TIMEOUT_S)
+
     def close(self) -> None:
-        self._link.close()
+        for link in (self._link, *self._others):
+            link.close()
 
     def _files(self) -> Any:
         if self._sftp is None:
             try:
-                self._sftp = paramiko.SFTPClient.from_transport(self._link.transport)
-            except (paramiko.SSHException, paramiko.SFTPError) as exc:
+                channel = self._open_session()
+                channel.invoke_subsystem("sftp")
+                self._sftp = paramiko.SFTPClient(channel)
+            except paramiko.ChannelException:
+                raise
+            except (paramiko.SSHException, SFTPError) as exc:
                 if self._is_lost():
                     raise
                 raise no_sftp(self._where, exc) from exc
@@ -159,6 +213,8 @@ def trust_host_key(target: SshTarget, fingerprint_: str) -> Path:
     the server has the fingerprint, or when another key of that type is in the file; HostUnreachable.
     """
     options = resolve(target)
+    if not options.known_hosts:
+        raise ConfigError(f"target '{target.name}': no known_hosts file", "set known_hosts in the target's file")
     wanted = "SHA256:" + fingerprint_.strip().removeprefix("SHA256:").rstrip("=")
     name = host_names(options.hostname, options.port, options.host_key_alias)[0]
     offered: list[str] = []
@@ -175,7 +231,8 @@ def trust_host_key(target: SshTarget, fingerprint_: str) -> Path:
                 raise host_key_changed(link, target.name, entry, key.asbytes())
             if entry.blob == key.asbytes():
                 return entry.file
-        append_known_host(options.known_hosts[0], name, key.get_name(), key.asbytes())
+        shown = hashed(name) if options.hash_known_hosts else name
+        append_known_host(options.known_hosts[0], shown, key.get_name(), key.asbytes())
         return options.known_hosts[0]
     raise HostKeyChanged(
         f"{link.where}: no host key with fingerprint {wanted}; the server offers {', '.join(offered)}",

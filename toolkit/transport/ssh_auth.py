@@ -1,34 +1,50 @@
-"""Logging in: the target's own key, the agent's, the configured ones, then what only the user can unlock."""
+"""Logging in: the target's own key, the agent's, the configured ones, then what only the user can answer."""
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
-from paramiko.pkey import UnknownKeyType
+from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from toolkit.errors import AuthFailed, HostUnreachable
 from toolkit.transport import PromptSecret
+from toolkit.transport.certificates import SUFFIX, certified_key, public_part, read_blob
+from toolkit.transport.ssh_config import SshOptions, public_file
 from toolkit.transport.ssh_link import Link
 
+# People look for a second device, and servers wait two minutes for them.
+_ANSWER_TIMEOUT_S = 180.0
+_POLL_S = 0.2
+# Who asks for more isn't a login.
+_MOST_QUESTIONS = 16
 _UNUSABLE_KEY = (paramiko.SSHException, UnknownKeyType, UnsupportedAlgorithm, ValueError, OSError)
 
 
 @dataclass
 class _Login:
     link: Link
-    methods: set[str] = field(default_factory=set)
+    # What the server takes next; None until it has said so.
+    methods: set[str] | None = None
     tried: list[str] = field(default_factory=list)
     locked: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
+    def takes(self, method: str) -> bool:
+        return self.methods is None or method in self.methods
+
 
 def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
-    """Authenticate. `prompt_secret` is called once at most, and what it returns is forgotten.
+    """Authenticate. `prompt_secret` is called once for each secret at most, and what it returns is forgotten.
 
     Raises AuthFailed with what was tried and what to do, HostUnreachable when the link breaks.
     """
@@ -36,11 +52,15 @@ def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
     if _attempt(login, None, lambda user: link.transport.auth_none(user)):
         return
     for label, key in _keys(login):
-        if _attempt(login, label, lambda user, key=key: link.transport.auth_publickey(user, key)):  # type: ignore[misc]
+        if login.takes("publickey") and _offer(login, label, key):
             return
-    if prompt_secret is not None and _ask(login, prompt_secret):
+    if prompt_secret is not None and (_unlock(login, prompt_secret) or _answer(login, prompt_secret)):
         return
     raise _refused(login)
+
+
+def _offer(login: _Login, label: str, key: Any) -> bool:
+    return _attempt(login, label, lambda user: login.link.transport.auth_publickey(user, key))
 
 
 def _attempt(login: _Login, label: str | None, authenticate: Callable[[str], list[str]]) -> bool:
@@ -49,25 +69,31 @@ def _attempt(login: _Login, label: str | None, authenticate: Callable[[str], lis
         login.tried.append(label)
     try:
         # What is returned without being logged in is what a server with two factors wants next.
-        login.methods |= set(authenticate(login.link.options.user))
+        if wanted := authenticate(login.link.options.user):
+            login.methods = set(wanted)
     except paramiko.BadAuthenticationType as exc:
-        login.methods |= set(exc.allowed_types)
+        login.methods = set(exc.allowed_types)
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if not transport.is_active():
             raise _dropped(login) from exc
     return bool(transport.is_authenticated())
 
 
+# --- keys and certificates ---
+
+
 def _keys(login: _Login) -> Iterator[tuple[str, Any]]:
     options = login.link.options
     first, others = options.identity_files[:1], options.identity_files[1:]
     yield from _file_keys(login, first)
-    yield from _agent_keys(options.identity_files if options.identities_only else None)
+    yield from _agent_keys(options)
     yield from _file_keys(login, others)
 
 
 def _file_keys(login: _Login, paths: tuple[Path, ...]) -> Iterator[tuple[str, Any]]:
     for path in paths:
+        if path.suffix == ".pub" or not path.is_file():
+            continue  # its private part is the agent's
         try:
             key = paramiko.PKey.from_path(path)
         except (TypeError, paramiko.PasswordRequiredException):
@@ -76,47 +102,170 @@ def _file_keys(login: _Login, paths: tuple[Path, ...]) -> Iterator[tuple[str, An
         except _UNUSABLE_KEY as exc:
             login.unreadable.append(f"{path}: {exc}")
         else:
-            yield str(path), key
+            yield from _with_certificates(str(path), key, login.link.options)
 
 
-def _agent_keys(only: tuple[Path, ...] | None) -> Iterator[tuple[str, Any]]:
-    """The agent's keys; with `only`, those that belong to these files, as IdentitiesOnly demands."""
-    allowed = None if only is None else {_public_part(path) for path in only}
+def _with_certificates(label: str, key: Any, options: SshOptions) -> Iterator[tuple[str, Any]]:
+    """The key with each certificate that is about it, and without one."""
+    for path in (*options.certificate_files, *(_certificate_beside(file) for file in options.identity_files)):
+        blob = read_blob(path)
+        if blob is not None and certified_key(blob) == key.asbytes():
+            key.public_blob = PublicBlob.from_message(paramiko.Message(blob))
+            yield f"{label} with {path.name}", key
+    key.public_blob = None
+    yield label, key
+
+
+def _certificate_beside(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".pub") + "-cert.pub")
+
+
+def _agent_keys(options: SshOptions) -> Iterator[tuple[str, Any]]:
+    """The agent's keys; those that belong to the identity files alone where IdentitiesOnly demands it."""
+    allowed = {_public_part(path) for path in options.identity_files} | set(map(read_blob, options.certificate_files))
     try:
-        agent = paramiko.Agent()
+        agent = _agent(options.agent)
     except (paramiko.SSHException, OSError):
         return
     try:
         for key in agent.get_keys():
-            if allowed is None or key.get_base64() in allowed:
-                yield f"agent: {key.comment or key.get_name()}", key
+            certified = certified_key(key.blob) if key.name.endswith(SUFFIX) else None
+            if options.identities_only and not allowed & {key.blob, certified or key.blob}:
+                continue
+            label = f"agent: {key.comment or key.name}"
+            if certified is None:
+                yield from _with_certificates(label, key, options)
+            else:
+                # The agent signs for the entry that it lists, and it may list the certificate alone.
+                key.inner_key = None
+                yield label, key
     finally:
         agent.close()
 
 
-def _public_part(path: Path) -> str:
-    try:
-        fields = path.with_name(path.name + ".pub").read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return fields[1] if len(fields) > 1 else ""
+class _SocketAgent(paramiko.Agent):  # type: ignore[misc]
+    """An agent at a socket of its own: paramiko's only knows the one of SSH_AUTH_SOCK."""
+
+    def __init__(self, path: str) -> None:
+        paramiko.agent.AgentSSH.__init__(self)
+        if path:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.connect(path)
+            self._connect(connection)
 
 
-def _ask(login: _Login, prompt_secret: PromptSecret) -> bool:
-    link = login.link
-    if login.locked:
-        path = login.locked.pop(0)
+def _agent(path: str | None) -> Any:
+    return paramiko.Agent() if path is None or (path and sys.platform == "win32") else _SocketAgent(path)
+
+
+def _public_part(path: Path) -> bytes | None:
+    found = read_blob(public_file(path))
+    if found is None:
+        with suppress(OSError, UnicodeDecodeError):
+            return public_part(path.read_text(encoding="utf-8"))
+    return found
+
+
+# --- what only the user can answer ---
+
+
+def _unlock(login: _Login, prompt_secret: PromptSecret) -> bool:
+    """Keys with a passphrase. An empty answer leaves one out, as it does with ssh."""
+    for path in list(login.locked):
+        if not login.takes("publickey"):
+            break
         secret = prompt_secret(f"passphrase for {path}: ")
+        if not secret:
+            continue
         try:
             key = paramiko.PKey.from_path(path, secret.encode())
         except _UNUSABLE_KEY as exc:
-            raise AuthFailed(f"{link.where}: the passphrase doesn't open {path}") from exc
-        return _attempt(login, str(path), lambda user: link.transport.auth_publickey(user, key))
-    if login.methods & {"password", "keyboard-interactive"}:
-        user = link.options.user
-        secret = prompt_secret(f"password of {user} on {link.where}: ")
-        return _attempt(login, "password", lambda user: link.transport.auth_password(user, secret))
+            raise AuthFailed(f"{login.link.where}: the passphrase doesn't open {path}") from exc
+        login.locked.remove(path)
+        for label, variant in _with_certificates(str(path), key, login.link.options):
+            if _offer(login, label, variant):
+                return True
     return False
+
+
+def _answer(login: _Login, prompt_secret: PromptSecret) -> bool:
+    """The server's questions and the password; a server with two factors may want both, and a wrong answer ends it."""
+    transport, options = login.link.transport, login.link.options
+    left = ["keyboard-interactive", "password"]
+    while method := next((m for m in left if m in options.interactive and m in (login.methods or ())), None):
+        left.remove(method)
+        before, asked = login.methods, True
+        if method == "password":
+            secret = prompt_secret(f"password of {options.user} on {login.link.where}: ")
+            done = _attempt(login, method, lambda user: transport.auth_password(user, secret, fallback=False))  # noqa: B023
+        else:
+            dialog = _Dialog(login, prompt_secret)
+            done = _attempt(login, method, dialog.run)
+            asked = dialog.asked > 0
+        if done or (asked and login.methods == before):
+            return done
+    return False
+
+
+class _Dialog:
+    """keyboard-interactive: the server's own questions, one after the other.
+
+    paramiko has them answered in the thread that reads the link; people are asked in the caller's, where Ctrl-C is
+    heard and the terminal is put right again.
+    """
+
+    def __init__(self, login: _Login, prompt_secret: PromptSecret) -> None:
+        self.asked = 0
+        self._transport = login.link.transport
+        self._where = login.link.where
+        self._prompt_secret = prompt_secret
+        self._questions: SimpleQueue[str | None] = SimpleQueue()
+        self._answers: SimpleQueue[str] = SimpleQueue()
+        self._outcome: list[str] | BaseException = []
+
+    def run(self, user: str) -> list[str]:
+        """What the server wants next; raises what paramiko raised."""
+        self._transport.auth_timeout = _ANSWER_TIMEOUT_S
+        Thread(target=self._authenticate, args=(user,), name="edgephi-login", daemon=True).start()
+        while (question := self._next_question()) is not None:
+            try:
+                self._answers.put(self._prompt_secret(question))
+            except BaseException:
+                self._transport.close()
+                self._answers.put("")
+                raise
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def _next_question(self) -> str | None:
+        while True:
+            with suppress(Empty):  # a wait without an end can't be interrupted on Windows
+                return self._questions.get(timeout=_POLL_S)
+
+    def _authenticate(self, user: str) -> None:
+        try:
+            self._outcome = self._transport.auth_interactive(user, self._reply)
+        except Exception as exc:
+            self._outcome = exc
+        finally:
+            self._questions.put(None)
+
+    def _reply(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
+        answers = []
+        for text, _echo in prompts:
+            self.asked += 1
+            if self.asked > _MOST_QUESTIONS:
+                raise paramiko.SSHException("the server asks without an end")
+            words = (f"{self._where}:", title, instructions, text)
+            self._questions.put(" ".join(filter(None, map(_printable, words))) + " ")
+            answers.append(self._answers.get())
+        return answers
+
+
+def _printable(text: str) -> str:
+    """A server's words mustn't move the cursor or change what stands on the terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _refused(login: _Login) -> AuthFailed:
@@ -124,6 +273,9 @@ def _refused(login: _Login) -> AuthFailed:
     tried = f"tried {', '.join(login.tried)}" if login.tried else "no key to try"
     problems = [f"{path} needs a passphrase" for path in login.locked] + login.unreadable
     message = f"{login.link.where}: login as '{options.user}' refused: {'; '.join([tried, *problems])}"
+    if login.methods is not None and "publickey" not in login.methods:
+        wanted = ", ".join(sorted(login.methods)) or "nothing that edgephi has"
+        return AuthFailed(message, f"the server takes {wanted}: start it in a terminal, where you can be asked")
     if login.locked:
         return AuthFailed(message, f"give it to the agent first: ssh-add {login.locked[0]}")
     copy = f"ssh-copy-id -p {options.port} {options.user}@{options.hostname}"

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ CONFIG_VARIABLE = "EDGEPHI_SSH_CONFIG"
 CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 15
 _FOR_A_SHELL = re.compile(r"[\s'\"`;&<>|(){}]|\\\Z|\A-")
+_INTERACTIVE = {"password": "passwordauthentication", "keyboard-interactive": "kbdinteractiveauthentication"}
 
 
 class SshTarget(Protocol):
@@ -36,19 +38,30 @@ class SshTarget(Protocol):
     def identity_file(self) -> Path | str | None: ...
     @property
     def known_hosts(self) -> Path | str | None: ...
+    @property
+    def os(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class SshOptions:
-    """How to reach one host. `known_hosts` are read in order; the first is the one to append to."""
+    """How to reach one host. `known_hosts` are read in order; the first is the one to append to.
+
+    Of an identity file perhaps only the public part (`.pub`) is there. `agent` is a socket, "" for none, None for the
+    usual one. `host_key_algorithms` is empty where nothing says which ones are wanted.
+    """
 
     hostname: str
     user: str
     port: int
     identity_files: tuple[Path, ...]
+    certificate_files: tuple[Path, ...]
     identities_only: bool
+    agent: str | None
+    interactive: frozenset[str]
     known_hosts: tuple[Path, ...]
+    hash_known_hosts: bool
     host_key_alias: str | None
+    host_key_algorithms: tuple[str, ...]
     proxy_command: str | None
     connect_timeout_s: float
     # By preference; none where there is no ssh to ask.
@@ -95,21 +108,47 @@ def ssh_options(host: str, target: SshTarget, identity: Path | None, values: Map
     user = target.user or first("user") or getpass.getuser()
     tokens = {"%h": hostname, "%n": host, "%p": str(port), "%r": user, "%d": str(Path.home())}
 
-    configured = [Path(_filled(value, tokens)).expanduser() for value in values.get("identityfile", ())]
-    explicit = [identity] if identity else []
+    def files(keyword: str) -> list[Path]:
+        return [Path(_filled(value, tokens)).expanduser() for value in values.get(keyword, ())]
+
     known = _expanded(target.known_hosts)
+    explicit = [identity] if identity else []
+    configured = [path for path in files("identityfile") if path.is_file() or public_file(path).is_file()]
+    algorithms = first("hostkeyalgorithms") or ""
     return SshOptions(
         hostname=hostname,
         user=user,
         port=port,
-        identity_files=tuple(dict.fromkeys([*explicit, *(path for path in configured if path.is_file())])),
+        identity_files=tuple(dict.fromkeys([*explicit, *configured])),
+        certificate_files=tuple(path for path in files("certificatefile") if path.is_file()),
         identities_only=first("identitiesonly") == "yes",
+        agent=_agent(next(iter(values.get("identityagent", ())), None), tokens),
+        interactive=frozenset(method for method, keyword in _INTERACTIVE.items() if first(keyword) != "no"),
         known_hosts=(known,) if known else _known_hosts_files(values, tokens),
+        hash_known_hosts=first("hashknownhosts") == "yes",
         host_key_alias=first("hostkeyalias"),
+        # An addition to a list that isn't known (`+ssh-rsa`) takes nothing away.
+        host_key_algorithms=() if algorithms[:1] in "+-^" else tuple(algorithms.split(",")),
         proxy_command=_proxy_command(first("proxycommand"), first("proxyjump"), tokens),
-        connect_timeout_s=float(first("connecttimeout") or CONNECT_TIMEOUT_S),
+        connect_timeout_s=float(first("connecttimeout") or 0) or CONNECT_TIMEOUT_S,
         ciphers=tuple((first("ciphers") or "").split(",")) if first("ciphers") else (),
     )
+
+
+def public_file(path: Path) -> Path:
+    """Where the public part of an identity file lies; a configuration may also name that part itself."""
+    return path if path.suffix == ".pub" else path.with_name(path.name + ".pub")
+
+
+def _agent(value: str | None, tokens: Mapping[str, str]) -> str | None:
+    """IdentityAgent: a socket, the name of a variable that has it, `SSH_AUTH_SOCK` for the usual one, or `none`."""
+    if value is None or value == "SSH_AUTH_SOCK":
+        return None
+    if value.lower() == "none":
+        return ""
+    if value.startswith("$"):
+        return os.environ.get(value.strip("${}"), "")
+    return str(Path(_filled(value, tokens)).expanduser())
 
 
 def _ask_ssh(ssh: str, host: str, target: SshTarget, config_file: str | None) -> dict[str, list[str]]:
@@ -152,7 +191,7 @@ def _known_hosts_files(values: Mapping[str, Sequence[str]], tokens: Mapping[str,
     users = values.get("userknownhostsfile") or ["~/.ssh/known_hosts ~/.ssh/known_hosts2"]
     everyones = values.get("globalknownhostsfile") or ["/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"]
     names = " ".join([*users, *everyones]).split()
-    return tuple(Path(_filled(name, tokens)).expanduser() for name in names)
+    return tuple(Path(_filled(name, tokens)).expanduser() for name in names if name != "none")
 
 
 def _proxy_command(command: str | None, jump: str | None, tokens: Mapping[str, str]) -> str | None:
@@ -172,14 +211,13 @@ def _proxy_command(command: str | None, jump: str | None, tokens: Mapping[str, s
     argv += ["-J", ",".join(before)] if before else []
     # Without a timeout of its own, a jump host whose link is cut keeps the connection open for ever.
     argv += ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=2", "-W", address]
-    return shlex.join([*argv, "--", last if last.startswith("ssh://") else f"ssh://{last}"])
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return join([*argv, "--", last if last.startswith("ssh://") else f"ssh://{last}"])
 
 
 def _filled(text: str, tokens: Mapping[str, str]) -> str:
-    pieces = text.split("%%")
-    for token, value in tokens.items():
-        pieces = [piece.replace(token, value) for piece in pieces]
-    return "%".join(pieces)
+    # In one go: what is filled in may have a per cent sign of its own, as fe80::1%p2p1 has.
+    return re.sub("%.", lambda match: "%" if match[0] == "%%" else tokens.get(match[0], match[0]), text)
 
 
 def _expanded(path: Path | str | None) -> Path | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,9 +18,11 @@ from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
 from toolkit.public_keys import fingerprint
+from toolkit.transport.certificates import SUFFIX, host_certificate_fault
 from toolkit.transport.known_hosts import KnownKey, host_names, read_known_hosts
 from toolkit.transport.ssh_config import SshOptions, SshTarget
 from toolkit.transport.ssh_packets import BurstPacketizer
+from toolkit.transport.ssh_proxy import Proxy
 
 LINK_TIMEOUT_S = 20
 KEEPALIVE_S = 10
@@ -31,6 +32,8 @@ SILENCE_S = 60.0
 _WATCH_S = 1.0
 _READ_AHEAD_BYTES = 64 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
+# sshd hangs up without a greeting while too many others are logging in (MaxStartups).
+_TRIES, _PAUSE_S = 4, 0.5
 # The numbers that shells add to 128, by the names of RFC 4254.
 _SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11}
 _SIGNALS |= {"USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15}
@@ -48,12 +51,30 @@ def _on_channel_request(channel: Any, message: Any) -> None:
 
 
 class _Transport(paramiko.Transport):  # type: ignore[misc]
-    """paramiko's, which ignores `exit-signal`: a command that was killed would look like a cut link."""
+    """paramiko's, which ignores `exit-signal`: a command that was killed would look like a cut link.
+
+    It also remembers what the server offers, for the message when nothing of that is known here.
+    """
 
     _channel_handler_table: ClassVar[dict[int, Any]] = {
         **paramiko.Transport._channel_handler_table,
         MSG_CHANNEL_REQUEST: _on_channel_request,
     }
+
+    def __init__(self, sock: _Watched) -> None:
+        self.key_order: tuple[str, ...] = ()
+        self.offered: dict[str, list[str]] = {}
+        super().__init__(sock, packetizer_class=BurstPacketizer)
+
+    @property
+    def preferred_keys(self) -> tuple[str, ...]:
+        return self.key_order or tuple(super().preferred_keys)
+
+    def _really_parse_kex_init(self, m: Any, ignore_first_byte: bool = False) -> Any:
+        parsed = super()._really_parse_kex_init(m, ignore_first_byte)
+        if not ignore_first_byte:  # else it is our own
+            self.offered = parsed
+        return parsed
 
 
 class _Watched:
@@ -106,13 +127,19 @@ class Link:
     transport: Any
     where: str
     options: SshOptions
-    proxy: subprocess.Popen[bytes] | None
+    proxy: Proxy | None
+
+    def watch(self) -> None:
+        """From now on end the connection when the other side falls silent. Not before somebody has logged in: people
+        take their time to answer."""
+        transport = self.transport
+        transport.packetizer.set_keepalive(KEEPALIVE_S, partial(_ask_for_an_answer, transport))
+        threading.Thread(target=_watch, args=(transport, transport.sock), daemon=True).start()
 
     def close(self) -> None:
         self.transport.close()
         if self.proxy is not None:
-            self.proxy.terminate()
-            self.proxy.wait()
+            self.proxy.end()
 
 
 @contextmanager
@@ -125,24 +152,39 @@ def connected(target: SshTarget, options: SshOptions, key_types: Sequence[str] =
     where = _where(target, options)
     # With no handler anywhere, logging prints paramiko's tracebacks on stderr.
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
-    proxy, sock = None, None
-    try:
-        if options.proxy_command:
-            proxy, sock = _through_proxy(options.proxy_command, where)
-        else:
-            sock = _dial(options, where)
-        link = Link(_negotiated(sock, where, key_types), where, options, proxy)
-    except BaseException:
-        if sock is not None:
-            sock.close()
-        if proxy is not None:
-            proxy.kill()
-            proxy.wait()
-        raise
+    for pause_s in [_PAUSE_S * 2**n for n in range(_TRIES - 1)] + [None]:
+        try:
+            link = _connect(options, where, key_types)
+            break
+        except _HungUp as exc:
+            if pause_s is None:
+                raise HostUnreachable(exc.message, exc.hint) from exc
+            time.sleep(pause_s)
     try:
         yield link
     except BaseException:
         link.close()
+        raise
+
+
+class _HungUp(HostUnreachable):
+    """The server closed the connection before it said what it is."""
+
+
+def _connect(options: SshOptions, where: str, key_types: Sequence[str]) -> Link:
+    proxy = Proxy(options.proxy_command) if options.proxy_command else None
+    sock = None
+    try:
+        sock = proxy.sock if proxy is not None else _dial(options, where)
+        return Link(_negotiated(sock, where, options, key_types), where, options, proxy)
+    except BaseException as exc:
+        if sock is not None:
+            sock.close()
+        said = proxy.end(patience_s=1) if proxy is not None else ""
+        if proxy is not None and said and isinstance(exc, HostUnreachable):
+            raise HostUnreachable(
+                f"{where}: no way through the proxy: {said}", f"try what it runs: {proxy.command}"
+            ) from exc
         raise
 
 
@@ -159,8 +201,13 @@ def known_key_types(options: SshOptions) -> list[str]:
     return [key.key_type for keys in known_keys(options) for key in keys if not key.marker]
 
 
+def authorities(options: SshOptions) -> list[KnownKey]:
+    """The known_hosts lines of keys that may certify this host's key."""
+    return [key for keys in known_keys(options) for key in keys if key.marker == "@cert-authority"]
+
+
 def verify_host_key(link: Link, name: str) -> None:
-    """Compare the server's key with the known_hosts files.
+    """Compare the server's key, or who has certified it, with the known_hosts files.
 
     Raises HostKeyUnknown, or HostKeyChanged when there is another key of that type or this one is revoked.
     """
@@ -172,15 +219,27 @@ def verify_host_key(link: Link, name: str) -> None:
             raise HostKeyChanged(f"{link.where}: host key is @revoked in {entry.file}:{entry.line}")
     if any(entry.blob == blob and not entry.marker for entry in (*exact, *bare)):
         return
+    certificate = getattr(key, "public_blob", None)
+    fault = None if certificate is None else _certificate_fault(link, certificate.key_blob)
+    if certificate is not None and fault is None:
+        return
     for entry in exact:
         if entry.key_type == key_type and not entry.marker:
             raise host_key_changed(link, name, entry, blob)
     kind = key_type.removeprefix("ssh-").split("-")[0]
     raise HostKeyUnknown(
-        f"{link.where}: unknown host key {key_type} {fingerprint(blob)}",
+        f"{link.where}: unknown host key {key_type} {fingerprint(blob)}"
+        + (f"; its certificate doesn't count: {fault}" if fault else ""),
         f"check it on the device with 'ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub', "
         f"then: edgephi targets trust {name} {fingerprint(blob)}",
     )
+
+
+def _certificate_fault(link: Link, blob: bytes) -> str | None:
+    options = link.options
+    revoked = {entry.blob for keys in known_keys(options) for entry in keys if entry.marker == "@revoked"}
+    trusted = [entry.blob for entry in authorities(options) if entry.blob not in revoked]
+    return host_certificate_fault(blob, [options.host_key_alias or options.hostname.lower()], trusted)
 
 
 def host_key_changed(link: Link, name: str, entry: KnownKey, offered: bytes) -> HostKeyChanged:
@@ -238,41 +297,50 @@ def _dial(options: SshOptions, where: str) -> socket.socket:
     return sock
 
 
-def _through_proxy(command: str, where: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Run a ProxyCommand on one end of a socket pair.
-
-    paramiko.ProxyCommand reads for ever after its command has ended, so it isn't used.
-    """
-    if sys.platform == "win32":
-        raise HostUnreachable(f"{where}: ProxyCommand and ProxyJump don't work from Windows", "use WSL")
-    ours, theirs = socket.socketpair()
-    with theirs:
-        argv = ["/bin/sh", "-c", f"exec {command}"]
-        return subprocess.Popen(argv, stdin=theirs.fileno(), stdout=theirs.fileno()), ours
-
-
-def _negotiated(sock: socket.socket, where: str, key_types: Sequence[str]) -> Any:
+def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types: Sequence[str]) -> Any:
     transport = None
     try:
-        watched = _Watched(sock)
-        transport = _Transport(watched, packetizer_class=BurstPacketizer)
+        transport = _Transport(_Watched(sock))
         security = transport.get_security_options()
         # Sorting is stable. AES-GCM moves twice as much as paramiko's first choice.
         security.ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
-        security.key_types = sorted(security.key_types, key=lambda name: _family(name) not in key_types)
+        transport.key_order = _key_order(transport.preferred_keys, options, key_types)
         transport.banner_timeout = transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
         transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
         transport.get_remote_server_key()  # start_client returns without an error when its time is over
-        transport.packetizer.set_keepalive(KEEPALIVE_S, partial(_ask_for_an_answer, transport))
-        threading.Thread(target=_watch, args=(transport, watched), daemon=True).start()
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if transport is not None:
             with suppress(OSError):
                 transport.close()
-        reason = str(exc) or "the server closed the connection"
-        hint = "is it an SSH server that listens there?"
-        raise HostUnreachable(f"{where}: no SSH handshake: {reason}", hint) from exc
+        raise _no_handshake(transport, where, exc) from exc
     return transport
+
+
+def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[str]) -> tuple[str, ...]:
+    """Host key types, best first: certificates where somebody may issue them, then what known_hosts has of the host.
+
+    What HostKeyAlgorithms leaves out isn't among them, unless it leaves nothing.
+    """
+    certified = bool(authorities(options))
+    order = sorted(known, key=lambda name: (not (certified and name.endswith(SUFFIX)), _family(name) not in key_types))
+    allowed = [name for name in order if not options.host_key_algorithms or name in options.host_key_algorithms]
+    return tuple(allowed or order)
+
+
+def _no_handshake(transport: Any, where: str, exc: BaseException) -> HostUnreachable:
+    reason, hint = str(exc) or "the server closed the connection", "is it an SSH server that listens there?"
+    if isinstance(exc, paramiko.ssh_exception.IncompatiblePeer):
+        wanted = "server_key_algo_list" if "host key" in reason else "kex_algo_list"
+        wanted = "server_encrypt_algo_list" if "cipher" in reason else wanted
+        offers = ", ".join(name for name in transport.offered.get(wanted, ()) if "kex-strict" not in name)
+        return HostUnreachable(
+            f"{where}: no SSH handshake: {reason}; the server offers only {offers}",
+            "let its sshd offer a common one too: KexAlgorithms +curve25519-sha256, HostKeyAlgorithms +ssh-ed25519 or "
+            "Ciphers +aes128-gcm@openssh.com; update it if it can't",
+        )
+    if isinstance(exc.__context__, (EOFError, ConnectionError)) and not transport.remote_version:
+        return _HungUp(f"{where}: no SSH handshake: the server hung up without a greeting", hint)
+    return HostUnreachable(f"{where}: no SSH handshake: {reason}", hint)
 
 
 def _family(key_type: str) -> str:

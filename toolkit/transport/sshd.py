@@ -53,6 +53,7 @@ class PrivateSshd:
 
     name = "loopback"
     host = HOST
+    os = "posix"
 
     def __init__(self, root: Path, max_sessions: int = 10, extra_config: str = "") -> None:
         self.root = root.absolute()

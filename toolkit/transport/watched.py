@@ -45,6 +45,7 @@ class WatchedTransport:
 
     def __init__(self, transport: Transport) -> None:
         self.sent_bytes = 0
+        self.windows = transport.windows
         self._transport = transport
         self._process: Process | None = None
         self._is_cut = False
@@ -57,6 +58,10 @@ class WatchedTransport:
         if process is not None:
             process.kill()
         self._transport.close()
+
+    @property
+    def shell_name(self) -> str:
+        return self._transport.shell_name
 
     def start(self, argv: Sequence[str]) -> Process:
         self._process = process = self._transport.start(argv)
@@ -82,9 +87,6 @@ class WatchedTransport:
 
     def size(self, path: str) -> int | None:
         return self._transport.size(path)
-
-    def rename(self, source: str, destination: str) -> None:
-        self._transport.rename(source, destination)
 
     def close(self) -> None:
         self._transport.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import AGENT_FILE, ROOT
-from .protocol import CHILD_REQUEST, AgentFailure, death_hint
+from .protocol import CHILD_REQUEST, AgentFailure, death_of
 from .releases import read_pointer, release_folder, runtime_python
 
 
@@ -70,8 +69,8 @@ def wait_child(child: subprocess.Popen[bytes]) -> Any:
             sys.stdout.flush()
     status = child.wait()
     if result is None:
-        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-        raise AgentFailure("child_died", f"the runtime's process ended with {name}", death_hint(-status))
+        name, hint = death_of(status) or (f"exit code {status}", None)
+        raise AgentFailure("child_died", f"the runtime's process ended with {name}", hint)
     return result
 
 
@@ -92,8 +91,8 @@ def op_chat(request: dict[str, Any]) -> None:
     """
     child = start_child(request, stdin=None, stdout=None)
     status = child.wait()
-    if status < 0:
-        name = signal.Signals(-status).name
-        raise AgentFailure("child_died", f"the runtime's process ended with {name}", death_hint(-status))
+    death = death_of(status)
+    if death:
+        raise AgentFailure("child_died", f"the runtime's process ended with {death[0]}", death[1])
     if status > 0:
         sys.exit(status)  # it has already said why

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .files import fsync_path, move
 from .protocol import CHUNK
 
 AGENT_FILE = Path(__file__).absolute().parents[1].resolve()
@@ -20,17 +20,6 @@ INCOMING = ROOT / "incoming"
 RELEASES = ROOT / "releases"
 RUNTIMES = ROOT / "runtimes"
 LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
-
-
-def fsync_path(path: Path) -> None:
-    """Flush a file or a folder to the disk. Windows can't open folders: its rename is journaled."""
-    if sys.platform == "win32" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def flush_tree(folder: Path) -> None:
@@ -50,7 +39,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    move(beside, path)
     fsync_path(path.parent)
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import ROOT
-from .protocol import CHILD_REQUEST, PROTOCOL, SIGKILL, AgentFailure, death_hint, emit
+from .protocol import CHILD_REQUEST, NO_MEMORY, PROTOCOL, AgentFailure, emit
 from .settle import refuse_if_damaged, refuse_if_exposed
 
 # Which part does an operation: a small board reads that one and what it needs, nothing else.
@@ -88,7 +88,7 @@ def main() -> None:
         code = "device_full" if exc.errno == errno.ENOSPC else "os"
         fail(code, f"{exc.strerror}: {exc.filename or ROOT}")
     except MemoryError:
-        fail("child_died", "out of memory", death_hint(SIGKILL))
+        fail("child_died", "out of memory", NO_MEMORY)
     except (KeyError, TypeError, ValueError) as exc:
         traceback.print_exc()
         fail("bad_request", f"{type(exc).__name__}: {exc}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from typing import Any
 
@@ -32,9 +33,20 @@ def progress(label: str, done: int, total: int, unit: str = "steps") -> None:
     emit("event", {"type": "progress", "label": label, "done": done, "total": total, "unit": unit})
 
 
-def death_hint(number: int) -> str | None:
-    if number == SIGKILL:
-        return "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
-    if number == SIGILL:
-        return "this CPU lacks an instruction that the runtime's wheel uses"
-    return None
+NO_MEMORY = "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
+NO_INSTRUCTION = "this CPU lacks an instruction that the runtime's wheel uses"
+# Windows has no signals: a process that dies of something ends with its number.
+WINDOWS_DEATHS: dict[int, tuple[str, str | None]] = {
+    0xC0000005: ("an access violation", None),
+    0xC0000017: ("a lack of memory", "plan a smaller context or a smaller recipe"),
+    0xC000001D: ("an illegal instruction", NO_INSTRUCTION),
+    0xC0000409: ("its own abort", None),
+}
+
+
+def death_of(status: int) -> tuple[str, str | None] | None:
+    """What ended a process, and what to do; None for one that ended by itself."""
+    if status >= 0:
+        return WINDOWS_DEATHS.get(status)
+    hints = {SIGKILL: NO_MEMORY, SIGILL: NO_INSTRUCTION}
+    return signal.Signals(-status).name, hints.get(-status)

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .layout import LOCK_NAME, POINTER, RELEASES, RUNTIMES, fsync_path, write_durably
+from .files import fsync_path, move
+from .layout import LOCK_NAME, POINTER, RELEASES, RUNTIMES, write_durably
 from .locks import held
 from .manifests import read_manifest
 from .protocol import HEX64, AgentFailure
@@ -165,7 +166,7 @@ def remove_releases(releases: list[str]) -> None:
     for release in releases:
         gone = RELEASES / f".gone-{release[:16]}"
         shutil.rmtree(gone, ignore_errors=True)
-        (RELEASES / release).replace(gone)
+        move(RELEASES / release, gone)
     fsync_path(RELEASES)
     for release in releases:
         shutil.rmtree(RELEASES / f".gone-{release[:16]}", ignore_errors=True)

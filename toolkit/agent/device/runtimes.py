@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from .files import link_or_copy, refuse_long_paths, remove
 from .layout import INCOMING, LOCK_NAME, RUNTIMES, flush_tree, sha256_file, write_durably
 from .locks import held
 from .parsers import parse_missing_library
-from .protocol import HEX64, SIGILL, AgentFailure, death_hint, progress
+from .protocol import HEX64, AgentFailure, death_of, progress
 
 # How pip is asked, and how long a device may take to show that it has an index.
 QUIET = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--only-binary", ":all:"]
 INDEX_TIMEOUT_S, INDEX_PATIENCE_S = 5, 30
-WINDOWS_ILLEGAL_INSTRUCTION = 0xC000001D
+# The longest path below site-packages that a runtime has.
+DEEPEST_FILE = 125
+NO_DLL = "where a DLL is missing: winget install Microsoft.VCRedist.2015+.x64 (or .arm64) there, then run it again"
 WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 
 
@@ -45,6 +46,7 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
             return dict(json.loads(ready.read_text(encoding="utf-8")), installed=False)
         if request.get("query_only"):
             return {"installed": None}
+        refuse_long_paths([str(folder / "venv" / "Lib" / "site-packages" / ("x" * DEEPEST_FILE))])
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
         try:
@@ -58,7 +60,7 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
         write_durably(ready, json.dumps({"lock": lock, "packages": freeze}))
         shutil.rmtree(folder / "wheels", ignore_errors=True)
         for wheel in request.get("wheels", []):
-            (INCOMING / f"{wheel['sha256']}.part").unlink()
+            remove(INCOMING / f"{wheel['sha256']}.part")
         return {"lock": lock, "packages": freeze, "installed": True}
 
 
@@ -84,12 +86,12 @@ def take_wheel(wheel: dict[str, str], folder: Path) -> str:
         raise AgentFailure("bad_request", f"not a wheel: {name!r}")
     part = INCOMING / f"{sha256}.part"
     if not part.is_file() or sha256_file(part) != sha256:
-        part.unlink(missing_ok=True)
+        remove(part)
         raise AgentFailure(
             "corrupt", f"{name} doesn't have its SHA-256 on the device", "deploy again: it is sent afresh"
         )
     folder.mkdir(mode=0o700, exist_ok=True)
-    os.link(part, folder / name)
+    link_or_copy(part, folder / name)
     return str(folder / name)
 
 
@@ -156,7 +158,7 @@ def import_probe(python: str) -> list[str]:
     )
     message = "the runtime is installed but doesn't import on this device"
     try:
-        output = run_or_fail([python, "-c", code], "import", message, None)
+        output = run_or_fail([python, "-c", code], "import", message, NO_DLL if sys.platform == "win32" else None)
     except AgentFailure as exc:
         missing = parse_missing_library(exc.message)
         if missing is None:
@@ -176,11 +178,9 @@ def run_or_fail(argv: list[str], code: str, message: str, hint: str | None, time
     sys.stderr.write(stderr)
     if "No space left on device" in stderr:
         raise AgentFailure("device_full", f"{message}: no space left on the device", "free some space there")
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        raise AgentFailure(code, f"{message}: killed by {name}", death_hint(-done.returncode))
-    if done.returncode == WINDOWS_ILLEGAL_INSTRUCTION:
-        raise AgentFailure(code, f"{message}: illegal instruction", death_hint(SIGILL))
+    death = death_of(done.returncode)
+    if death:
+        raise AgentFailure(code, f"{message}: killed by {death[0]}", death[1])
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     # pip says what is wrong and then, at length, why.
     errors = [line[len("ERROR: ") :] for line in lines if line.startswith("ERROR: ")]

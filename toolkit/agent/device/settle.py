@@ -7,7 +7,8 @@ import os
 import re
 from typing import Any
 
-from .layout import AGENT_FILE, ROOT, fsync_path, sha256_file, write_durably
+from .files import fsync_path, remove
+from .layout import AGENT_FILE, ROOT, sha256_file, write_durably
 from .protocol import AgentFailure
 
 # The name tells the first half of the hash's hexadecimal digits, whatever follows it.
@@ -59,5 +60,5 @@ def op_settle(_request: dict[str, Any]) -> dict[str, Any]:
         for folder in (ROOT, ROOT.parent):
             with contextlib.suppress(PermissionError):  # somebody else's folder, not ours to read
                 fsync_path(folder)
-    AGENT_FILE.unlink()
+    remove(AGENT_FILE)
     return {"was_whole": was_whole}

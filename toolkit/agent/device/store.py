@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from .layout import BLOBS, INCOMING, RELEASES, ROOT, fsync_path, sha256_file, write_durably
+from .files import fsync_path, link_or_copy, move, refuse_long_paths, remove
+from .layout import BLOBS, INCOMING, RELEASES, ROOT, sha256_file, write_durably
 from .locks import held
 from .manifests import read_manifest, read_signatures
 from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
@@ -50,7 +51,7 @@ def op_missing(request: dict[str, Any]) -> dict[str, Any]:
             if part.stat().st_size <= size:
                 entry["chunks"] = chunk_hashes(part, request["chunk_bytes"])
             else:
-                part.unlink()
+                remove(part)
         missing.append(entry)
     INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
     return {"installed": False, "missing": missing, "free_bytes": shutil.disk_usage(ROOT).free}
@@ -83,6 +84,7 @@ def op_install(request: dict[str, Any]) -> dict[str, Any]:
     """
     release, text = request["release"], request["manifest"]
     artifacts, signatures = read_manifest(text, release), read_signatures(request.get("signatures", {}))
+    refuse_long_paths(str(RELEASES / release / artifact["path"]) for artifact in artifacts)
     with held("lock", request):
         if (RELEASES / release).is_dir():
             keep_signatures(signatures, RELEASES / release)
@@ -98,7 +100,7 @@ def op_install(request: dict[str, Any]) -> dict[str, Any]:
         for folder in [beside, *(path for path in beside.rglob("*") if path.is_dir())]:
             fsync_path(folder)
         keep_blocks(request.get("blocks", {}), artifacts)
-        beside.replace(RELEASES / release)
+        move(beside, RELEASES / release)
         fsync_path(RELEASES)
     return {"release": release, "installed": True}
 
@@ -132,18 +134,19 @@ def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
             )
         if sha256_file(source, heard) != sha256:
             # What is wrong is moved out of the way, so that the next deploy sends it afresh.
-            source.unlink()
+            remove(source)
             raise AgentFailure(
                 "corrupt",
                 f"{artifact['path']} doesn't have its SHA-256 on the device",
                 "deploy again: it is sent afresh",
             )
         if source is part:
-            # A hard link from a local push shares its inode with the bundle: it is read-only already.
-            with contextlib.suppress(PermissionError):
-                part.chmod(0o444)
+            if sys.platform != "win32":  # which removes no read-only file, whatever name it goes by
+                # A hard link from a local push shares its inode with the bundle: it is read-only already.
+                with contextlib.suppress(PermissionError):
+                    part.chmod(0o444)
             fsync_path(part)
-            part.replace(blob)
+            move(part, blob)
             arrived.add(sha256)
     fsync_path(BLOBS)
     return arrived
@@ -156,9 +159,9 @@ def renew_links(arrived: set[str]) -> None:
             blob, path = BLOBS / artifact["sha256"], folder / artifact["path"]
             if artifact["sha256"] in arrived and not (path.exists() and path.samefile(blob)):
                 beside = path.with_name(f".{path.name}.tmp")
-                beside.unlink(missing_ok=True)
-                link_blob(blob, beside)
-                beside.replace(path)
+                remove(beside)
+                link_or_copy(blob, beside)
+                move(beside, path)
                 fsync_path(path.parent)
 
 
@@ -167,17 +170,7 @@ def link_release(artifacts: list[dict[str, Any]], folder: Path) -> None:
     for artifact in artifacts:
         path = folder / artifact["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        link_blob(BLOBS / artifact["sha256"], path)
-
-
-def link_blob(blob: Path, path: Path) -> None:
-    try:
-        os.link(blob, path)
-    except OSError as exc:
-        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
-            raise
-        shutil.copyfile(blob, path)  # exFAT cards have no hard links
-        fsync_path(path)
+        link_or_copy(BLOBS / artifact["sha256"], path)
 
 
 def op_discard(request: dict[str, Any]) -> dict[str, Any]:
@@ -185,5 +178,5 @@ def op_discard(request: dict[str, Any]) -> dict[str, Any]:
     for sha256 in request["sha256"]:
         if not HEX64.match(sha256):
             raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
-        (INCOMING / f"{sha256}.part").unlink(missing_ok=True)
+        remove(INCOMING / f"{sha256}.part")
     return {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .files import remove
 from .layout import AGENT_FILE, BLOBS, BLOCKS, INCOMING, RELEASES, ROOT, RUNTIMES, sha256_file
 from .locks import held
 from .protocol import AgentFailure, progress
@@ -32,7 +32,7 @@ def op_verify(request: dict[str, Any]) -> dict[str, Any]:
             pointer = leave(pointer, damaged)
             for entry in damage:
                 for sha256 in entry["blobs"] if entry["damaged"] else []:
-                    (BLOBS / sha256).unlink(missing_ok=True)
+                    remove(BLOBS / sha256)
             remove_releases(damaged)
     return {"releases": damage, "active": pointer["release"], "repaired": bool(damaged and request.get("repair"))}
 
@@ -124,10 +124,3 @@ def tree_bytes(path: Path) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file() and not inner.is_symlink())
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

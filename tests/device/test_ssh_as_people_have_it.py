@@ -1,0 +1,477 @@
+"""Real OpenSSH servers and agents in the ways that people set them up: certificates, hops, shells, factors, limits."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.servers import IN_CI, Address, address_of, needs_root, needs_sshd
+from toolkit.device import Device, connect
+from toolkit.errors import AuthFailed, DeviceError, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
+from toolkit.public_keys import fingerprint
+from toolkit.targets import Target
+from toolkit.transport import ssh_link, ssh_proxy
+from toolkit.transport import sshd as sshd_module
+from toolkit.transport.known_hosts import read_known_hosts
+from toolkit.transport.ssh import SshTransport, trust_host_key
+from toolkit.transport.sshd import PrivateSshd, find_sshd
+
+pytestmark = needs_sshd
+
+
+@pytest.fixture(autouse=True)
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An OpenSSH configuration of the test's own, and no agent."""
+    path = tmp_path / "ssh_config"
+    path.write_text("IdentityFile none\n")
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("EDGEPHI_SSH_CONFIG", str(path))
+    return path
+
+
+def keygen(*arguments: str | Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", *map(str, arguments)], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The key of somebody who certifies users and hosts."""
+    path = tmp_path_factory.mktemp("authority") / "ca"
+    keygen("-t", "ed25519", "-N", "", "-C", "", "-f", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
+    """On IPv6 too; trusts the authority, which has certified its ECDSA host key; one session on a connection."""
+    folder = tmp_path_factory.mktemp("server")
+    host_key = folder / "host_ecdsa"
+    keygen("-t", "ecdsa", "-N", "", "-f", host_key)
+    keygen("-s", authority, "-I", "host", "-h", "-n", "127.0.0.1,board", f"{host_key}.pub")
+    (folder / "banner").write_text("*** Authorized use only ***\n")
+    extra = f"""
+ListenAddress ::1
+HostKey {host_key}
+HostCertificate {host_key}-cert.pub
+TrustedUserCAKeys {authority}.pub
+Banner {folder}/banner
+"""
+    with PrivateSshd(folder / "device", max_sessions=1, extra_config=extra) as running:
+        yield running
+
+
+def connects(address: Address) -> SshTransport:
+    """Whether a command runs there."""
+    with closing(SshTransport(address)) as transport:
+        assert transport.start(["true"]).wait() == 0
+        return transport
+
+
+# --- addresses and what known_hosts says of them ---
+
+
+def test_ipv6(server: PrivateSshd, tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    known.write_text(server.known_hosts.read_text().replace("[127.0.0.1]", "[::1]"))
+    connects(address_of(server, host="::1", known_hosts=known))
+
+
+def test_hashed_names_in_the_second_of_two_files(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
+    hashed = tmp_path / "hashed"
+    shutil.copy(server.known_hosts, hashed)
+    keygen("-H", "-f", hashed)
+    assert hashed.read_text().startswith("|1|")
+    config.write_text(f"IdentityFile none\nUserKnownHostsFile {tmp_path}/none {hashed}\n")
+    connects(address_of(server, known_hosts=None))
+
+
+def test_a_name_of_its_own_for_the_host_key(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "known").write_text("the-board " + server.known_hosts.read_text().split(" ", 1)[1])
+    config.write_text("IdentityFile none\nHostKeyAlias the-board\n")
+    connects(address_of(server, known_hosts=tmp_path / "known"))
+
+
+def test_a_trusted_key_is_hashed_where_that_is_wished(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
+    config.write_text("IdentityFile none\nHashKnownHosts yes\n")
+    address = address_of(server, known_hosts=tmp_path / "known")
+    (key,) = read_known_hosts([server.known_hosts])
+    trust_host_key(address, fingerprint(key.blob))
+    assert (tmp_path / "known").read_text().startswith("|1|")
+    connects(address)
+    found = subprocess.run(
+        ["ssh-keygen", "-F", f"[127.0.0.1]:{server.port}", "-f", tmp_path / "known"], capture_output=True
+    )
+    assert found.returncode == 0
+
+
+def certified_only(server: PrivateSshd, authority: Path, tmp_path: Path, pattern: str = "*", more: str = "") -> Address:
+    known = tmp_path / "certified"
+    known.write_text(f"@cert-authority {pattern} {authority.with_suffix('.pub').read_text()}{more}")
+    return address_of(server, known_hosts=known)
+
+
+def test_a_host_that_an_authority_has_certified(server: PrivateSshd, authority: Path, tmp_path: Path) -> None:
+    connects(certified_only(server, authority, tmp_path))
+
+
+def test_a_certificate_for_another_host(server: PrivateSshd, authority: Path, config: Path, tmp_path: Path) -> None:
+    config.write_text("IdentityFile none\nHostKeyAlias elsewhere\n")
+    with pytest.raises(HostKeyUnknown, match=r"its certificate doesn't count: it is for 127\.0\.0\.1, board"):
+        SshTransport(certified_only(server, authority, tmp_path))
+
+
+def test_an_authority_that_is_revoked(server: PrivateSshd, authority: Path, tmp_path: Path) -> None:
+    revoked = f"@revoked * {authority.with_suffix('.pub').read_text()}"
+    with pytest.raises(HostKeyUnknown, match="nobody who is trusted has signed it"):
+        SshTransport(certified_only(server, authority, tmp_path, more=revoked))
+
+
+def test_an_authority_for_other_hosts(server: PrivateSshd, authority: Path, tmp_path: Path) -> None:
+    with pytest.raises(HostKeyUnknown):
+        SshTransport(certified_only(server, authority, tmp_path, pattern="*.example.org"))
+
+
+def test_the_types_of_host_keys_that_the_configuration_wants(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
+    config.write_text("IdentityFile none\nHostKeyAlgorithms ecdsa-sha2-nistp256\n")
+    with pytest.raises(HostKeyUnknown, match="unknown host key ecdsa-sha2-nistp256"):
+        SshTransport(address_of(server))
+
+
+# --- keys, agents, certificates ---
+
+
+@contextmanager
+def agent(folder: Path, *keys: Path) -> Iterator[Path]:
+    """An ssh-agent with these keys, at a socket that only a configuration names."""
+    path = folder / "a.sock"
+    child = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
+    try:
+        environment = os.environ | {"SSH_AUTH_SOCK": str(path)}
+        while subprocess.run(["ssh-add", "-l"], capture_output=True, env=environment).returncode == 2:
+            time.sleep(0.01)  # it doesn't listen yet
+        for key in keys:
+            subprocess.run(["ssh-add", "-q", key], check=True, capture_output=True, env=environment)
+        yield path
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def new_key(folder: Path, name: str, authority: Path | None = None, kind: str = "ed25519") -> Path:
+    """A key that no server knows; with `authority` its certificate lies beside it."""
+    path = folder / name
+    keygen("-t", kind, "-N", "", "-f", path)
+    if authority is not None:
+        keygen("-s", authority, "-I", "user", "-n", getpass.getuser(), path.with_name(f"{name}.pub"))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_a_certificate_beside_the_key(server: PrivateSshd, authority: Path, tmp_path: Path, kind: str) -> None:
+    connects(address_of(server, identity_file=new_key(tmp_path, "id", authority, kind)))
+
+
+def test_a_certificate_elsewhere(server: PrivateSshd, authority: Path, config: Path, tmp_path: Path) -> None:
+    key = new_key(tmp_path, "id", authority)
+    (tmp_path / "id-cert.pub").rename(tmp_path / "card.pub")
+    with pytest.raises(AuthFailed):
+        SshTransport(address_of(server, identity_file=key))
+    config.write_text(f"IdentityFile none\nCertificateFile {tmp_path}/card.pub\n")
+    connects(address_of(server, identity_file=key))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa"])
+def test_an_agent_with_a_certificate(
+    server: PrivateSshd, authority: Path, config: Path, tmp_path: Path, kind: str
+) -> None:
+    key = new_key(tmp_path, "id", authority, kind)
+    with agent(tmp_path, key) as path:
+        config.write_text(f"IdentityFile none\nIdentityAgent {path}\n")
+        connects(address_of(server, identity_file=None))
+
+
+def test_an_agents_key_with_a_certificate_from_a_file(
+    server: PrivateSshd, authority: Path, config: Path, tmp_path: Path
+) -> None:
+    key = new_key(tmp_path, "id", authority)
+    (tmp_path / "id-cert.pub").rename(tmp_path / "card.pub")
+    with agent(tmp_path, key) as path:
+        key.unlink()
+        config.write_text(f"IdentityFile none\nIdentityAgent {path}\nCertificateFile {tmp_path}/card.pub\n")
+        connects(address_of(server, identity_file=None))
+
+
+def test_an_agent_that_only_the_configuration_names(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
+    address = address_of(server, identity_file=None)
+    with agent(tmp_path, server.identity_file) as path:
+        config.write_text(f"IdentityFile none\nIdentityAgent {path}\n")
+        connects(address)
+        config.write_text("IdentityFile none\nIdentityAgent none\n")
+        with pytest.raises(AuthFailed, match="no key to try"):
+            SshTransport(address)
+
+
+def test_the_agents_keys_that_the_configuration_names(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
+    """Whether by the public part alone, as with keys on a token, or by an encrypted key without one."""
+    wrong, right = new_key(tmp_path, "wrong"), tmp_path / "right"
+    shutil.copy(server.identity_file, right)
+    (tmp_path / "right.pub").write_text(subprocess.check_output(["ssh-keygen", "-y", "-f", right], text=True))
+    with agent(tmp_path, wrong, right) as path:
+        named = f"IdentityAgent {path}\nIdentitiesOnly yes\nIdentityFile {tmp_path}"
+        config.write_text(f"{named}/wrong.pub\n")
+        with pytest.raises(AuthFailed, match=r"tried agent: [^,]*$"):
+            SshTransport(address_of(server, identity_file=None))
+        for public in ("right.pub", "right"):
+            config.write_text(f"{named}/{public}\n")
+            if public == "right":
+                keygen("-p", "-P", "", "-N", "secret", "-f", right)
+                (tmp_path / "right.pub").unlink()
+            connects(address_of(server, identity_file=None))
+
+
+# --- hops ---
+
+
+def hops(server: PrivateSshd, authority: Path, config: Path, way: str) -> None:
+    """`first` and `second` are the server; `inner` is it too, by a way of its own."""
+    known = config.with_name("known")
+    known.write_text(f"@cert-authority * {authority.with_suffix('.pub').read_text()}")
+    common = (
+        f"  HostName 127.0.0.1\n  Port {server.port}\n  User {server.user}\n  IdentityFile {server.identity_file}\n"
+        f"  UserKnownHostsFile {known}\n"
+    )
+    boards = config.with_name("boards")
+    boards.write_text(f"Host first second inner\n{common}")
+    config.write_text(f"Include {boards}\nMatch host inner\nMatch originalhost inner exec true\n  {way}\n")
+
+
+@pytest.mark.parametrize("takes_socket", [True, False], ids=["with a socket", "as on Windows"])
+def test_two_hops(
+    server: PrivateSshd, authority: Path, config: Path, monkeypatch: pytest.MonkeyPatch, takes_socket: bool
+) -> None:
+    monkeypatch.setattr(ssh_proxy, "_TAKES_SOCKET", takes_socket)
+    hops(server, authority, config, "ProxyJump first,second")
+    with closing(SshTransport(Address("pi5", "inner"))) as transport:
+        process = transport.start(["sh", "-c", "head -c 3000000 /dev/zero"])
+        assert sum(map(len, process.lines())) == 3_000_000
+        assert process.wait() == 0
+
+
+def test_a_hop_that_refuses_says_why(server: PrivateSshd, authority: Path, config: Path) -> None:
+    hops(server, authority, config, "ProxyCommand ssh -F none -oBatchMode=yes -oIdentityFile=none -p %p -W x:1 %h")
+    with pytest.raises(HostUnreachable, match="no way through the proxy: Host key verification failed") as error:
+        SshTransport(Address("pi5", "inner"))
+    assert "try what it runs: ssh -F none" in (error.value.hint or "")
+
+
+def test_a_server_that_talks_before_its_greeting(server: PrivateSshd, authority: Path, config: Path) -> None:
+    hops(server, authority, config, f"ProxyCommand sh -c 'echo Welcome; exec ssh -F {config} -W %h:%p first'")
+    connects(Address("pi5", "inner"))
+
+
+# --- limits of a server ---
+
+
+def test_one_session_on_a_connection_is_enough(server: PrivateSshd) -> None:
+    with closing(SshTransport(address_of(server))) as transport:
+        assert transport.size("no-such-file") is None
+        sleeping = [transport.start(["sh", "-c", "echo ready; read x"]) for _ in range(2)]
+        assert [next(process.lines()) for process in sleeping] == [b"ready", b"ready"]
+        assert transport.start(["echo", "more"]).wait() == 0
+        with pytest.raises(RemoteCommandFailed, match="refuses another session"):
+            transport.start(["true"])
+        for process in sleeping:
+            process.close_stdin()
+            process.wait()
+
+
+def test_a_server_that_others_are_logging_in_to(tmp_path: Path) -> None:
+    with PrivateSshd(tmp_path / "device", extra_config="MaxStartups 1:100:1") as server:
+        # Until the connection is over that waited for the start.
+        while (other := socket.create_connection(("127.0.0.1", server.port))).recv(4) != b"SSH-":
+            other.close()
+        threading.Timer(0.8, other.close).start()
+        connects(address_of(server))
+
+
+@pytest.mark.parametrize(
+    ("extra", "offers"),
+    [
+        ("KexAlgorithms sntrup761x25519-sha512@openssh.com", "sntrup761x25519-sha512@openssh.com"),
+        ("KexAlgorithms diffie-hellman-group14-sha1", "diffie-hellman-group14-sha1"),
+        ("Ciphers chacha20-poly1305@openssh.com", "chacha20-poly1305@openssh.com"),
+    ],
+)
+def test_nothing_in_common_is_told_with_what_the_server_offers(tmp_path: Path, extra: str, offers: str) -> None:
+    with (
+        PrivateSshd(tmp_path / "device", extra_config=extra) as server,
+        pytest.raises(HostUnreachable, match=f"the server offers only {offers}$"),
+    ):
+        SshTransport(address_of(server))
+
+
+def test_an_old_server(tmp_path: Path) -> None:
+    extra = "KexAlgorithms diffie-hellman-group14-sha256\nCiphers aes256-ctr\nMACs hmac-sha1"
+    with PrivateSshd(tmp_path / "device", extra_config=extra) as server:
+        connects(address_of(server))
+
+
+def device_at(server: PrivateSshd) -> Target:
+    known = {name: getattr(server, name) for name in ("host", "port", "user", "identity_file", "known_hosts")}
+    fields = {"name": "pi5", "profile": "local", "python": sys.executable, "install_root": str(server.root)}
+    return Target.model_validate(known | fields)
+
+
+def works(device: Device) -> bool:
+    return bool(device.ask("releases")["releases"] == [])
+
+
+def test_files_without_openssh_extensions(tmp_path: Path) -> None:
+    extra = "Subsystem sftp internal-sftp -P posix-rename,statvfs,fstatvfs,hardlink,fsync,limits"
+    with PrivateSshd(tmp_path / "device", extra_config=extra) as server, connect(device_at(server)) as device:
+        assert works(device)
+
+
+def test_a_server_for_files_alone(tmp_path: Path) -> None:
+    with PrivateSshd(tmp_path / "device", extra_config="ForceCommand internal-sftp") as server:
+        with closing(SshTransport(address_of(server))) as transport:
+            assert transport.size("no-such-file") is None
+        with pytest.raises(DeviceError), connect(device_at(server)) as device:
+            works(device)
+
+
+# --- shells ---
+
+
+SHIM = """#!/bin/sh
+case "$SSH_ORIGINAL_COMMAND" in *sftp-server) ;; *) echo Welcome! ;; esac
+exec "$(cat {chosen})" -c "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+@pytest.fixture(scope="module")
+def any_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateSshd, Path]]:
+    """A server that gives its commands to the shell whose name a file has, as sshd does with login shells."""
+    folder = tmp_path_factory.mktemp("shells")
+    shim, chosen = folder / "shim", folder / "chosen"
+    shim.write_text(SHIM.format(chosen=chosen))
+    shim.chmod(0o755)
+    extra = f"ForceCommand {shim}\nSubsystem sftp /usr/lib/openssh/sftp-server"
+    with PrivateSshd(folder / "device", extra_config=extra) as running:
+        yield running, chosen
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "fish", "tcsh"])
+def test_login_shells(any_shell: tuple[PrivateSshd, Path], shell: str) -> None:
+    """Each prints something by itself before a command does."""
+    if not IN_CI and shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    server, chosen = any_shell
+    chosen.write_text(shell)
+    words = ["two words", "it's", '"hi"', "$HOME", "`id`", "a;b&c|d", "*", "~", "b\\s", "[x]{a,b}", "#", "äö €"]
+    with closing(SshTransport(address_of(server))) as transport:
+        process = transport.start([sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))", *words])
+        noise, line = process.lines()
+        assert (noise, json.loads(line)) == (b"Welcome!", words)
+        assert transport.start(["sh", "-c", "exit 7"]).wait() == 7
+    with connect(device_at(server)) as device:
+        assert works(device)
+
+
+def test_a_login_shell_that_prints_before_sftp(tmp_path: Path) -> None:
+    shim = tmp_path / "shim"
+    shim.write_text('#!/bin/sh\nprintf "Welcome to the board"\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    shim.chmod(0o755)
+    extra = f"ForceCommand {shim}\nSubsystem sftp /usr/lib/openssh/sftp-server"
+    with PrivateSshd(tmp_path / "device", extra_config=extra) as server:
+        refused = pytest.raises(RemoteCommandFailed, match="offers no SFTP session")
+        with closing(SshTransport(address_of(server))) as transport, refused as error:
+            transport.size("x")
+        assert "must print nothing" in (error.value.hint or "")
+
+
+# --- more than one factor ---
+
+
+@pytest.fixture
+def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """PAM's rules for an sshd of another name: who says `open sesame` may come in. Returns that sshd."""
+    check = tmp_path / "check"
+    check.write_text("#!/bin/sh\ntr -d '\\0' | grep -qx 'open sesame'\n")
+    check.chmod(0o755)
+    name = f"edgephi-test-{os.getpid()}"
+    rules = Path("/etc/pam.d") / name
+    rules.write_text(
+        f"auth required pam_exec.so expose_authtok quiet {check}\nauth required pam_permit.so\n"
+        "account required pam_permit.so\nsession required pam_permit.so\n"
+    )
+    program = tmp_path / name
+    program.symlink_to(find_sshd() or "sshd")
+    monkeypatch.setattr(sshd_module, "find_sshd", lambda: program)
+    yield program
+    rules.unlink()
+
+
+class Person:
+    """Answers what it is asked, and remembers the questions."""
+
+    def __init__(self, *answers: str, pause_s: float = 0.0) -> None:
+        self.asked: list[str] = []
+        self._answers = list(answers)
+        self._pause_s = pause_s
+
+    def __call__(self, text: str) -> str:
+        assert threading.current_thread() is threading.main_thread(), "Ctrl-C is heard there alone"
+        self.asked.append(text)
+        time.sleep(self._pause_s)
+        return self._answers.pop(0)
+
+
+PAM = "UsePAM yes\nPermitRootLogin yes\nKbdInteractiveAuthentication yes\n"
+
+
+@needs_root
+@pytest.mark.parametrize("methods", ["publickey,keyboard-interactive", "keyboard-interactive", "password"])
+def test_a_question_of_pam(pam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str) -> None:
+    """Who answers takes longer than the link may be silent."""
+    monkeypatch.setattr(ssh_link, "KEEPALIVE_S", 0.2)
+    monkeypatch.setattr(ssh_link, "SILENCE_S", 0.6)
+    extra = f"{PAM}PasswordAuthentication yes\nAuthenticationMethods {methods}"
+    with PrivateSshd(tmp_path / "device", extra_config=extra) as server:
+        person = Person("open sesame", pause_s=1.5)
+        with closing(SshTransport(address_of(server), person)) as transport:
+            assert transport.start(["true"]).wait() == 0
+        where = f"pi5 (127.0.0.1:{server.port})"
+        question = f"password of {server.user} on {where}: " if methods == "password" else f"{where}: Password: "
+        assert person.asked == [question]
+
+
+@needs_root
+def test_a_wrong_answer_is_asked_for_once(pam: Path, tmp_path: Path) -> None:
+    with PrivateSshd(tmp_path / "device", extra_config=f"{PAM}AuthenticationMethods keyboard-interactive") as server:
+        person = Person("wrong", "wrong", "wrong")
+        with pytest.raises(AuthFailed, match="tried keyboard-interactive"):
+            SshTransport(address_of(server), person)
+        assert len(person.asked) <= 3
+
+
+@needs_root
+def test_nobody_to_ask(pam: Path, tmp_path: Path) -> None:
+    with (
+        PrivateSshd(tmp_path / "device", extra_config=f"{PAM}AuthenticationMethods keyboard-interactive") as server,
+        pytest.raises(AuthFailed) as error,
+    ):
+        SshTransport(address_of(server))
+    assert "start it in a terminal" in (error.value.hint or "")

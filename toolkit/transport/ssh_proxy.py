@@ -1,0 +1,73 @@
+"""ProxyCommand and ProxyJump: a command that carries a connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from contextlib import suppress
+from functools import partial
+from threading import Thread
+from typing import IO
+
+from toolkit.transport.streams import Tail
+
+# On Windows sockets aren't files that a command could have for its streams.
+_TAKES_SOCKET = os.name != "nt"
+_READ_BYTES = 64 * 1024
+# What an outer hop says when an inner one has said why.
+_OUTER = "Connection closed by UNKNOWN"
+
+
+class Proxy:
+    """A command that carries what is said over one end of a socket pair; the other one is `sock`.
+
+    paramiko.ProxyCommand reads for ever after its command has ended, so it isn't used.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.sock, theirs = socket.socketpair()
+        if _TAKES_SOCKET:
+            with theirs:
+                self._child = _start(command, theirs.fileno())
+        else:
+            self._child = _start(command, subprocess.PIPE)
+            assert self._child.stdin and self._child.stdout
+            for pump in (partial(_out_of, self._child.stdout, theirs), partial(_into, theirs, self._child.stdin)):
+                Thread(target=pump, name="edgephi-proxy", daemon=True).start()
+        assert self._child.stderr
+        self._said = Tail(partial(self._child.stderr.read, _READ_BYTES))
+
+    def end(self, patience_s: float = 0.0) -> str:
+        """End the command, unless it does so by itself; the last line on its stderr that tells something."""
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(patience_s)
+        self._child.kill()
+        self._child.wait()
+        self.sock.close()
+        self._said.finish(timeout_s=1)
+        lines = [line for line in self._said.text().strip().splitlines() if not line.startswith(_OUTER)]
+        return lines[-1] if lines else ""
+
+
+def _start(command: str, stream: int) -> subprocess.Popen[bytes]:
+    # A shell reads it, as ssh has it read; on Windows that is cmd.exe.
+    line = command if os.name == "nt" else f"exec {command}"
+    return subprocess.Popen(line, shell=True, bufsize=0, stdin=stream, stdout=stream, stderr=subprocess.PIPE)
+
+
+def _out_of(stream: IO[bytes], sock: socket.socket) -> None:
+    with suppress(OSError, ValueError):
+        while data := stream.read(_READ_BYTES):
+            sock.sendall(data)
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _into(sock: socket.socket, stream: IO[bytes]) -> None:
+    with suppress(OSError, ValueError), stream:
+        while data := sock.recv(_READ_BYTES):
+            view = memoryview(data)
+            while view:
+                view = view[stream.write(view) :]
