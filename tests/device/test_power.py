@@ -252,10 +252,12 @@ def test_the_clock_jumps(
         command(machine, "date", "-s", f"@{int(time.time())}")
 
 
+# Enough for the agent, and not for the runtime.
 LIMITED = """#!/bin/sh
+set -e
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 mkdir -p /sys/fs/cgroup/limited
-echo 64M > /sys/fs/cgroup/limited/memory.max
+echo 24M > /sys/fs/cgroup/limited/memory.max
 echo $$ > /sys/fs/cgroup/limited/cgroup.procs
 exec python3 "$@"
 """
