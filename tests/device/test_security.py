@@ -27,6 +27,7 @@ from toolkit.deploy import install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.profiles import load_profile
+from toolkit.push import CHUNK_BYTES
 from toolkit.targets import Target
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.ssh import SshTransport
@@ -141,7 +142,7 @@ def test_this_machine_as_a_target_gets_no_token(root: Path, monkeypatch: pytest.
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     watch = Watch(root)
     with connect(Target(name="here", transport="local", profile="local", install_root=str(root))) as device:
-        hold = follow(device.hold())
+        hold = follow(device.hold([], CHUNK_BYTES))
         with watch.running():
             while not watch.seen:
                 time.sleep(0.01)
@@ -211,7 +212,7 @@ def test_an_install_root_is_private_whatever_the_umask(umask: int, tmp_path: Pat
                 device.ensure_agent()
                 (root / "runtimes").symlink_to(runtimes)
                 follow(install(build("int4-rtn-b32"), device))
-                follow(device.hold()).release()
+                follow(device.hold([], CHUNK_BYTES)).release()
     finally:
         os.umask(before)
     assert {path.name for path in root.iterdir()} >= {"agent", "blobs", "incoming", "releases", "lock", "push.lock"}
