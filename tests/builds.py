@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +24,7 @@ from toolkit.recipes import load_recipe
 T = TypeVar("T")
 
 MODEL = "phi3-nano"
+BUILDS_DIR = "EDGEPHI_TEST_BUILDS_DIR"
 
 
 def follow(service: Service[T], events: list[Event] | None = None) -> T:
@@ -33,11 +32,10 @@ def follow(service: Service[T], events: list[Event] | None = None) -> T:
     return drain(service, None if events is None else events.append)
 
 
-@cache
 def session_cache(recipe: str) -> Path:
-    """The cache folder that this session's build of `recipe` lies in."""
-    folder = Path(tempfile.mkdtemp(prefix="edgephi-builds-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """The cache folder that this session's build of `recipe` lies in, whichever of its processes asks first."""
+    folder = Path(os.environ[BUILDS_DIR]) / recipe
+    folder.mkdir(exist_ok=True)
     return folder
 
 

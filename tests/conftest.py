@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.builds import BUILDS_DIR
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder of builds for a session: its worker processes inherit the variable, and whoever set it cleans up."""
+    if BUILDS_DIR not in os.environ:
+        os.environ[BUILDS_DIR] = folder = tempfile.mkdtemp(prefix="edgephi-builds-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
 
 # Some systems' own leaves folders open to a group, and edgephi doesn't work in such an install root.
 os.umask(0o022)
