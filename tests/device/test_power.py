@@ -199,9 +199,12 @@ def answering(machine: Machine, story: Story) -> str:
 
 
 def redeploy(machine: Machine, story: Story) -> None:
+    """Deploy the new bundle, which loads and generates before it becomes active; then all is whole."""
     with connect(target_of(machine)) as device:
         follow(deploy(story.new, device, OFFLINE))
-    assert answering(machine, story) == NEW
+        found = follow(verify(device))
+    found.enforce()
+    assert found.active == story.new.id
 
 
 @pytest.fixture
