@@ -14,7 +14,7 @@ test: check
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
 
-# Root, and Debian's mmdebstrap and qemu-user-static; five minutes the first time.
+# Root, and Debian's mmdebstrap and qemu-user-static; four minutes of processor time when nothing is cached.
 test-board: $(VENV)/.ready
 	$(BIN)/python -m pytest -m board
 
