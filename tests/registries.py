@@ -236,6 +236,24 @@ def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **hea
             handler.wfile.write(body)
 
 
+class EndlessServer(Server):
+    """Sends `begin`, and then a thousand MiB more for as long as somebody listens; `more` counts them."""
+
+    def __init__(self, begin: bytes) -> None:
+        self._begin, self.more = begin, 0
+        super().__init__(self._pour)
+
+    def _pour(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        with suppress(OSError):
+            handler.wfile.write(self._begin)
+            while self.more < 1000:
+                handler.wfile.write(bytes(MIB))
+                self.more += 1
+
+
 class TokenServer(Server):
     """Gives tokens to USER with PASSWORD, or for the refresh token `refresh`; others get one that only pulls `open/…`.
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from tests.agent.test_agent import root
 from tests.registries import (
     MIB,
     CuttingRelay,
+    EndlessServer,
     LocalRegistry,
     Server,
     bundle_of,
@@ -240,21 +240,9 @@ def test_what_nobody_has_is_told_with_every_reason(root: Path) -> None:
 
 
 def test_more_than_stated_is_cut_off(root: Path) -> None:
-    sent = []
-
-    def endless(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        with suppress(OSError):
-            handler.wfile.write(BYTES)
-            while len(sent) < 1000:
-                handler.wfile.write(bytes(MIB))
-                sent.append(MIB)
-
-    with Server(endless) as server:
+    with EndlessServer(BYTES) as server:
         assert "result" in pull(root, url_of(server))[-1]
-    assert arrived(root) == BYTES and len(sent) < 1000
+    assert arrived(root) == BYTES and server.more < 1000
     leave(root, b"")
     with serving(BYTES + b"!") as server:
         message = pull(root, url_of(server))[-1]["error"]["message"]

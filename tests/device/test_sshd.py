@@ -23,19 +23,9 @@ from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport, trust_host_key
 from toolkit.transport.sshd import PrivateSshd
 
-pytestmark = needs_sshd
+pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
 
 Client = SshTransport | OpenSshTransport
-
-
-@pytest.fixture(autouse=True)
-def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An OpenSSH configuration of the test's own, and no agent."""
-    path = tmp_path / "ssh_config"
-    path.write_text("IdentityFile none\n")
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.setenv("EDGEPHI_SSH_CONFIG", str(path))
-    return path
 
 
 @pytest.fixture

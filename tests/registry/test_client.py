@@ -17,6 +17,7 @@ import pytest
 from tests.registries import (
     MIB,
     PASSWORD,
+    EndlessServer,
     LocalRegistry,
     Server,
     TokenServer,
@@ -384,23 +385,11 @@ def test_another_part_than_asked_for_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_stated_is_not_read(tmp_path: Path) -> None:
-    sent = []
-
-    def endless(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        with suppress(OSError):
-            handler.wfile.write(BYTES)
-            while len(sent) < 1000:
-                handler.wfile.write(bytes(MIB))
-                sent.append(MIB)
-
-    with Server(endless) as there:
+    with EndlessServer(BYTES) as there:
         assert get(at(there.host), tmp_path / "part") == BYTES
         with pytest.raises(RegistryError, match=f"an answer of more than {client.LARGEST_MANIFEST_BYTES} bytes"):
             at(there.host).manifest("v1")
-    assert len(sent) < 1000
+    assert there.more < 1000
 
 
 def test_a_file_that_ends_too_early(tmp_path: Path) -> None:
