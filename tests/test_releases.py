@@ -17,7 +17,7 @@ from toolkit.bundle import open_bundle
 from toolkit.deploy import deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
-from toolkit.events import Event, Warning_
+from toolkit.events import Event, Step, Warning_
 from toolkit.push import CHUNK_BYTES
 from toolkit.releases import activate, prune, verify
 from toolkit.signatures import sign
@@ -121,18 +121,28 @@ def test_a_damaged_release_is_not_activated_and_a_deploy_heals_it(device: Device
     follow(verify(device)).enforce()
 
 
-def test_a_damaged_file_that_releases_share_is_healed_in_all_of_them_by_the_next_deploy(
-    device: Device, root: Path
-) -> None:
-    for name in ("fp32", "int4-rtn-b32"):
-        follow(deploy(build(name), device))
-    flip_a_bit(root / "releases" / build("fp32").id / "tokenizer.json")
-    assert [checked.damaged for checked in follow(verify(device)).damaged] == [("tokenizer.json",)] * 2
+def test_a_small_file_is_damaged_in_one_release_only(device: Device, root: Path) -> None:
+    fp32, int4 = build("fp32"), build("int4-rtn-b32")
+    for bundle in (fp32, int4):
+        follow(deploy(bundle, device))
+    flip_a_bit(root / "releases" / int4.id / "tokenizer.json")
+    assert [checked.release for checked in follow(verify(device)).damaged] == [int4.id]
+    assert follow(verify(device, repair=True)).active == fp32.id
     events: list[Event] = []
-    follow(deploy(build("int4-rtn-b128"), device), events)
+    follow(deploy(int4, device), events)
+    assert any("push 0 of " in event.text for event in events if isinstance(event, Step)), "its blob was whole"
+
+
+def test_a_damaged_file_in_the_way_of_a_deploy_is_sent_afresh_by_it(device: Device, root: Path) -> None:
+    fp32, int4 = build("fp32"), build("int4-rtn-b32")
+    follow(deploy(fp32, device))
+    sha256 = next(artifact.sha256 for artifact in int4.manifest.artifacts if artifact.path == "tokenizer.json")
+    flip_a_bit(root / "blobs" / "sha256" / sha256)
+    events: list[Event] = []
+    follow(deploy(int4, device), events)
     assert any("tokenizer.json" in event.text for event in events if isinstance(event, Warning_))
     follow(verify(device)).enforce()
-    assert len(follow(verify(device)).releases) == 3
+    assert follow(verify(device)).active == int4.id
 
 
 def test_repairing_the_only_release_leaves_nothing_active(device: Device, root: Path) -> None:

@@ -92,13 +92,16 @@ def test_what_is_not_a_request_is_refused(root: Path, line: str) -> None:
 
 
 def test_install_verifies_links_and_keeps_blobs_read_only(root: Path) -> None:
-    release = install(root, {"model.onnx": b"weights", "sub/tokenizer.json": b"{}"})
+    weights = b"weights" * (1 << 20)
+    release = install(root, {"model.onnx": weights, "sub/tokenizer.json": b"{}"})
     folder = root / "releases" / release
-    assert (folder / "model.onnx").read_bytes() == b"weights"
-    assert (folder / "sub" / "tokenizer.json").read_bytes() == b"{}"
-    blob = root / "blobs" / "sha256" / hashlib.sha256(b"weights").hexdigest()
+    assert (folder / "model.onnx").read_bytes() == weights
+    small = folder / "sub" / "tokenizer.json"
+    assert small.read_bytes() == b"{}"
+    blob = root / "blobs" / "sha256" / hashlib.sha256(weights).hexdigest()
     assert blob.stat().st_ino == (folder / "model.onnx").stat().st_ino
-    assert blob.stat().st_mode & 0o777 == 0o444
+    assert blob.stat().st_mode & 0o777 == small.stat().st_mode & 0o777 == 0o444
+    assert small.stat().st_nlink == 1, "what releases share and is small isn't lost for all of them at once"
     assert not list((root / "incoming").iterdir())
 
 

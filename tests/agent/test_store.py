@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.test_agent import LOCK, ask, fake_runtime, install, root
+from tests.agent.test_agent import LOCK, ask, deliver, fake_runtime, install, root
 
 __all__ = ["root"]
 
@@ -29,7 +29,7 @@ def three(root: Path) -> list[str]:
     fake_runtime(root)
     releases = []
     for number in range(3):
-        files = {"shared": b"s" * 1000, "own": b"%d" % number * 100}
+        files = {"shared": b"s" * (5 << 20), "own": b"%d" % number * 100}
         releases.append(install(root, files))
         ask(root, "activate", release=releases[-1], runtime=LOCK)
     return releases
@@ -124,6 +124,20 @@ def test_a_damaged_manifest_is_said_to_be_and_goes(root: Path, three: list[str])
     assert (error["code"], error["message"]) == ("corrupt", f"the manifest of release {three[0][:12]} is damaged")
     ask(root, "verify", repair=True)
     assert {entry["release"] for entry in ask(root, "releases")["result"]["releases"]} == set(three[1:])
+
+
+def test_what_is_sent_afresh_is_given_to_every_release_that_had_it(root: Path, three: list[str]) -> None:
+    path = root / "releases" / three[0] / "shared"
+    path.chmod(0o644)
+    path.write_bytes(b"x" * (5 << 20))
+    files = {"shared": b"s" * (5 << 20), "own": b"3" * 100}
+    text, fourth = deliver(root, files)
+    request = {"release": fourth, "manifest": text}
+    assert ask(root, "install", **request)["error"]["code"] == "corrupt"
+    deliver(root, files)
+    assert ask(root, "install", **request)["result"]["installed"]
+    answer = ask(root, "verify")["result"]
+    assert {entry["release"]: entry["damaged"] for entry in answer["releases"]} == {r: [] for r in [*three, fourth]}
 
 
 @pytest.mark.parametrize("keep", [0, 1])

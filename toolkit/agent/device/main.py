@@ -3,7 +3,7 @@
 The host packs these parts into one file, which lies as <install_root>/agent/agent-<hash>.pyz and works on that root:
 
     blobs/sha256/<hash>     verified files, read-only   incoming/<hash>.part   files on their way
-    releases/<bundle-id>/   hard links into blobs       runtimes/<lock>/       virtual environments
+    releases/<bundle-id>/   links into blobs            runtimes/<lock>/       virtual environments
     blocks/<hash>.json      the parts of a large blob
     current.json            the pointer                 lock, push.lock        held while something changes or arrives
 

@@ -18,6 +18,10 @@ from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
 from .releases import release_artifacts, release_folders
 from .reuse import keep_blocks
 
+# What releases share are tokenizers and settings. One damaged sector mustn't take all of them, and Phi-3's tokenizer is
+# 3.5 MB.
+OWN_COPY_BYTES = 4 << 20
+
 
 def op_hold(request: dict[str, Any]) -> dict[str, Any]:
     """Keep `push.lock` for as long as the host keeps our stdin open: two pushers would write to the same files.
@@ -160,7 +164,7 @@ def renew_links(arrived: set[str]) -> None:
             if artifact["sha256"] in arrived and not (path.exists() and path.samefile(blob)):
                 beside = path.with_name(f".{path.name}.tmp")
                 remove(beside)
-                link_or_copy(blob, beside)
+                give(blob, beside)
                 move(beside, path)
                 fsync_path(path.parent)
 
@@ -170,7 +174,17 @@ def link_release(artifacts: list[dict[str, Any]], folder: Path) -> None:
     for artifact in artifacts:
         path = folder / artifact["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(BLOBS / artifact["sha256"], path)
+        give(BLOBS / artifact["sha256"], path)
+
+
+def give(blob: Path, path: Path) -> None:
+    """Have a release's file be the blob or, if it is small, a copy of it."""
+    if blob.stat().st_size > OWN_COPY_BYTES:
+        link_or_copy(blob, path)
+        return
+    shutil.copyfile(blob, path)
+    path.chmod(0o444)
+    fsync_path(path)
 
 
 def op_discard(request: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ STALE_S = 24 * 3600.0
 def op_verify(request: dict[str, Any]) -> dict[str, Any]:
     """Hash every file of every release again, or of the one called `release`.
 
-    With `repair` what is damaged is removed: the blobs, and the releases that have them; when the active one is among
+    With `repair` what is damaged is removed: blobs, and the releases that have them; when the active one is among
     these, `current` goes back to the newest whole one. The next deploy sends the damaged files afresh, and those alone.
     """
     with held("lock", request):
@@ -31,10 +31,20 @@ def op_verify(request: dict[str, Any]) -> dict[str, Any]:
         if damaged and request.get("repair"):
             pointer = leave(pointer, damaged)
             for entry in damage:
-                for sha256 in entry["blobs"] if entry["damaged"] else []:
-                    remove(BLOBS / sha256)
+                for sha256 in entry["blobs"]:
+                    remove_damaged(BLOBS / sha256)
             remove_releases(damaged)
     return {"releases": damage, "active": pointer["release"], "repaired": bool(damaged and request.get("repair"))}
+
+
+def remove_damaged(blob: Path) -> None:
+    """A release's small file may be damaged, and its blob whole."""
+    try:
+        whole = sha256_file(blob) == blob.name
+    except OSError:
+        whole = False
+    if not whole:
+        remove(blob)
 
 
 def find_damage(folders: list[Path]) -> list[dict[str, Any]]:
