@@ -179,16 +179,15 @@ def _request(bundle: Bundle, sample: Sample) -> dict[str, int]:
 
 
 def _keep(folder: Path, sample: Sample, made: ReferenceMade) -> Reference:
-    windows = made.windows
-    if not windows:
+    if not made.windows:
         length = made.text_tokens
         raise ConfigError(
             f"{sample.name}: its {length} tokens are less than one window of {sample.window_tokens}",
             "take a longer text" + (f", or --window {length} or less" if length >= 16 else ""),
         )
-    names = [f"{index:05}.npz" for index in range(len(windows))]
+    names = [f"{index:05}.npz" for index in range(len(made.windows))]
     files = [describe_file(folder / name, name).model_dump() for name in names]
-    index = {"windows": windows, "files": files, "continuations": [entry.model_dump() for entry in made.continuations]}
+    index = {"files": files, **made.model_dump(mode="json", include={"windows", "continuations"})}
     beside = folder / "index.tmp"
     beside.write_text(json.dumps(index), encoding="utf-8")
     beside.replace(folder / _INDEX)

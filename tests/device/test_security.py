@@ -180,8 +180,7 @@ def test_no_name_on_a_device_is_read_by_a_shell(tmp_path: Path) -> None:
             assert device.ask("releases")["releases"] == []
             assert len(list((folder / "agent").iterdir())) == 1, name
             transport.make_dirs(str(folder / "made"))
-            list(transport.put(python, str(folder / "made" / "put")))
-            transport.rename(str(folder / "made" / "put"), str(folder / "made" / name.replace("/", "")))
+            list(transport.put(python, str(folder / "made" / name)))
             assert transport.size(str(folder / "made" / name)) == python.stat().st_size
         transport.close()
     assert not (login_folder / MARKER).exists()
