@@ -22,7 +22,7 @@ test-board: $(VENV)/.ready
 test-faults: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m faults
 
-# Root, qemu-system-arm, mmdebstrap and e2fsprogs; a quarter of an hour on a quiet machine, and packages of Debian the first time.
+# Root, qemu-system-arm, mmdebstrap and e2fsprogs; half an hour on two busy cores, and packages of Debian the first time.
 test-power: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m power
 
