@@ -5,6 +5,7 @@ Windows refuses to move or remove what a program has open, for as long as it has
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -70,8 +71,22 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as exc:
         if exc.errno not in NO_LINKS:
             raise
-        shutil.copyfile(source, target)
-        fsync_path(target)
+        copy(source, target)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A second file with the same content, on the disk and read-only."""
+    shutil.copyfile(source, target)
+    fsync_path(target)
+    seal(target)
+
+
+def seal(path: Path) -> None:
+    """Make a file read-only; not on Windows, which removes no such file, whatever other name it goes by."""
+    if sys.platform != "win32":
+        # Another user's, hard-linked from a local push, is read-only already, and exFAT knows no modes.
+        with contextlib.suppress(PermissionError):
+            path.chmod(0o444)
 
 
 def refuse_long_paths(paths: Iterable[str]) -> None:

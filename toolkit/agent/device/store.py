@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
-from .files import fsync_path, link_or_copy, move, refuse_long_paths, remove
+from .files import copy, fsync_path, link_or_copy, move, refuse_long_paths, remove, seal
 from .layout import BLOBS, INCOMING, RELEASES, ROOT, sha256_file, write_durably
 from .locks import held
 from .manifests import read_manifest, read_signatures
@@ -145,10 +143,7 @@ def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
                 "deploy again: it is sent afresh",
             )
         if source is part:
-            if sys.platform != "win32":  # which removes no read-only file, whatever name it goes by
-                # A hard link from a local push shares its inode with the bundle: it is read-only already.
-                with contextlib.suppress(PermissionError):
-                    part.chmod(0o444)
+            seal(part)
             fsync_path(part)
             move(part, blob)
             arrived.add(sha256)
@@ -182,9 +177,7 @@ def give(blob: Path, path: Path) -> None:
     if blob.stat().st_size > OWN_COPY_BYTES:
         link_or_copy(blob, path)
         return
-    shutil.copyfile(blob, path)
-    path.chmod(0o444)
-    fsync_path(path)
+    copy(blob, path)
 
 
 def op_discard(request: dict[str, Any]) -> dict[str, Any]:
