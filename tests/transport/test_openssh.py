@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from toolkit.errors import (
 )
 from toolkit.public_keys import fingerprint
 from toolkit.targets import Target
-from toolkit.transport import Transport, open_another, ssh_link
+from toolkit.transport import Transport, open_another
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport
@@ -142,73 +141,13 @@ def test_what_the_configuration_would_do_on_the_side_stays_out(
     assert not (tmp_path / "trace").exists() and not (tmp_path / "theirs").exists()
 
 
-@pytest.fixture
-def relayed(address: Address) -> Iterator[tuple[Address, Relay]]:
-    assert address.port is not None
-    relay = Relay(address.port)
-    known = known_file(address)
-    known.write_text(known.read_text().replace(f":{address.port} ", f":{relay.port} "))
-    yield replace(address, port=relay.port), relay
-    relay.cut()
-
-
-def test_link_lost_in_mid_command(relayed: tuple[Address, Relay]) -> None:
-    address, relay = relayed
-    with closing(OpenSshTransport(address)) as transport:
-        process = transport.start(["sh", "-c", "echo ready; sleep 30"])
-        lines = process.lines()
-        assert next(lines) == b"ready"
-        relay.cut()
-        with pytest.raises(HostUnreachable, match=rf"pi5 \(127.0.0.1:{address.port}\): the connection was lost"):
-            next(lines)
-        with pytest.raises(HostUnreachable):
-            process.wait()
-        with pytest.raises(HostUnreachable):
-            process.send(b"more")
-        process.kill()
-        with pytest.raises(HostUnreachable):
-            transport.start(["true"])
-
-
-@pytest.mark.parametrize("how", ["cut", "killed"])
-def test_a_transfer_goes_on_after_its_end(
-    relayed: tuple[Address, Relay], sshd: PrivateSshd, tmp_path: Path, how: str
-) -> None:
-    address, relay = relayed
-    source = tmp_path / "source"
-    source.write_bytes(os.urandom(1 << 20) * 64)
-    partial = sshd.root / f"{how}.part"
-    with closing(OpenSshTransport(address)) as transport:
-        steps = transport.put(source, str(partial))
-        done = 0
-        while done < 4_000_000:
-            done += next(steps)
-        if how == "cut":
-            relay.cut()
-        else:
-            os.kill(transport._child.pid, signal.SIGKILL)
-        with pytest.raises(HostUnreachable, match="lost while writing"):
-            list(steps)
-        with pytest.raises(HostUnreachable):
-            transport.size(str(partial))
-    written = partial.stat().st_size
-    assert done <= written < source.stat().st_size
-    with closing(OpenSshTransport(address_of(sshd))) as again:
-        list(again.put(source, str(partial), written))
-    assert partial.read_bytes() == source.read_bytes()
-
-
-def test_a_link_that_falls_silent_without_closing(
-    relayed: tuple[Address, Relay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ssh_link, "KEEPALIVE_S", 1.0)
-    address, relay = relayed
+def test_a_transfer_tells_that_ssh_was_killed(address: Address, sshd: PrivateSshd, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(64 << 20))
     with closing(OpenSshTransport(address)) as transport:
-        steps = transport.put(source, str(tmp_path / "silent.part"))
+        steps = transport.put(source, str(sshd.root / "killed.part"))
         next(steps)
-        relay.freeze()
+        os.kill(transport._child.pid, signal.SIGKILL)
         with pytest.raises(HostUnreachable, match="lost while writing"):
             list(steps)
 

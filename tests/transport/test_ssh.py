@@ -1,14 +1,12 @@
-"""What is particular to SSH: host keys, logins, links that fail. The server is the embedded one."""
+"""What is particular to SSH: host keys, logins, refusals. The server is the embedded one."""
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from tests.servers import Address, Relay, address_of
+from tests.servers import Address, address_of
 from toolkit.errors import (
     AuthFailed,
     CorruptBundle,
@@ -325,58 +323,6 @@ def test_server_that_speaks_something_else(address: Address, monkeypatch: pytest
         assert time.monotonic() - started < 5
 
 
-@pytest.fixture
-def relayed(address: Address) -> Iterator[tuple[Address, Relay]]:
-    assert address.port is not None
-    relay = Relay(address.port)
-    known = known_file(address)
-    known.write_text(known.read_text().replace(f":{address.port} ", f":{relay.port} "))
-    yield replace(address, port=relay.port), relay
-    relay.cut()
-
-
-def test_link_lost_in_mid_command(relayed: tuple[Address, Relay]) -> None:
-    address, relay = relayed
-    transport = SshTransport(address)
-    process = transport.start(["sh", "-c", "echo ready; sleep 30"])
-    lines = process.lines()
-    assert next(lines) == b"ready"
-    relay.cut()
-    with pytest.raises(HostUnreachable, match=rf"pi5 \(127.0.0.1:{address.port}\): the connection was lost"):
-        next(lines)
-    with pytest.raises(HostUnreachable):
-        process.wait()
-    with pytest.raises(HostUnreachable):
-        process.send(b"more")
-    process.kill()
-    with pytest.raises(HostUnreachable):
-        transport.start(["true"])
-    transport.close()
-
-
-def test_link_lost_in_mid_transfer(relayed: tuple[Address, Relay], embedded: EmbeddedServer, tmp_path: Path) -> None:
-    address, relay = relayed
-    source = tmp_path / "source"
-    source.write_bytes(os.urandom(1 << 20) * 64)
-    partial = embedded.root / "cut.part"
-    transport = SshTransport(address)
-    steps = transport.put(source, str(partial))
-    done = 0
-    while done < 4_000_000:
-        done += next(steps)
-    relay.cut()
-    with pytest.raises(HostUnreachable, match="lost while writing"):
-        list(steps)
-    with pytest.raises(HostUnreachable):
-        transport.size(str(partial))
-    transport.close()
-    written = partial.stat().st_size
-    assert done <= written < source.stat().st_size
-    with closing(SshTransport(address_of(embedded))) as again:
-        list(again.put(source, str(partial), written))
-    assert partial.read_bytes() == source.read_bytes()
-
-
 def test_abandoned_transfer_leaves_a_usable_connection(
     address: Address, embedded: EmbeddedServer, tmp_path: Path
 ) -> None:
@@ -416,22 +362,6 @@ def test_a_refusal_of_the_server_is_worded(address: Address, tmp_path: Path) -> 
         with pytest.raises(RemoteCommandFailed, match=r"writing /etc/outside failed: permission denied"):
             list(transport.put(tmp_path / "source", "/etc/outside"))
         assert transport.start(["true"]).wait() == 0
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")
-def test_a_link_that_falls_silent_without_closing_ends_what_waits_for_it(
-    relayed: tuple[Address, Relay], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ssh_link, "KEEPALIVE_S", 0.3)
-    monkeypatch.setattr(ssh_link, "SILENCE_S", 2.0)
-    address, relay = relayed
-    with closing(SshTransport(address)) as transport:
-        quiet = transport.start(["sleep", "4"])
-        assert quiet.wait() == 0, "a command that says nothing isn't a silent link"
-        process = transport.start(["sleep", "60"])
-        relay.freeze()
-        with pytest.raises(HostUnreachable, match="the connection was lost while a command ran"):
-            process.wait()
 
 
 def test_a_silent_link_has_a_time_limit(address: Address) -> None:

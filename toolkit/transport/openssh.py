@@ -26,7 +26,7 @@ from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 from toolkit.transport import ssh_link
 from toolkit.transport.local import LocalProcess
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp, sessions_refused
-from toolkit.transport.shells import NAMES, Shell, ask_shell, command_line
+from toolkit.transport.shells import ServerShell
 from toolkit.transport.ssh_config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.transport.ssh_link import connected, known_key_types, verify_host_key
 from toolkit.transport.streams import Tail
@@ -141,7 +141,7 @@ class OpenSshTransport(SftpFiles):
         super().__init__(f"{target.name} ({self._options.hostname}:{self._options.port})")
         # ssh doesn't tell what the server greets with.
         self.windows = target.os == "windows"
-        self._shell: Shell | None = None if self.windows else "posix"
+        self._shell = ServerShell(self._exec, windows=self.windows)
         self._folder = Path(tempfile.mkdtemp(prefix="edgephi-ssh-"))
         ours, theirs = socket.socketpair()
         self._stream = _Stream(ours)
@@ -165,13 +165,11 @@ class OpenSshTransport(SftpFiles):
             raise
 
     def start(self, argv: Sequence[str]) -> OpenSshProcess:
-        if self._shell is None:
-            self._shell = ask_shell(self._exec)
-        return self._exec(command_line(self._shell, argv))
+        return self._exec(self._shell.line(argv))
 
     @property
     def shell_name(self) -> str:
-        return NAMES[self._shell]
+        return self._shell.name
 
     def _exec(self, line: str) -> OpenSshProcess:
         if self.is_lost():

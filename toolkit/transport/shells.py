@@ -15,8 +15,8 @@ Shell = Literal["posix", "cmd", "powershell"]
 # Each shell prints this line differently: cmd.exe fills in the first variable, PowerShell the second, others neither.
 WHICH = "echo edgephi-shell:%OS%:$PSHOME"
 NOT_FOUND = 127
-NAMES: dict[Shell | None, str] = {"posix": "a POSIX shell", "cmd": "cmd.exe", "powershell": "PowerShell", None: "?"}
 
+_NAMES: dict[Shell | None, str] = {"posix": "a POSIX shell", "cmd": "cmd.exe", "powershell": "PowerShell", None: "?"}
 _PLAIN = re.compile(r"[A-Za-z0-9._/\\:=,+@-]+")
 _CMD_SPECIAL = re.compile(r'[()%!^"<>&|]')
 # PowerShell takes typographic quotes for straight ones.
@@ -32,13 +32,32 @@ def shell_of(answer: str) -> Shell:
     return "powershell" if home not in ("", "$PSHOME") else "posix"
 
 
-def ask_shell(execute: Callable[[str], Process]) -> Shell:
-    """Which shell a server has; `execute` gives it a line."""
-    process = execute(WHICH)
-    process.close_stdin()
-    answer = "\n".join(line.decode("utf-8", "replace") for line in process.lines())
-    process.wait()
-    return shell_of(answer)
+class ServerShell:
+    """The shell of one server. Windows has several, so it is asked there before the first command; `execute` gives it
+    a line.
+    """
+
+    def __init__(self, execute: Callable[[str], Process], *, windows: bool) -> None:
+        self._execute = execute
+        self._shell: Shell | None = None if windows else "posix"
+
+    @property
+    def name(self) -> str:
+        """For people; "?" for one that hasn't been asked."""
+        return _NAMES[self._shell]
+
+    def line(self, argv: Sequence[str]) -> str:
+        """The line that it reads as `argv`. Raises ConfigError for words that it can't be given."""
+        if self._shell is None:
+            self._shell = self._ask()
+        return command_line(self._shell, argv)
+
+    def _ask(self) -> Shell:
+        process = self._execute(WHICH)
+        process.close_stdin()
+        answer = "\n".join(line.decode("utf-8", "replace") for line in process.lines())
+        process.wait()
+        return shell_of(answer)
 
 
 def command_line(shell: Shell, argv: Sequence[str]) -> str:

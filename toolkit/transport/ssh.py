@@ -18,7 +18,7 @@ from toolkit.public_keys import fingerprint
 from toolkit.transport import PromptSecret
 from toolkit.transport.known_hosts import append_known_host, hashed, host_names
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp
-from toolkit.transport.shells import NAMES, Shell, ask_shell, command_line
+from toolkit.transport.shells import ServerShell
 from toolkit.transport.ssh_auth import log_in
 from toolkit.transport.ssh_config import SshTarget, resolve
 from toolkit.transport.ssh_link import Link, connected, host_key_changed, known_key_types, known_keys, verify_host_key
@@ -133,17 +133,15 @@ class SshTransport(SftpFiles):
         self._sftp: Any = None
         greeting = self._link.transport.remote_version
         self.windows = target.os == "windows" if target.os else bool(_WINDOWS_GREETING.search(greeting))
-        self._shell: Shell | None = None if self.windows else "posix"
+        self._shell = ServerShell(self._exec, windows=self.windows)
 
     def start(self, argv: Sequence[str]) -> SshProcess:
         """Besides the Protocol's: ConfigError for words that the shell there can't be given."""
-        if self._shell is None:
-            self._shell = ask_shell(self._exec)
-        return self._exec(command_line(self._shell, argv))
+        return self._exec(self._shell.line(argv))
 
     @property
     def shell_name(self) -> str:
-        return NAMES[self._shell]
+        return self._shell.name
 
     def _exec(self, line: str) -> SshProcess:
         with self._translated("starting a command"):
