@@ -1,7 +1,7 @@
 """What becomes of a deployment when something breaks in the middle: afterwards the device answers with the old or the
 new release, whole, and the same command completes.
 
-`make test-faults` runs all of it and writes the table in docs/reliability.md.
+`make test-faults` runs all of it and writes the first table in docs/reliability.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A whole emulated computer as the device: its power is cut, it reboots, its clock jumps, its memory runs out.
 
-`make test-power` runs all of it and writes the second table in docs/reliability.md.
+`make test-faults` runs it with the others, `make test-power` alone; both write the second table in docs/reliability.md.
 """
 
 from __future__ import annotations
