@@ -1,17 +1,14 @@
-"""The doctor against real servers and a real agent, healthy and not, and on this machine."""
+"""The doctor against real servers and a real agent, healthy and not."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import threading
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +22,7 @@ from toolkit.checks import Check
 from toolkit.config import config_dir
 from toolkit.deploy import deploy
 from toolkit.device import connect
-from toolkit.doctor import (
-    ON_DEVICE,
-    REACHED_BY_SSH,
-    TARGET,
-    examine_host,
-    examine_target,
-    exit_code,
-    extra_pins,
-    judge_extra,
-)
+from toolkit.doctor import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.sshd import PrivateSshd, free_port
@@ -371,62 +359,6 @@ def test_a_target_whose_profile_is_broken(embedded: EmbeddedServer, tmp_path: Pa
     write_target(embedded, tmp_path / "device", profile="raspbery-pi-5-8gb")
     check = assert_stops_at(examine(), "target")
     assert check.seen == "unknown profile 'raspbery-pi-5-8gb' (did you mean 'raspberry-pi-5-8gb'?)"
-
-
-def test_this_machine() -> None:
-    found = list(examine_host())
-    assert [check.name for check in found] == [
-        *("python", "optimize extra", "disk", "memory", "ssh client", "profiles", "targets", "recipes")
-    ]
-    states = {check.name: check.state for check in found}
-    for name in ("python", "optimize extra", "profiles", "targets", "recipes"):
-        assert states[name] == "ok", found
-    assert exit_code(None, found) == 0
-
-
-def test_broken_files_are_named_each() -> None:
-    write_file("profiles", "bad", {"schema_version": 1, "extends": "local", "decription": "x"})
-    write_file("targets", "lost", {"host": "x", "profile": "nowhere"})
-    write_file("recipes", "odd", {"description": "x", "algorithm": "awq"})
-    found = {check.name: check for check in examine_host()}
-    assert found["profiles"].state == found["targets"].state == found["recipes"].state == "failed"
-    assert "bad.toml: decription: unknown key (did you mean 'description'?)" in found["profiles"].seen
-    assert found["targets"].seen == "unknown profile 'nowhere'"
-    assert "odd.toml: algorithm: must be " in found["recipes"].seen
-    assert exit_code(None, found.values()) == 3
-
-
-def test_a_full_cache_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    for free, state in ((500_000_000, "failed"), (5_000_000_000, "warn"), (50_000_000_000, "ok")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: usage._replace(free=free))
-        (check,) = [check for check in examine_host() if check.name == "disk"]
-        assert check.state == state
-        assert check.hint == (None if state == "ok" else "free some space, or set EDGEPHI_CACHE_DIR to another disk")
-
-
-def test_without_an_ssh_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (check,) = [check for check in examine_host() if check.name == "ssh client"]
-    assert check.state == "warn"
-    assert check.hint == "install OpenSSH's client (sudo apt-get install openssh-client)"
-
-
-def test_the_extras_pins_are_those_of_the_project() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    wanted = extra_pins(metadata.requires("edgephi") or [])
-    assert sorted(f"{name}{pin}" for name, pin in wanted.items()) == sorted(
-        project["optional-dependencies"]["optimize"]
-    )
-
-
-def test_what_is_installed_of_the_extra() -> None:
-    wanted = {"torch": "==2.13.0", "psutil": ">=6.0"}
-    assert judge_extra(wanted, {"torch": "2.13.0+cpu", "psutil": "7.2"}).state == "ok"
-    none = judge_extra(wanted, {"torch": None, "psutil": None})
-    assert (none.state, none.hint) == ("warn", "pip install 'edgephi[optimize]' -c constraints.txt")
-    some = judge_extra(wanted, {"torch": "2.12.0", "psutil": None})
-    assert (some.state, some.seen) == ("failed", "torch 2.12.0 instead of 2.13.0, psutil is missing")
 
 
 def test_only_the_targets_file_is_this_machines_fault() -> None:

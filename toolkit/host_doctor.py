@@ -1,0 +1,151 @@
+"""Looks at this machine: what edgephi needs here, one thing after the other."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+
+from toolkit import machine
+from toolkit.checks import Check, ok, skipped
+from toolkit.config import cache_dir, find_toml
+from toolkit.errors import ConfigError
+from toolkit.host import free_disk_bytes
+from toolkit.profiles import Profile, load_profile
+from toolkit.recipes import load_recipe
+from toolkit.targets import load_target
+
+DISTRIBUTION, EXTRA = "edgephi", "optimize"
+# The hub's cache takes Phi-3-mini's 7.6 GB, a build up to three times its bundle of 2.7.
+_PLENTY_DISK_BYTES, _LEAST_DISK_BYTES = 20_000_000_000, 1_000_000_000
+_PLENTY_MEMORY_BYTES = 8 * 2**30
+
+
+def examine_host() -> Iterator[Check]:
+    """Every check of this machine, each as soon as it is done."""
+    yield _own_python()
+    yield _extra()
+    yield _cache_disk()
+    yield _own_memory()
+    yield _ssh_client()
+    for kind, load in FILES.items():
+        yield _files(kind, load)
+
+
+def _load_with_profile(name: str) -> Profile:
+    return load_profile(load_target(name).profile)
+
+
+FILES: dict[str, Callable[[str], object]] = {
+    "profiles": load_profile,
+    "targets": _load_with_profile,
+    "recipes": load_recipe,
+}
+
+
+def _own_python() -> Check:
+    from packaging.specifiers import SpecifierSet
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    try:
+        wanted = metadata.metadata(DISTRIBUTION)["Requires-Python"]
+    except metadata.PackageNotFoundError:
+        return skipped("python", f"{version}; {DISTRIBUTION} runs without being installed")
+    if version in SpecifierSet(wanted):
+        return ok("python", f"{version}, {DISTRIBUTION} needs {wanted}")
+    return Check("python", "failed", f"{version}, {DISTRIBUTION} needs {wanted}", "install it into a newer Python")
+
+
+def _extra() -> Check:
+    name = f"{EXTRA} extra"
+    try:
+        wanted = extra_pins(metadata.requires(DISTRIBUTION) or [])
+    except metadata.PackageNotFoundError:
+        return skipped(name, f"{DISTRIBUTION} runs without being installed")
+    found: dict[str, str | None] = {}
+    for package in wanted:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return judge_extra(wanted, found)
+
+
+def extra_pins(requires: Iterable[str]) -> dict[str, str]:
+    """What the extra asks for, by package, out of a distribution's `Requires-Dist`."""
+    from packaging.requirements import Requirement
+
+    every = [Requirement(text) for text in requires]
+    return {
+        requirement.name: str(requirement.specifier)
+        for requirement in every
+        if requirement.marker is not None
+        and requirement.marker.evaluate({"extra": EXTRA})
+        and not requirement.marker.evaluate({"extra": ""})
+    }
+
+
+def judge_extra(wanted: Mapping[str, str], found: Mapping[str, str | None]) -> Check:
+    """Versions that are installed against those that were seen to work together."""
+    from packaging.specifiers import SpecifierSet
+
+    name, install = f"{EXTRA} extra", f"pip install '{DISTRIBUTION}[{EXTRA}]' -c constraints.txt"
+    missing = [package for package in wanted if found[package] is None]
+    if len(missing) == len(wanted):
+        return Check(name, "warn", "not installed: this machine deploys and measures, but can't quantize", install)
+    other = [
+        f"{package} {version} instead of {wanted[package].removeprefix('==')}"
+        for package, version in found.items()
+        if version is not None and not SpecifierSet(wanted[package]).contains(version, prereleases=True)
+    ]
+    if missing or other:
+        return Check(name, "failed", ", ".join([*other, *(f"{package} is missing" for package in missing)]), install)
+    return ok(name, f"{len(wanted)} packages, in the versions that were seen to work")
+
+
+def _cache_disk() -> Check:
+    folder = cache_dir()
+    free = free_disk_bytes(folder)
+    seen = f"{free / 1e9:.1f} GB free for {folder}"
+    hint = "free some space, or set EDGEPHI_CACHE_DIR to another disk"
+    if free < _LEAST_DISK_BYTES:
+        return Check("disk", "failed", seen, hint)
+    if free < _PLENTY_DISK_BYTES:
+        return Check("disk", "warn", f"{seen}; fetching and quantizing Phi-3-mini takes about 20", hint)
+    return ok("disk", seen)
+
+
+def _own_memory() -> Check:
+    found = machine.available_memory()
+    if found is None:
+        return skipped("memory", "this system doesn't tell")
+    seen = f"{found.total_bytes / 2**30:.1f} GiB free{' under a memory limit' if found.limited else ''}"
+    if found.total_bytes < _PLENTY_MEMORY_BYTES:
+        hint = "edgephi plan MODEL --profile PROFILE tells what a build needs; close other programs, or add swap"
+        return Check("memory", "warn", f"{seen}; quantizing Phi-3-mini takes up to 8", hint)
+    return ok("memory", seen)
+
+
+def _ssh_client() -> Check:
+    ssh = shutil.which("ssh")
+    if ssh is None:
+        seen = "no ssh: Include, Match and ProxyJump of ~/.ssh/config aren't understood"
+        return Check("ssh client", "warn", seen, "install OpenSSH's client (sudo apt-get install openssh-client)")
+    done = subprocess.run([ssh, "-V"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return ok("ssh client", (done.stderr or done.stdout).strip() or ssh)
+
+
+def _files(kind: str, load: Callable[[str], object]) -> Check:
+    """All files of a kind that a name reaches. A target needs its profile too."""
+    names = list(find_toml(kind))
+    wrong = []
+    for name in names:
+        try:
+            load(name)
+        except ConfigError as exc:
+            wrong.append(exc.message)
+    if wrong:
+        return Check(kind, "failed", "\n".join(wrong), "correct or delete the file; an editor checks it by docs/schema")
+    return ok(kind, f"{len(names)} files, all readable")
