@@ -20,6 +20,8 @@ from toolkit.transport.keys import write_key_pair
 from toolkit.transport.sshd import HOST, free_port
 
 EMULATOR = "qemu-system-aarch64"
+# Else it would go on when the process that holds it is killed.
+_ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 # A quiet machine takes 10 s, a busy one many times that.
 _BOOT_TIMEOUT_S = 300.0
 _POLL_S = 0.2
@@ -94,14 +96,17 @@ class Machine:
         self._clean()
 
     def power_on(self) -> None:
-        """Boot and wait until sshd answers. Raises HostUnreachable with the console's last lines when it doesn't."""
+        """Boot and wait until sshd answers; the thread that does that has to live as long as the machine.
+
+        Raises ConfigError without an emulator, HostUnreachable with the console's last lines when sshd doesn't answer.
+        """
+        if shutil.which(EMULATOR) is None:
+            raise ConfigError(f"{EMULATOR} isn't installed here", "install qemu-system-arm")
+        argv = [*_ENDS_WITH_US, *self._argv()]
         with self._console.open("ab") as console:
-            try:
-                self._child = subprocess.Popen(
-                    self._argv(), stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
-                )
-            except FileNotFoundError as exc:
-                raise ConfigError(f"{EMULATOR} isn't installed here", "install qemu-system-arm") from exc
+            self._child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+            )
         self.wait_until_up()
 
     def power_off(self) -> None:
