@@ -41,7 +41,7 @@ from toolkit.emulator.initrd import DATA, RUN
 from toolkit.emulator.kernel import Kernel, fetch_kernel
 from toolkit.emulator.machine import EMULATOR, Machine, make_disk
 from toolkit.emulator.rootfs import Definition, root_file_system
-from toolkit.errors import AgentError, DeviceError, ToolkitError
+from toolkit.errors import AgentError, DeviceError, HostUnreachable, ToolkitError
 from toolkit.push import push
 from toolkit.releases import load_active, prune, verify
 
@@ -223,6 +223,9 @@ def test_the_device_reboots_while_files_are_pushed(table: Table, device_with_old
         script = f"read word && {RUN}/busybox reboot -f"
         reboot = other.transport.start([f"{RUN}/busybox", "sh", "-c", script])
         broken_by(push(device, uploads(story.new)), sent(1_500_000), lambda: reboot.send(b"now\n"))
+        # Until then whoever asks is answered by the sshd from before.
+        with pytest.raises(HostUnreachable):
+            reboot.wait()
     machine.wait_until_up()
     row.answers.append(answering(machine, story))
     with connect(target_of(machine)) as device:

@@ -26,7 +26,7 @@ from toolkit.errors import (
 )
 from toolkit.public_keys import fingerprint
 from toolkit.transport import embedded as embedded_module
-from toolkit.transport import ssh_link
+from toolkit.transport import ssh_auth, ssh_link
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import read_known_hosts
@@ -196,6 +196,13 @@ def test_agent_keys(locked: Address, address: Address, tmp_path: Path, monkeypat
     finally:
         agent.terminate()
         agent.wait()
+
+
+def test_a_server_that_falls_silent_has_refused_nothing(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_auth, "_LOGIN_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(embedded_module.Session, "check_auth_publickey", lambda *_: time.sleep(2))
+    with pytest.raises(HostUnreachable, match="no answer to the login within 1 s"):
+        connect(address)
 
 
 @pytest.mark.parametrize("secret", ["right", "wrong"])

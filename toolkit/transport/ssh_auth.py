@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from toolkit.transport.certificates import SUFFIX, certified_key, public_part, r
 from toolkit.transport.ssh_config import SshOptions, public_file
 from toolkit.transport.ssh_link import Link
 
+# A key may wait in a security token to be touched; nothing else takes so long.
+_LOGIN_TIMEOUT_S = 60.0
 # People look for a second device, and servers wait two minutes for them.
 _ANSWER_TIMEOUT_S = 180.0
 _POLL_S = 0.2
@@ -49,6 +52,7 @@ def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
     Raises AuthFailed with what was tried and what to do, HostUnreachable when the link breaks.
     """
     login = _Login(link)
+    link.transport.auth_timeout = _LOGIN_TIMEOUT_S
     if _attempt(login, None, lambda user: link.transport.auth_none(user)):
         return
     for label, key in _keys(login):
@@ -67,6 +71,7 @@ def _attempt(login: _Login, label: str | None, authenticate: Callable[[str], lis
     transport = login.link.transport
     if label is not None:
         login.tried.append(label)
+    started = time.monotonic()
     try:
         # What is returned without being logged in is what a server with two factors wants next.
         if wanted := authenticate(login.link.options.user):
@@ -76,6 +81,9 @@ def _attempt(login: _Login, label: str | None, authenticate: Callable[[str], lis
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if not transport.is_active():
             raise _dropped(login) from exc
+        if time.monotonic() - started >= transport.auth_timeout:
+            message = f"{login.link.where}: no answer to the login within {transport.auth_timeout:.0f} s"
+            raise HostUnreachable(message, "try again") from exc
     return bool(transport.is_authenticated())
 
 
