@@ -5,11 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from tests.builds import bundle, follow
-from toolkit.blocks import BLOCK_BYTES, Block, bundle_blocks, cut, external_tensors
+from toolkit.blocks import (
+    BLOCK_BYTES,
+    Block,
+    block_lists,
+    bundle_blocks,
+    cut,
+    external_tensors,
+    keep_block_lists,
+)
+from toolkit.bundle import MANIFEST_NAME, Bundle, open_bundle
 from toolkit.config import cache_dir
 
 MIB = 2**20
@@ -57,6 +67,51 @@ def test_blocks_cover_the_file_and_are_computed_once() -> None:
     stamp = file.stat().st_mtime_ns
     assert follow(bundle_blocks(built)) == found
     assert file.stat().st_mtime_ns == stamp
+
+
+def without_its_files(built: Bundle, folder: Path) -> Bundle:
+    folder.mkdir()
+    (folder / MANIFEST_NAME).write_bytes(built.manifest_bytes)
+    return open_bundle(folder)
+
+
+def test_lists_travel_to_who_has_not_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = bundle("int4-rtn-b32")
+    found = follow(bundle_blocks(built))
+    lists = block_lists(found)
+    monkeypatch.setenv("EDGEPHI_CACHE_DIR", str(tmp_path / "elsewhere"))
+    remote = without_its_files(built, tmp_path / "remote")
+    assert follow(bundle_blocks(remote)) == {}
+    keep_block_lists(lists, built.manifest)
+    assert follow(bundle_blocks(remote)) == found
+    (sha256,) = found
+    keep_block_lists(json.dumps({sha256: [[1, "0" * 64]] * 5}).encode(), built.manifest)
+    assert follow(bundle_blocks(remote)) == found, "what is known already is kept"
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"SHA": null}',
+        b'{"SHA": [[4, "x"]]}',
+        b'{"SHA": [[1]]}',
+        b'{"SHA": [[1.5, "HASH"]]}',
+        b'{"SHA": [[-1, "HASH"]]}',
+        b'{"SHA": [[SIZE, "HASH"]]}',
+        b'{"SHA": [[4, "HASH"]]}',
+    ],
+)
+def test_lists_that_cannot_be_right_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: bytes) -> None:
+    monkeypatch.setenv("EDGEPHI_CACHE_DIR", str(tmp_path / "elsewhere"))
+    built = bundle("int4-rtn-b32")
+    weights = next(artifact for artifact in built.manifest.artifacts if artifact.path == "model.onnx.data")
+    raw = lists.replace(b"SHA", weights.sha256.encode()).replace(b"HASH", b"0" * 64)
+    raw = raw.replace(b"SIZE", str(weights.size_bytes).encode())
+    keep_block_lists(raw, built.manifest)
+    assert not (cache_dir() / "blocks").exists()
 
 
 @pytest.mark.parametrize("kept", ["", "{", "[[1]]", "[[1, 2, 3]]", '[[5, "aa"]]', "null"])

@@ -23,6 +23,7 @@ from tests.registries import (
     reply,
 )
 from tests.test_deploy import device_at, pointer, steps, target_over
+from toolkit.blocks import Block, block_lists
 from toolkit.bundle import Bundle
 from toolkit.deploy import Delivery, deploy, install
 from toolkit.device import connect
@@ -83,6 +84,46 @@ def test_a_device_over_ssh_pulls_what_this_machine_never_had(
     assert f"pi5: pull from {place.host}" in steps(events)
     assert {event.label for event in events if isinstance(event, Progress)} == {"pull", "verify"}
     assert steps(again) == []
+
+
+@needs_registry
+@pytest.mark.parametrize("lists", ["right", "false"])
+def test_what_another_release_has_is_not_pulled(
+    root: Path, there: LocalRegistry, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
+) -> None:
+    """Two recipes of one model share the embedding, which is most of a quantized tiny model."""
+    fp32, int4 = build("fp32"), build("int4-rtn-b32")
+    place = parse_reference(there.reference(f"models/nano:{lists}"))
+    if lists == "false":
+        monkeypatch.setattr("toolkit.publish.block_lists", lambda blocks: block_lists(shifted(blocks)))
+    follow(push_bundle(int4, place))
+    events: list[Event] = []
+    with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
+        follow(install(fp32, device))
+        # This machine has only what the registry tells.
+        monkeypatch.setenv("EDGEPHI_CACHE_DIR", str(tmp_path / "elsewhere"))
+        remote = follow(remote_bundle(place))
+        follow(install(remote, device, Delivery(source=source)), events)
+        damaged = {entry["release"]: entry["damaged"] for entry in device.ask("verify")["releases"]}
+    assert damaged == {fp32.id: [], int4.id: []}
+    came = [step for step in steps(events) if " files came, " in step]
+    assert came[0].endswith(" MB were there already, in other releases")
+    pulled = max(event.done for event in events if isinstance(event, Progress) and event.label == "pull")
+    if lists == "right":
+        assert len(came) == 1 and int4.manifest.size_bytes - pulled > 3 * 2**20
+    else:
+        assert len(came) == 2 and "already" not in came[1]
+        assert len(told(events)) == 1 and told(events)[0].endswith(": it is sent afresh")
+
+
+def shifted(blocks: dict[str, tuple[Block, ...]]) -> dict[str, tuple[Block, ...]]:
+    """Lists that have each file's longest block begin at its second byte."""
+    found = {}
+    for sha256, listed in blocks.items():
+        longest = max(listed, key=lambda block: block.length)
+        rest = sum(block.length for block in listed) - longest.length - 1
+        found[sha256] = (Block(1, "0" * 64), longest, Block(rest, "0" * 64))
+    return found
 
 
 @needs_registry

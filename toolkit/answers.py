@@ -84,6 +84,7 @@ class Pulled(Answer):
     op: ClassVar[str] = "pull"
     files: Count
     pulled_bytes: Bytes
+    reused_bytes: Bytes
 
 
 class InstalledFile(Said):

@@ -10,13 +10,15 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.bundle import Bundle
+from toolkit.bundle import Artifact, Bundle, Manifest, canonical_json
 from toolkit.config import cache_dir
+from toolkit.distrust import read_json
 from toolkit.events import Progress, Service
 
 BLOCK_BYTES = 4 * 2**20
@@ -26,6 +28,9 @@ LEAST_FILE_BYTES = 2**20
 _LARGEST_GRAPH_BYTES = 64 * 2**20
 # Phi-3-medium has some 3,000; a graph that names many more isn't worth the length of its list.
 _MOST_BLOCKS = 2**16
+# As many in each of a few files.
+LARGEST_LISTS_BYTES = 16 * 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.external_data, StringStringEntryProto.
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
 # Devices of one rollout get the same bundle at the same time.
@@ -41,16 +46,20 @@ class Block:
 
 
 def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
-    """The blocks of a bundle's large files, by the SHA-256 of the file. They are computed once, then cached."""
-    large = [artifact for artifact in bundle.manifest.artifacts if artifact.size_bytes >= LEAST_FILE_BYTES]
+    """The blocks of a bundle's large files, by the SHA-256 of the file. They are computed once, then cached.
+
+    Of files that aren't here they are known if their lists were kept.
+    """
     found: dict[str, tuple[Block, ...]] = {}
     starts: dict[str, list[int]] | None = None
     while not _hashing.acquire(timeout=0.2):
         yield Progress("hash tensors", 0, None, "bytes")
     try:
-        for artifact in large:
-            cached = cache_dir() / "blocks" / f"{artifact.sha256}.json"
+        for artifact in _large(bundle.manifest):
+            cached = _cached(artifact)
             blocks = _read(cached, artifact.size_bytes)
+            if blocks is None and not (bundle.path / artifact.path).is_file():
+                continue
             if blocks is None:
                 starts = _tensor_starts(bundle) if starts is None else starts
                 lengths = cut(artifact.size_bytes, starts.get(artifact.path, []))
@@ -60,6 +69,35 @@ def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
     finally:
         _hashing.release()
     return found
+
+
+def block_lists(blocks: Mapping[str, Sequence[Block]]) -> bytes:
+    """The lists of `bundle_blocks` for others who haven't the files: the same for the same bundle everywhere."""
+    return canonical_json({sha256: as_json(found) for sha256, found in blocks.items()}).encode()
+
+
+def keep_block_lists(raw: bytes, manifest: Manifest) -> None:
+    """Keep the lists that came with a bundle whose files aren't here; what can't be right is left out.
+
+    They needn't be trusted: they say where to look for bytes that are hashed again before they count.
+    """
+    try:
+        lists = read_json(raw)
+    except ValueError:
+        return
+    for artifact in _large(manifest):
+        cached = _cached(artifact)
+        blocks = _parsed(lists.get(artifact.sha256), artifact.size_bytes) if isinstance(lists, dict) else None
+        if blocks is not None and not cached.exists():
+            _write(cached, blocks)
+
+
+def _large(manifest: Manifest) -> list[Artifact]:
+    return [artifact for artifact in manifest.artifacts if artifact.size_bytes >= LEAST_FILE_BYTES]
+
+
+def _cached(artifact: Artifact) -> Path:
+    return cache_dir() / "blocks" / f"{artifact.sha256}.json"
 
 
 def cut(size_bytes: int, starts: Collection[int]) -> list[int]:
@@ -83,16 +121,34 @@ def _hash(path: Path, lengths: list[int], total: int) -> Service[tuple[Block, ..
 
 def _read(path: Path, size_bytes: int) -> tuple[Block, ...] | None:
     try:
-        blocks = tuple(Block(int(length), str(sha256)) for length, sha256 in json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return _parsed(json.loads(path.read_bytes()), size_bytes)
+    except (OSError, ValueError):
         return None
-    return blocks if sum(block.length for block in blocks) == size_bytes else None
+
+
+def _parsed(value: object, size_bytes: int) -> tuple[Block, ...] | None:
+    """The blocks of a file of that size, None for what can't be them."""
+    if not isinstance(value, list) or len(value) > _MOST_BLOCKS:
+        return None
+    blocks = []
+    for entry in value:
+        match entry:
+            case [int(length), str(sha256)] if 0 < length <= BLOCK_BYTES and _SHA256.fullmatch(sha256):
+                blocks.append(Block(length, sha256))
+            case _:
+                return None
+    return tuple(blocks) if sum(block.length for block in blocks) == size_bytes else None
+
+
+def as_json(blocks: Iterable[Block]) -> list[list[int | str]]:
+    """A file's blocks as they stand in lists: length and SHA-256 of each."""
+    return [[block.length, block.sha256] for block in blocks]
 
 
 def _write(path: Path, blocks: Iterable[Block]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps([[block.length, block.sha256] for block in blocks]), encoding="utf-8")
+    beside.write_text(json.dumps(as_json(blocks)), encoding="utf-8")
     beside.replace(path)
 
 

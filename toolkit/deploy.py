@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.answers import Missing, Releases, Verified
-from toolkit.blocks import Block, bundle_blocks
+from toolkit.blocks import Block, as_json, bundle_blocks
 from toolkit.bundle import Bundle, verify_bundle
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
@@ -89,7 +89,8 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
         return Release(bundle.id, device.target.name, runtime, probe, fresh=False)
     yield from check_memory(bundle, device, probe, force=delivery.force)
     for last in (False, True):
-        blocks = yield from _bring(bundle, device, delivery)
+        # Lists of blocks that came from elsewhere may be wrong.
+        blocks = yield from _bring(bundle, device, delivery, trust_lists=not last)
         yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
         try:
             yield from _hand_over(bundle, device, blocks)
@@ -102,14 +103,17 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
     return Release(bundle.id, device.target.name, runtime, probe, fresh=True)
 
 
-def _bring(bundle: Bundle, device: Device, delivery: Delivery) -> Service[dict[str, tuple[Block, ...]]]:
+def _bring(
+    bundle: Bundle, device: Device, delivery: Delivery, *, trust_lists: bool
+) -> Service[dict[str, tuple[Block, ...]]]:
     """Have the bundle's files on the device: pulled by it, or pushed from here.
 
-    Returns what they may share with others, by file; nothing where they are linked instead of sent, or aren't here.
+    Returns what they may share with others, by file; nothing where they are linked instead of sent.
     """
     if delivery.source is not None:
-        yield from pull(device, bundle.manifest.artifacts, delivery.source)
-        return {}
+        blocks = yield from bundle_blocks(bundle)
+        yield from pull(device, bundle.manifest.artifacts, delivery.source, blocks if trust_lists else None)
+        return blocks if trust_lists else {}
     if not delivery.verified:
         yield Step(f"verify {bundle.manifest.name} here")
         yield from verify_bundle(bundle)
@@ -127,7 +131,7 @@ def _hand_over(bundle: Bundle, device: Device, blocks: Mapping[str, Sequence[Blo
         "release": bundle.id,
         "manifest": bundle.manifest_text,
         "signatures": read_signatures(bundle),
-        "blocks": {sha256: [[block.length, block.sha256] for block in found] for sha256, found in blocks.items()},
+        "blocks": {sha256: as_json(found) for sha256, found in blocks.items()},
     }
     yield from device.call("install", **request)
 

@@ -32,6 +32,8 @@ SCHEME = "oci://"
 ARTIFACT_TYPE = "application/vnd.edgephi.bundle.v1"
 MANIFEST_LAYER = "application/vnd.edgephi.manifest.v1+json"
 FILE_LAYER = "application/octet-stream"
+# Has no title: it is no file of the bundle's, and others' tools pass over it.
+BLOCKS_LAYER = "application/vnd.edgephi.blocks.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
 # The empty JSON object, which stands where images have a configuration.
@@ -218,8 +220,20 @@ def bundle_layers(manifest: Manifest, bundle_id: str, manifest_bytes: int, signa
 
 
 def empty_layer() -> Layer:
-    digest = hashlib.sha256(EMPTY).hexdigest()
-    return Layer(mediaType="application/vnd.oci.empty.v1+json", digest=f"sha256:{digest}", size=len(EMPTY))
+    return _untitled("application/vnd.oci.empty.v1+json", EMPTY)
+
+
+def blocks_layer(lists: bytes) -> Layer:
+    """The layer of the lists of a bundle's blocks."""
+    return _untitled(BLOCKS_LAYER, lists)
+
+
+def find_blocks_layer(layers: Sequence[Layer]) -> Layer | None:
+    return next((layer for layer in layers if layer.mediaType == BLOCKS_LAYER), None)
+
+
+def _untitled(media_type: str, raw: bytes) -> Layer:
+    return Layer(mediaType=media_type, digest=f"sha256:{hashlib.sha256(raw).hexdigest()}", size=len(raw))
 
 
 def image_manifest(name: str, layers: Sequence[Layer]) -> bytes:
@@ -274,7 +288,7 @@ def signature_layers(layers: Sequence[Layer], manifest: Manifest, where: str) ->
     Raises CorruptBundle when an artifact has no layer, or one of other content, and for a layer that is nothing
     of the bundle's.
     """
-    by_title = {layer.title: layer for layer in layers}
+    by_title = {layer.title: layer for layer in layers if layer.mediaType != BLOCKS_LAYER}
     for artifact in manifest.artifacts:
         layer = by_title.pop(artifact.path, None)
         if layer is None:

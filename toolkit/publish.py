@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from toolkit.blocks import LARGEST_LISTS_BYTES, block_lists, bundle_blocks, keep_block_lists
 from toolkit.bundle import (
     READ_ONLY,
     Bundle,
@@ -30,9 +31,11 @@ from toolkit.oci import (
     Layer,
     Reference,
     Repository,
+    blocks_layer,
     bundle_layers,
     empty_layer,
     file_layer,
+    find_blocks_layer,
     image_manifest,
     manifest_layer,
     read_image_manifest,
@@ -55,12 +58,15 @@ class Published:
 
 @dataclass(frozen=True)
 class _Remote:
-    """A bundle as a registry has it: its manifest, and the files that are small and come with it, by name."""
+    """A bundle as a registry has it: its manifest, the files that are small and come with it, by name, and the layer
+    of the lists of its blocks.
+    """
 
     manifest: Manifest
     id: str
     digest: str
     beside: dict[str, bytes]
+    blocks: Layer | None
 
     def write_beside(self, folder: Path) -> None:
         """Signatures, then the manifest, which makes a folder a bundle."""
@@ -81,8 +87,9 @@ def push_bundle(bundle: Bundle, reference: Reference, *, plain_http: bool = Fals
     """
     if reference.digest is not None:
         raise ConfigError(f"{reference}: what a digest is of is settled already", "push to a tag")
+    lists = block_lists((yield from bundle_blocks(bundle)))
     layers = _local_layers(bundle)
-    raw = image_manifest(bundle.manifest.name, layers)
+    raw = image_manifest(bundle.manifest.name, [*layers, blocks_layer(lists)])
     published = Reference(reference.host, reference.repository, digest=_digest(raw))
     sent = 0
     with _registry(reference, plain_http=plain_http, write=True) as registry:
@@ -99,15 +106,15 @@ def push_bundle(bundle: Bundle, reference: Reference, *, plain_http: bool = Fals
                 for position in registry.upload(layer, source):
                     yield Progress("push", sent + position, total, "bytes")
             sent += layer.size
-        _push_empty(registry)
+        _push_small(registry, blocks_layer(lists), lists)
+        _push_small(registry, empty_layer(), EMPTY)
         registry.put_manifest(reference.tag, raw)
     return Published(published, sent)
 
 
-def _push_empty(registry: Registry) -> None:
-    layer = empty_layer()
+def _push_small(registry: Registry, layer: Layer, raw: bytes) -> None:
     if not registry.has_blob(layer):
-        for _ in registry.upload(layer, io.BytesIO(EMPTY)):
+        for _ in registry.upload(layer, io.BytesIO(raw)):
             pass
 
 
@@ -202,7 +209,8 @@ def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
 
 
 def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[Bundle]:
-    """A bundle of which only the manifest is here, and what signs it: its files are for others to pull.
+    """A bundle of which only the manifest is here, what signs it, and the lists of its blocks: its files are for others
+    to pull.
 
     A tag is looked up once; what follows is about the content that it had.
 
@@ -210,6 +218,8 @@ def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[
     """
     with _registry(reference, plain_http=plain_http) as registry:
         remote = _look_up(registry, reference)
+        if remote.blocks is not None and remote.blocks.size <= LARGEST_LISTS_BYTES:
+            keep_block_lists(registry.small_blob(remote.blocks, LARGEST_LISTS_BYTES), remote.manifest)
     folder = cache_dir() / "registry" / remote.digest.removeprefix("sha256:")
     with _written(folder):
         remote.write_beside(folder)
@@ -226,7 +236,7 @@ def _look_up(registry: Registry, reference: Reference) -> _Remote:
     manifest = parse_manifest(text, f"{where}: {MANIFEST_NAME}")
     signatures = signature_layers(layers, manifest, where)
     beside = {layer.title: registry.small_blob(layer, LARGEST_SIGNATURE_BYTES) for layer in signatures}
-    return _Remote(manifest, named.sha256, _digest(raw), beside | {MANIFEST_NAME: text})
+    return _Remote(manifest, named.sha256, _digest(raw), beside | {MANIFEST_NAME: text}, find_blocks_layer(layers))
 
 
 def _registry(reference: Reference, *, plain_http: bool, write: bool = False) -> Registry:

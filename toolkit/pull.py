@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.answers import Pulled
+from toolkit.blocks import Block, as_json
 from toolkit.bundle import Artifact
 from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
@@ -15,10 +16,13 @@ from toolkit.oci import Repository, Source, file_layer, is_loopback
 from toolkit.registry import Registry
 
 
-def pull(device: Device, artifacts: Sequence[Artifact], source: Source) -> Service[int]:
+def pull(
+    device: Device, artifacts: Sequence[Artifact], source: Source, blocks: Mapping[str, Sequence[Block]] | None = None
+) -> Service[int]:
     """Have a device pull the files whose content it hasn't yet; returns the bytes that came.
 
-    It asks the places of `source` in their order, and holds every file against its hash. Tokens for them are got here,
+    It asks the places of `source` in their order, and holds every file against its hash; but for those of which other
+    files there had a part by `blocks`: they are hashed when they are installed. Tokens for the places are got here,
     for pulling from that repository alone; only registries without tokens have the device told the password itself.
     Raises RegistryError when the device gets a file from nowhere, DeviceFull, HostUnreachable.
     """
@@ -28,7 +32,7 @@ def pull(device: Device, artifacts: Sequence[Artifact], source: Source) -> Servi
         answer = yield from device.converse(
             Pulled,
             _Tokens(device.target.name, places, artifacts).reply,
-            artifacts=[{"sha256": artifact.sha256, "size_bytes": artifact.size_bytes} for artifact in artifacts],
+            artifacts=[_request(artifact, (blocks or {}).get(artifact.sha256)) for artifact in artifacts],
             sources=[place.url for place in places],
             limit_bytes_per_s=device.limit_bytes_per_s,
         )
@@ -36,8 +40,15 @@ def pull(device: Device, artifacts: Sequence[Artifact], source: Source) -> Servi
         raise RegistryError(exc.message, _hint(device, places)) from exc
     pulled = answer.pulled_bytes
     text = f"{device.target.name}: {answer.files} of {len(artifacts)} files came, {pulled / 1e6:,.1f} MB"
+    if answer.reused_bytes:
+        text += f"; {answer.reused_bytes / 1e6:,.1f} MB were there already, in other releases"
     yield Step(text, skipped=not pulled)
     return pulled
+
+
+def _request(artifact: Artifact, blocks: Sequence[Block] | None) -> dict[str, Any]:
+    request: dict[str, Any] = {"sha256": artifact.sha256, "size_bytes": artifact.size_bytes}
+    return request if blocks is None else request | {"blocks": as_json(blocks)}
 
 
 def _hint(device: Device, places: Sequence[Repository]) -> str:

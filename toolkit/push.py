@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.answers import Missing, Reused
-from toolkit.blocks import Block
+from toolkit.blocks import Block, as_json
 from toolkit.device import Device
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
@@ -94,7 +94,7 @@ def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
         {
             "sha256": file.sha256,
             "size_bytes": file.size_bytes,
-            "blocks": [[block.length, block.sha256] for block in file.blocks],
+            "blocks": as_json(file.blocks),
         }
         for file in files
         if file.blocks

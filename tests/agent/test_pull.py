@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.agent.test_agent import root
+from tests.agent.test_reuse import install, listed
 from tests.registries import (
     MIB,
     CuttingRelay,
@@ -114,15 +115,15 @@ def fill(running: LocalRegistry, folder: Path) -> None:
 @needs_registry
 def test_a_file_comes_whole_and_once(root: Path, there: LocalRegistry) -> None:
     messages = pull(root, url_of(there))
-    assert messages[-1]["result"] == {"files": 1, "pulled_bytes": len(BYTES)}
+    assert messages[-1]["result"] == {"files": 1, "pulled_bytes": len(BYTES), "reused_bytes": 0}
     assert arrived(root) == BYTES
     done = [message["event"]["done"] for message in messages if message.get("event", {}).get("type") == "progress"]
     assert done and done == sorted(done)
-    assert pull(root, url_of(there))[-1]["result"] == {"files": 1, "pulled_bytes": 0}
+    assert pull(root, url_of(there))[-1]["result"] == {"files": 1, "pulled_bytes": 0, "reused_bytes": 0}
     blobs = root / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (root / "incoming" / f"{SHA256}.part").rename(blobs / SHA256)
-    assert pull(root, url_of(there))[-1]["result"] == {"files": 0, "pulled_bytes": 0}
+    assert pull(root, url_of(there))[-1]["result"] == {"files": 0, "pulled_bytes": 0, "reused_bytes": 0}
 
 
 @needs_registry
@@ -204,6 +205,52 @@ def test_tls_is_verified(root: Path, tmp_path: Path) -> None:
         assert f"localhost:{secure.port}: answers 404 Not Found" in trusting
 
 
+# --- what other files on the device have already ---
+
+PARTS = (BYTES[: 2 * MIB], BYTES[2 * MIB : 3 * MIB], BYTES[3 * MIB : 3 * MIB + 9], BYTES[3 * MIB + 9 :])
+CUT = ARTIFACT | {"blocks": listed(*PARTS)}
+
+
+@needs_registry
+def test_what_another_file_has_is_copied_and_the_rest_comes(root: Path, there: LocalRegistry) -> None:
+    install(root, b"other", PARTS[3], PARTS[0])
+    before = len(there.requests("GET", SHA256))
+    result = pull(root, url_of(there), artifacts=[CUT])[-1]["result"]
+    lacking = len(PARTS[1] + PARTS[2])
+    assert result == {"files": 1, "pulled_bytes": lacking, "reused_bytes": len(BYTES) - lacking}
+    assert arrived(root) == BYTES
+    assert len(there.requests("GET", SHA256)) == before + 1, "stretches that lie side by side are one request"
+
+
+@needs_registry
+def test_a_pull_of_pieces_that_was_ended_goes_on(root: Path, there: LocalRegistry) -> None:
+    leave(root, PARTS[0] + bytes(len(PARTS[1])) + PARTS[2] + PARTS[3][:5])
+    result = pull(root, url_of(there), artifacts=[CUT])[-1]["result"]
+    assert arrived(root) == BYTES
+    assert result["pulled_bytes"] == len(BYTES) - len(PARTS[0]), "nine bytes between two stretches aren't worth another"
+    leave(root, bytes(len(PARTS[0])) + BYTES[len(PARTS[0]) : -1] + b"!")
+    relay = CuttingRelay(there.port, [MIB])
+    messages = pull(root, url_of(relay), artifacts=[CUT])
+    relay.close()
+    assert messages[-1]["result"]["pulled_bytes"] == len(PARTS[0] + PARTS[3]) and relay.cuts_left == 0
+    assert arrived(root) == BYTES
+
+
+def test_a_source_that_knows_no_ranges_is_asked_for_the_rest_at_once(root: Path) -> None:
+    leave(root, bytes(len(PARTS[0])) + PARTS[1] + PARTS[2] + b"!" * len(PARTS[3]))
+    with serving() as server:
+        assert "result" in pull(root, url_of(server), artifacts=[CUT])[-1]
+        assert len(server.asked) == 2
+    assert arrived(root) == BYTES
+
+
+def test_the_stretches_of_one_source_are_gone_on_with_from_the_next(root: Path) -> None:
+    leave(root, bytes(len(PARTS[0])) + b"".join(PARTS[1:]))
+    with Server(lambda handler: reply(handler, 404)) as lacking, serving() as good:
+        assert pull(root, url_of(lacking), url_of(good), artifacts=[CUT])[-1]["result"]["pulled_bytes"] == 2 * MIB
+    assert arrived(root) == BYTES
+
+
 # --- mirrors that fail or lie ---------------------------------------------------------------------------------------
 
 
@@ -280,7 +327,7 @@ def test_a_redirect_never_leaves_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     source = sources.Source(0, "https://registry.example.com/v2/x", str)
     monkeypatch.setattr(source, "_exchange", lambda _url, _offset: (307, Moved()))
     with pytest.raises(sources.Refused, match="without TLS"):
-        next(source.blocks(SHA256, 0, 5))
+        next(source.blocks(SHA256, 0, 5, 5))
 
 
 def test_another_part_than_asked_for(root: Path) -> None:
@@ -334,6 +381,8 @@ def test_what_cannot_fit_is_refused_before_the_first_byte(root: Path, tmp_path: 
         {"artifacts": [{"sha256": SHA256, "size_bytes": 1 << 50}]},
         {"artifacts": [{"sha256": SHA256, "size_bytes": -1}]},
         {"artifacts": [{"sha256": SHA256}]},
+        {"artifacts": [ARTIFACT | {"blocks": [[5, SHA256]]}]},
+        {"artifacts": [{"sha256": SHA256, "size_bytes": 1 << 30, "blocks": [[1 << 30, SHA256]]}]},
         {"sources": ["file:///etc/passwd"]},
         {"sources": ["registry/x"]},
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,9 @@ def test_lists_of_files_that_are_not_in_the_manifest_are_not_kept(root: Path) ->
 
 def test_nothing_is_copied_when_the_disk_has_no_room_for_all(root: Path) -> None:
     install(root, A)
-    file = {"sha256": "0" * 64, "size_bytes": 1 << 50, "blocks": [[len(A), sha256(A)], [(1 << 50) - len(A), "0" * 64]]}
+    count = shutil.disk_usage(root).free // (16 * MIB) + 100
+    blocks = [[len(A), sha256(A)], *([16 * MIB, "0" * 64] for _ in range(count))]
+    file = {"sha256": "0" * 64, "size_bytes": len(A) + count * 16 * MIB, "blocks": blocks}
     assert ask(root, "reuse", files=[file])["result"] == {"reused_bytes": 0}
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from toolkit.distrust import MOST_BYTES
@@ -15,6 +15,7 @@ from toolkit.distrust import MOST_BYTES
 from .layout import BLOBS, INCOMING, ROOT
 from .locks import held
 from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
+from .reuse import checked_blocks, reuse
 from .sources import Broken, Refused, Source, pause
 
 # Tries in a row that bring nothing before a source is given up.
@@ -24,27 +25,88 @@ SPARE_BYTES = 64 << 20
 SHOWN_S = 0.2
 # Whoever is slower isn't worth waiting for.
 SLOWEST_BYTES_PER_S, SLOW_S = 1000, 60.0
+# What comes sooner than a connection of its own for what lies behind it.
+LEAST_GAP = 1 << 20
 
 
 def op_pull(request: dict[str, Any]) -> dict[str, Any]:
     """Get those of `artifacts` that have no blob here from the first of `sources` that has them, each with its hash.
 
-    A source is the URL of a repository: `https://host/v2/name`. What has arrived of a file earlier is gone on with. At
-    most `limit_bytes_per_s`, if that isn't null. A source that wants to know who asks is an event `authorize` with its
-    number; the host's next line on stdin has the `authorization` to send, or null and the `reason`.
+    A source is the URL of a repository: `https://host/v2/name`. What has arrived of a file earlier is gone on with, and
+    of an artifact with `blocks`, its parts, what other files here have is copied; whoever installs such a file hashes
+    it as a whole. At most `limit_bytes_per_s`, if that isn't null. A source that wants to know who asks is an event
+    `authorize` with its number; the host's next line on stdin has the `authorization` to send, or null and the
+    `reason`.
     """
     sources = [Source(number, url, ask_host) for number, url in enumerate(request["sources"])]
-    wanted = {artifact["sha256"]: artifact for artifact in request["artifacts"]}
-    for sha256, artifact in wanted.items():
-        if not HEX64.match(sha256) or not 0 <= artifact["size_bytes"] < MOST_BYTES:
-            raise AgentFailure("bad_request", f"not an artifact: {sha256!r}")
+    artifacts = {artifact["sha256"]: artifact for artifact in request["artifacts"]}
+    wanted = [Wanted(artifact) for artifact in artifacts.values()]
     with held("push.lock", request):
         INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
-        missing = [artifact for artifact in wanted.values() if not has_blob(artifact)]
+        missing = [file for file in wanted if not file.is_here()]
+        reused = reuse([(file.sha256, file.size, file.parts) for file in missing if file.parts])
+        for file in missing:
+            file.look()
         pulling = Pulling(missing, request.get("limit_bytes_per_s"))
-        for artifact in missing:
-            pull_one(artifact, sources, pulling)
-    return {"files": len(missing), "pulled_bytes": pulling.come}
+        for file in missing:
+            pull_one(file, sources, pulling)
+    return {"files": len(missing), "pulled_bytes": pulling.come, "reused_bytes": reused}
+
+
+class Wanted:
+    """A file on its way, and the stretches that are lacking: pairs of where one begins and where it ends."""
+
+    def __init__(self, artifact: dict[str, Any]) -> None:
+        self.sha256, self.size = artifact["sha256"], artifact["size_bytes"]
+        if not HEX64.match(self.sha256) or not 0 <= self.size < MOST_BYTES:
+            raise AgentFailure("bad_request", f"not an artifact: {self.sha256!r}")
+        self.parts = checked_blocks(artifact["blocks"], self.size) if "blocks" in artifact else []
+        self.arrival = INCOMING / f"{self.sha256}.part"
+        self.stretches = [[0, self.size]]
+        # Its bytes don't all pass here in their order.
+        self.patched = False
+
+    def is_here(self) -> bool:
+        blob = BLOBS / self.sha256
+        return blob.is_file() and bool(blob.stat().st_size == self.size)
+
+    def look(self) -> None:
+        """See what of it is there, and drop what can't be gone on with."""
+        if not self.arrival.is_file():
+            return
+        state = self.arrival.stat()
+        # A push on this machine may have left a link to the bundle's own file, which isn't ours to write to.
+        if state.st_size > self.size or (state.st_nlink > 1 and state.st_size < self.size):
+            self.begin_again()
+        elif self.parts:
+            self.patched, self.stretches = True, list(self.wrong())
+        else:
+            self.stretches = [[state.st_size, self.size]]
+
+    def begin_again(self) -> None:
+        self.arrival.unlink()
+        self.patched, self.stretches = False, [[0, self.size]]
+
+    def wrong(self) -> Iterator[list[int]]:
+        """The stretches of what is there whose parts haven't their hash, joined over what isn't worth a request."""
+        stretch, position = None, 0
+        with self.arrival.open("rb") as file:
+            for length, sha256 in self.parts:
+                right = hashlib.sha256(file.read(length)).hexdigest() == sha256
+                if not right and stretch is not None and position - stretch[1] <= LEAST_GAP:
+                    stretch[1] = position + length
+                elif not right:
+                    if stretch is not None:
+                        yield stretch
+                    stretch = [position, position + length]
+                position += length
+                progress("compare", position, self.size, "bytes")
+        if stretch is not None:
+            yield stretch
+
+    @property
+    def lacking(self) -> int:
+        return sum(end - start for start, end in self.stretches)
 
 
 def ask_host(number: int) -> str:
@@ -59,29 +121,11 @@ def ask_host(number: int) -> str:
     return str(answer["authorization"])
 
 
-def has_blob(artifact: dict[str, Any]) -> bool:
-    blob = BLOBS / artifact["sha256"]
-    return blob.is_file() and bool(blob.stat().st_size == artifact["size_bytes"])
-
-
-def part_of(artifact: dict[str, Any]) -> Path:
-    """The file that an artifact arrives in, with what of it can be gone on with."""
-    part = INCOMING / f"{artifact['sha256']}.part"
-    if part.is_file():
-        state = part.stat()
-        # A push on this machine may have left a link to the bundle's own file, which isn't ours to write to.
-        if state.st_size > artifact["size_bytes"] or (state.st_nlink > 1 and state.st_size < artifact["size_bytes"]):
-            part.unlink()
-    return part
-
-
 class Pulling:
     """What comes in all: told to the host, held to a limit, and made sure that it fits beforehand."""
 
-    def __init__(self, missing: list[dict[str, Any]], limit_bytes_per_s: float | None) -> None:
-        parts = [part_of(artifact) for artifact in missing]
-        there = sum(part.stat().st_size for part in parts if part.is_file())
-        self.total = sum(artifact["size_bytes"] for artifact in missing) - there
+    def __init__(self, missing: list[Wanted], limit_bytes_per_s: float | None) -> None:
+        self.total = sum(file.lacking for file in missing)
         self.come, self.limit, self.began, self.shown = 0, limit_bytes_per_s, time.monotonic(), 0.0
         free = shutil.disk_usage(ROOT).free
         if self.total and self.total + SPARE_BYTES > free:
@@ -102,12 +146,12 @@ class Pulling:
             time.sleep(max(0.0, self.began + self.come / self.limit - time.monotonic()))
 
 
-def pull_one(artifact: dict[str, Any], sources: list[Source], pulling: Pulling) -> None:
-    name, problems = artifact["sha256"][:12], []
+def pull_one(wanted: Wanted, sources: list[Source], pulling: Pulling) -> None:
+    problems = []
     for source in sources:
         if source.gone is None:
             try:
-                return pull_from(source, artifact, pulling)
+                return pull_from(source, wanted, pulling)
             except Refused as exc:
                 if exc.for_good:
                     source.gone = str(exc)
@@ -115,50 +159,62 @@ def pull_one(artifact: dict[str, Any], sources: list[Source], pulling: Pulling) 
                 problems.append(f"{source.host}: {exc}")
         else:
             problems.append(f"{source.host}: {source.gone}")
-    size = f"{artifact['size_bytes'] / 1e6:,.1f} MB"
-    raise AgentFailure("registry", f"file {name} ({size}) can't be pulled there: " + "; ".join(problems))
+    size = f"{wanted.size / 1e6:,.1f} MB"
+    raise AgentFailure("registry", f"file {wanted.sha256[:12]} ({size}) can't be pulled there: " + "; ".join(problems))
 
 
-def pull_from(source: Source, artifact: dict[str, Any], pulling: Pulling) -> None:
-    """Have an artifact's file whole. Raises Refused when that source doesn't lead to it."""
+def pull_from(source: Source, wanted: Wanted, pulling: Pulling) -> None:
+    """Have a file whole. Raises Refused when that source doesn't lead to it."""
     while True:
-        part = part_of(artifact)
-        resumed = part.is_file() and part.stat().st_size > 0
-        if download(source, artifact, part, pulling) == artifact["sha256"]:
+        resumed = wanted.stretches[:1] != [[0, wanted.size]]
+        if download(source, wanted, pulling) == wanted.sha256 or wanted.patched:
             return
-        part.unlink()
+        wanted.begin_again()
         if not resumed:
             raise Refused("sends other content than the hash says", for_good=True)
         # What there was came from elsewhere, or has holes of a push: this source hasn't been heard yet.
 
 
-def download(source: Source, artifact: dict[str, Any], part: Path, pulling: Pulling) -> str:
-    """Fill the file up to its size; returns the SHA-256 of all of it."""
-    size, tries, digest = artifact["size_bytes"], 0, hashlib.sha256()
-    with part.open("a+b") as file:
-        file.seek(0)
-        while chunk := file.read(CHUNK):
+def download(source: Source, wanted: Wanted, pulling: Pulling) -> str:
+    """Fill a file's stretches; returns the SHA-256 of all of it, of nothing that says anything when it is patched."""
+    digest = hashlib.sha256()
+    with wanted.arrival.open("r+b" if wanted.arrival.exists() else "w+b") as file:
+        while not wanted.patched and (chunk := file.read(CHUNK)):
             digest.update(chunk)
-        position = file.tell()
-        while position < size:
-            before, since, after_s = position, time.monotonic(), 0.0
-            try:
-                for block in source.blocks(artifact["sha256"], position, size):
-                    file.write(block)
-                    digest.update(block)
-                    position += len(block)
-                    pulling.heard(len(block))
-                    if pulling.limit is None and too_slow(position - before, time.monotonic() - since):
-                        raise Refused(f"sends less than {SLOWEST_BYTES_PER_S} bytes a second", for_good=True)
-                reason = f"ends after {position} of {size} bytes"
-            except Broken as exc:
-                reason, after_s = str(exc), exc.after_s
-            tries = 1 if position > before else tries + 1
-            if position < size:
-                if tries == TRIES or not source.answered:
-                    raise Refused(reason, for_good=True)
-                pause(tries, after_s)
+        while wanted.stretches:
+            stretch = wanted.stretches[0]
+            if not source.ranged:
+                # What lies between would be sent again and again.
+                del wanted.stretches[1:]
+                stretch[1] = wanted.size
+            file.seek(stretch[0])
+            for block in fetch(source, wanted, stretch, pulling):
+                file.write(block)
+                digest.update(block)
+                stretch[0] += len(block)
+            del wanted.stretches[0]
     return digest.hexdigest()
+
+
+def fetch(source: Source, wanted: Wanted, stretch: list[int], pulling: Pulling) -> Iterator[bytes]:
+    """A stretch of a file, as it arrives, over breaks; whoever takes it moves its beginning. Raises Refused."""
+    tries, end = 0, stretch[1]
+    while stretch[0] < end:
+        before, since, after_s = stretch[0], time.monotonic(), 0.0
+        try:
+            for block in source.blocks(wanted.sha256, stretch[0], end, wanted.size):
+                yield block
+                pulling.heard(len(block))
+                if pulling.limit is None and too_slow(stretch[0] - before, time.monotonic() - since):
+                    raise Refused(f"sends less than {SLOWEST_BYTES_PER_S} bytes a second", for_good=True)
+            reason = f"ends after {stretch[0]} of {wanted.size} bytes"
+        except Broken as exc:
+            reason, after_s = str(exc), exc.after_s
+        tries = 1 if stretch[0] > before else tries + 1
+        if stretch[0] < end:
+            if tries == TRIES or not source.answered:
+                raise Refused(reason, for_good=True)
+            pause(tries, after_s)
 
 
 def too_slow(count: int, seconds: float) -> bool:

@@ -16,12 +16,15 @@ from typing import Any, BinaryIO
 from .layout import BLOBS, BLOCKS, INCOMING, ROOT, write_durably
 from .protocol import CHUNK, HEX64, AgentFailure, progress
 
+# No host cuts longer ones: each is held in memory.
+LONGEST_BLOCK = 16 << 20
+
 
 def checked_blocks(blocks: Any, size: int) -> list[tuple[int, str]]:
     """The list of a file's parts, if it is one."""
     parts = [(length, sha256) for length, sha256 in blocks]
     for length, sha256 in parts:
-        if not isinstance(length, int) or length <= 0 or not HEX64.match(sha256):
+        if not isinstance(length, int) or not 0 < length <= LONGEST_BLOCK or not HEX64.match(sha256):
             raise AgentFailure("bad_request", f"not a part of a file: {length!r}, {sha256!r}")
     if sum(length for length, _ in parts) != size:
         raise AgentFailure("bad_request", "the parts aren't the file's")
@@ -49,14 +52,21 @@ def op_reuse(request: dict[str, Any]) -> dict[str, Any]:
         sha256, size = file["sha256"], file["size_bytes"]
         if not HEX64.match(sha256):
             raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")
-        if not (BLOBS / sha256).is_file() and not (INCOMING / f"{sha256}.part").exists():
-            files.append((sha256, size, checked_blocks(file["blocks"], size)))
-    if sum(size for _, size, _ in files) > shutil.disk_usage(ROOT).free:
-        return {"reused_bytes": 0}
-    places = find_places({sha256 for _, _, parts in files for _, sha256 in parts})
-    total = sum(length for _, _, parts in files for length, sha256 in parts if sha256 in places)
+        files.append((sha256, size, checked_blocks(file["blocks"], size)))
+    return {"reused_bytes": reuse(files)}
+
+
+def reuse(files: list[tuple[str, int, list[tuple[int, str]]]]) -> int:
+    """Begin files, each a hash, a size and its parts; returns the bytes that were copied."""
+    lacking = [
+        file for file in files if not (BLOBS / file[0]).is_file() and not (INCOMING / f"{file[0]}.part").exists()
+    ]
+    if sum(size for _, size, _ in lacking) > shutil.disk_usage(ROOT).free:
+        return 0
+    places = find_places({sha256 for _, _, parts in lacking for _, sha256 in parts})
+    total = sum(length for _, _, parts in lacking for length, sha256 in parts if sha256 in places)
     copying = Copying(places, total)
-    return {"reused_bytes": sum(copying.begin(sha256, parts) for sha256, _, parts in files) if total else 0}
+    return sum(copying.begin(sha256, parts) for sha256, _, parts in lacking) if total else 0
 
 
 def find_places(wanted: set[str]) -> dict[str, tuple[Path, int]]:

@@ -53,25 +53,30 @@ class Source:
         self.url, self.host = url, parts.netloc
         self.gone: str | None = None
         self.answered = False
+        # Some send the whole file, whatever part of it is asked for.
+        self.ranged = True
         self._ask: Callable[[], str] = lambda: authorize(number)
         self._authorization: str | None = None
         # Proxies come from the environment, certificates from the system or SSL_CERT_FILE.
         tls = urllib.request.HTTPSHandler(context=ssl.create_default_context())
         self._opener = urllib.request.build_opener(_NoRedirect, tls)
 
-    def blocks(self, sha256: str, offset: int, size: int) -> Iterator[bytes]:
-        """What a blob of `size` bytes has from `offset` on, as it arrives, and nothing beyond.
+    def blocks(self, sha256: str, start: int, end: int, size: int) -> Iterator[bytes]:
+        """What a blob of `size` bytes has from `start` to `end`, as it arrives, and nothing beyond.
 
         Raises Broken, and Refused when the source hasn't it, or sends something else than it was asked for.
         """
-        with self._open(f"{self.url}/blobs/sha256:{sha256}", offset) as response:
-            skip = offset if response.status == 200 else 0
-            left = size - offset + skip
-            length = response.headers.get("Content-Length", "")
-            if skip == 0 and offset and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+        part = f"bytes={start}-{end - 1 if end < size else ''}" if start or end < size else None
+        with self._open(f"{self.url}/blobs/sha256:{sha256}", part) as response:
+            whole = response.status == 200
+            self.ranged = self.ranged and not (whole and part)
+            skip = start if whole else 0
+            left = end - start + skip
+            length, most = response.headers.get("Content-Length", ""), size if whole else left
+            if not whole and part and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise Refused("sends another part than it was asked for", for_good=True)
-            if length.isdigit() and int(length) > left:
-                raise Refused(f"would send {length} bytes instead of {left}", for_good=True)
+            if length.isdigit() and int(length) > most:
+                raise Refused(f"would send {length} bytes instead of {most}", for_good=True)
             while left:
                 block = read(response, min(left, CHUNK))
                 if not block:
@@ -81,11 +86,11 @@ class Source:
                     yield block[skip:]
                 skip = max(0, skip - len(block))
 
-    def _open(self, url: str, offset: int) -> Any:
+    def _open(self, url: str, part: str | None) -> Any:
         """The answer to a request for a blob, after redirects and after having said who we are."""
         asked = False
         for _ in range(REDIRECTS + 2):
-            status, response = self._exchange(url, offset)
+            status, response = self._exchange(url, part)
             if status in (200, 206):
                 return response
             ours = origin(url) == origin(self.url)
@@ -103,10 +108,10 @@ class Source:
                 raise Refused("redirects to an address without TLS", for_good=True)
         raise Refused("redirects in circles", for_good=True)
 
-    def _exchange(self, url: str, offset: int) -> tuple[int, Any]:
+    def _exchange(self, url: str, part: str | None) -> tuple[int, Any]:
         request = urllib.request.Request(url, headers={"User-Agent": "edgephi-agent"})
-        if offset:
-            request.add_header("Range", f"bytes={offset}-")
+        if part:
+            request.add_header("Range", part)
         if self._authorization is not None and origin(url) == origin(self.url):
             request.add_header("Authorization", self._authorization)
         try:
