@@ -17,11 +17,14 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import follow
 from tests.fleets import over, write_targets
+from tests.registries import needs_registry, registry
 from tests.servers import needs_sshd
 from tests.test_deploy import pointer
 from toolkit.config import config_dir
 from toolkit.kit import export_kit
+from toolkit.oci import Source, parse_reference
 from toolkit.profiles import load_profile
+from toolkit.publish import push_bundle
 from toolkit.transport.sshd import PrivateSshd
 
 REPO = Path(__file__).parents[1]
@@ -112,6 +115,30 @@ def test_a_bundle_comes_goes_back_and_never_half(device: Path, runtimes: Path, t
     nothing_before = playbook("rollback", "-i", "./edgephi-inventory")
     assert nothing_before.returncode != 0
     assert "there is no release to go back to" in nothing_before.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_sshd
+@needs_registry
+def test_devices_pull_what_the_kit_has_not(device: Path, runtimes: Path, tmp_path: Path) -> None:
+    fp32, int4 = build("fp32"), build("int4-rtn-b32")
+    device.mkdir(mode=0o700)
+    (device / "runtimes").symlink_to(runtimes)
+    with registry(tmp_path / "registry") as there:
+        source = Source(there.host, "models/nano")
+        for bundle in (fp32, int4):
+            follow(push_bundle(bundle, parse_reference(there.reference(f"models/nano:{bundle.id[:12]}"))))
+            kit = tmp_path / bundle.id[:12]
+            follow(export_kit(bundle, [load_profile("local")], kit, pythons=[MINOR], source=source))
+            assert list((kit / "blobs").iterdir()) == []
+            assert changes(install(kit)) > 0
+            assert pointer(device)["release"] == bundle.id
+            assert changes(install(kit)) == 0
+        weights = next(a for a in int4.manifest.artifacts if a.path == "model.onnx.data")
+        sent = re.findall(rf'"GET \S+{weights.sha256} HTTP/1\.1" 206 (\d+) ', there.log())
+    # What the two share, the embedding, was copied on the device.
+    assert [int(count) < weights.size_bytes - 3 * 2**20 for count in sent] == [True]
 
 
 @pytest.mark.slow

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.agent import PROTOCOL, agent_archive, agent_sha256
+from toolkit.blocks import Block, as_json, bundle_blocks
 from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.deploy import check_request, needed_bytes
 from toolkit.errors import ConfigError
@@ -23,6 +24,7 @@ from toolkit.events import Service, Step
 from toolkit.oci import Source
 from toolkit.profiles import Profile
 from toolkit.provision import provision_request
+from toolkit.pull import requested
 from toolkit.push import CHUNK_BYTES
 from toolkit.pythons import MINORS, suits
 from toolkit.runtime import Runtime, fetch_wheels, runtime_for
@@ -65,7 +67,8 @@ def export_kit(
             files = (yield from _put_wheels(runtime, beside / "wheels")) if wheels else []
             runtimes[runtime.platform.python] = _runtime_part(bundle, profile, runtime, files)
         described[profile.name] = _profile_part(bundle, profile, runtimes)
-    text = json.dumps(_kit(bundle, described, source), indent=1, sort_keys=True)
+    blocks = {} if source is None else (yield from bundle_blocks(bundle))
+    text = json.dumps(_kit(bundle, described, source, blocks), indent=1, sort_keys=True)
     (beside / KIT_FILE).write_text(text + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
@@ -101,10 +104,14 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _kit(bundle: Bundle, profiles: dict[str, Any], source: Source | None) -> dict[str, Any]:
+def _kit(
+    bundle: Bundle, profiles: dict[str, Any], source: Source | None, blocks: Mapping[str, Sequence[Block]]
+) -> dict[str, Any]:
     name = f"agent-{agent_sha256()[:16]}"
-    artifacts = [{"sha256": a.sha256, "size_bytes": a.size_bytes} for a in bundle.manifest.artifacts]
+    artifacts = bundle.manifest.artifacts
     places = [place.url for place in source.repositories()] if source else []
+    lists = {sha256: as_json(found) for sha256, found in blocks.items()}
+    install = {"manifest": bundle.manifest_text, "signatures": read_signatures(bundle), "blocks": lists}
     return {
         "kit_version": KIT_VERSION,
         "agent": {"name": f"{name}.pyz", "arrival": f"{name}.kit.tmp", "sha256": agent_sha256()},
@@ -112,11 +119,9 @@ def _kit(bundle: Bundle, profiles: dict[str, Any], source: Source | None) -> dic
         "probe": _request("probe"),
         "releases": _request("releases"),
         "bundle": {"name": bundle.manifest.name, "release": bundle.id},
-        "missing": _request("missing", release=bundle.id, artifacts=artifacts, chunk_bytes=CHUNK_BYTES),
-        "pull": _request("pull", artifacts=artifacts, sources=places) if places else None,
-        "install": _request(
-            "install", release=bundle.id, manifest=bundle.manifest_text, signatures=read_signatures(bundle)
-        ),
+        "missing": _request("missing", release=bundle.id, artifacts=requested(artifacts, {}), chunk_bytes=CHUNK_BYTES),
+        "pull": _request("pull", artifacts=requested(artifacts, blocks), sources=places) if places else None,
+        "install": _request("install", release=bundle.id, **install),
         "profiles": profiles,
     }
 

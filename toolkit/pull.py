@@ -32,7 +32,7 @@ def pull(
         answer = yield from device.converse(
             Pulled,
             _Tokens(device.target.name, places, artifacts).reply,
-            artifacts=[_request(artifact, (blocks or {}).get(artifact.sha256)) for artifact in artifacts],
+            artifacts=requested(artifacts, blocks or {}),
             sources=[place.url for place in places],
             limit_bytes_per_s=device.limit_bytes_per_s,
         )
@@ -46,9 +46,10 @@ def pull(
     return pulled
 
 
-def _request(artifact: Artifact, blocks: Sequence[Block] | None) -> dict[str, Any]:
-    request: dict[str, Any] = {"sha256": artifact.sha256, "size_bytes": artifact.size_bytes}
-    return request if blocks is None else request | {"blocks": as_json(blocks)}
+def requested(artifacts: Sequence[Artifact], blocks: Mapping[str, Sequence[Block]]) -> list[dict[str, Any]]:
+    """The files as the agent's `pull` is asked for them, with the blocks of those that have some."""
+    lists = {sha256: {"blocks": as_json(found)} for sha256, found in blocks.items()}
+    return [{"sha256": a.sha256, "size_bytes": a.size_bytes, **lists.get(a.sha256, {})} for a in artifacts]
 
 
 def _hint(device: Device, places: Sequence[Repository]) -> str:
