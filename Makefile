@@ -18,11 +18,11 @@ test-slow: $(VENV)/.ready
 test-board: $(VENV)/.ready
 	$(BIN)/python -m pytest -m board
 
-# All that docs/reliability.md has tables of. Root, and what test-power needs; half an hour.
+# All that docs/reliability.md has tables of. Root, and what test-power needs; twenty minutes.
 test-faults: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m "faults or power"
 
-# The part of it that befalls a whole computer. Root, qemu-system-arm, mmdebstrap and e2fsprogs; packages of Debian the first time.
+# The part of it that befalls a whole computer; a quarter of an hour. Root, qemu-system-arm, mmdebstrap and e2fsprogs; packages of Debian the first time.
 test-power: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m power
 
