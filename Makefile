@@ -54,9 +54,9 @@ fleet-sim: $(VENV)/.ready
 	mv benchmarks/FLEET.md.new benchmarks/FLEET.md
 
 # Root and iproute2 for the lossy link; 6 GB of disk.
-# One part of it: make push-speed PART=lossy
+# One part of it, more often: make push-speed PART=loopback ROUNDS=5
 push-speed: $(VENV)/.ready
-	$(BIN)/python benchmarks/push.py $(addprefix --part ,$(PART))
+	$(BIN)/python benchmarks/push.py $(addprefix --part ,$(PART)) $(addprefix --rounds ,$(ROUNDS))
 
 # Goes on where it stopped: what is recorded for the same workflows and versions isn't built again.
 matrix: $(VENV)/.ready
