@@ -88,20 +88,22 @@ def registry(
     # JSON is YAML.
     (folder / "config.yml").write_text(json.dumps(config))
     with (folder / "log").open("ab") as log:
+        begin = log.tell()
         process = subprocess.Popen([_PROGRAM, "serve", folder / "config.yml"], stdout=log, stderr=log)
     try:
-        yield LocalRegistry(folder, _port_of(process, folder / "log"), process)
+        yield LocalRegistry(folder, _port_of(process, folder / "log", begin), process)
     finally:
         process.kill()
         process.wait()
 
 
-def _port_of(process: subprocess.Popen[bytes], log: Path) -> int:
+def _port_of(process: subprocess.Popen[bytes], log: Path, begin: int) -> int:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        found = re.findall(r"listening on 127\.0\.0\.1:(\d+)", log.read_text())
+        # What stands before is of an earlier one in the same folder.
+        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", log.read_bytes()[begin:].decode())
         if found:
-            return int(found[-1])
+            return int(found[1])
         time.sleep(0.05)
     raise AssertionError(f"docker-registry didn't start: {log.read_text()[-500:]}")
 

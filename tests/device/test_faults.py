@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -22,13 +23,16 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import follow
 from tests.faults import Table, broken_by, recorded, says, sent
+from tests.registries import LocalRegistry, needs_registry, registry
 from tests.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
 from toolkit.agent import agent_archive
 from toolkit.bundle import Bundle
-from toolkit.deploy import deploy, install
+from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceError
+from toolkit.oci import Source, parse_reference
+from toolkit.publish import push_bundle
 from toolkit.releases import verify
 from toolkit.targets import Target
 from toolkit.transport.sshd import PrivateSshd
@@ -77,12 +81,12 @@ def answering(device: Device) -> str:
     return {old().id: "old", new().id: "new"}[pointer["release"]]
 
 
-def settle(table: Table, fault: str, target: Target) -> None:
+def settle(table: Table, fault: str, target: Target, delivery: Delivery = PLAIN) -> None:
     """After a fault: the device answers, and a re-run completes."""
     row = table[fault]
     with connect(target) as device:
         row.answers.append(answering(device))
-        follow(deploy(new(), device))
+        follow(deploy(new(), device, delivery))
         assert answering(device) == "new"
         follow(verify(device)).enforce()
     row.completed += 1
@@ -131,6 +135,50 @@ def test_sshd_and_its_sessions_are_killed(
         broken_by(deploy(new(), device), sent(offset), server.kill)
     with PrivateSshd(tmp_path / "again") as again:
         settle(table, "sshd killed with its sessions", target_over(again, root))
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Iterator[LocalRegistry]:
+    with registry(tmp_path / "registry") as running:
+        follow(push_bundle(new(), parse_reference(running.reference())))
+        yield running
+
+
+def pulled_from(running: LocalRegistry) -> Delivery:
+    return Delivery(source=Source(running.host, "models/nano"))
+
+
+def kill_the_agent(root: Path) -> None:
+    """The one that pulls; another one holds nothing while it does."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{root}/agent/agent-".encode() in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+@needs_registry
+@pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_300_000), 5)))
+@pytest.mark.parametrize("what", ["link cut", "agent killed"])
+def test_a_pull_ends_in_the_middle(
+    table: Table, target: Target, root: Path, published: LocalRegistry, tmp_path: Path, what: str, offset: int
+) -> None:
+    assert target.port is not None
+    relay, delivery = Relay(target.port), pulled_from(published)
+    fault = relay.cut if what == "link cut" else lambda: kill_the_agent(root)
+    with connect(over(relay, target, tmp_path), limit_bytes_per_s=4e6) as device:
+        broken_by(deploy(new(), device, delivery), sent(offset, "pull"), fault)
+    settle(table, f"{what} while the device pulls", target, delivery)
+
+
+@needs_registry
+@pytest.mark.parametrize("offset", [1, 900_000, 2_000_000])
+def test_the_registry_is_killed(
+    table: Table, target: Target, published: LocalRegistry, tmp_path: Path, offset: int
+) -> None:
+    with connect(target, limit_bytes_per_s=4e6) as device:
+        broken_by(deploy(new(), device, pulled_from(published)), sent(offset, "pull"), published.kill)
+    with registry(tmp_path / "registry") as again:
+        settle(table, "registry killed while the device pulls", target, pulled_from(again))
 
 
 @pytest.fixture
