@@ -156,8 +156,9 @@ def kill_the_agent(root: Path) -> None:
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
+# How far it is a pull tells every 0.2 s.
 @needs_registry
-@pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_300_000), 5)))
+@pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_000_000), 5)))
 @pytest.mark.parametrize("what", ["link cut", "agent killed"])
 def test_a_pull_ends_in_the_middle(
     table: Table, target: Target, root: Path, published: LocalRegistry, tmp_path: Path, what: str, offset: int
@@ -165,17 +166,17 @@ def test_a_pull_ends_in_the_middle(
     assert target.port is not None
     relay, delivery = Relay(target.port), pulled_from(published)
     fault = relay.cut if what == "link cut" else lambda: kill_the_agent(root)
-    with connect(over(relay, target, tmp_path), limit_bytes_per_s=4e6) as device:
+    with connect(over(relay, target, tmp_path), limit_bytes_per_s=1e6) as device:
         broken_by(deploy(new(), device, delivery), sent(offset, "pull"), fault)
     settle(table, f"{what} while the device pulls", target, delivery)
 
 
 @needs_registry
-@pytest.mark.parametrize("offset", [1, 900_000, 2_000_000])
+@pytest.mark.parametrize("offset", [1, 900_000, 1_900_000])
 def test_the_registry_is_killed(
     table: Table, target: Target, published: LocalRegistry, tmp_path: Path, offset: int
 ) -> None:
-    with connect(target, limit_bytes_per_s=4e6) as device:
+    with connect(target, limit_bytes_per_s=1e6) as device:
         broken_by(deploy(new(), device, pulled_from(published)), sent(offset, "pull"), published.kill)
     with registry(tmp_path / "registry") as again:
         settle(table, "registry killed while the device pulls", target, pulled_from(again))
