@@ -135,14 +135,18 @@ def test_what_is_left_of_an_earlier_try_is_used_if_it_is_right(root: Path, there
     assert (pulled == len(BYTES) - MIB - 1) == (left == BYTES[: MIB + 1])
 
 
-def test_a_link_to_somebody_elses_file_is_not_written_to(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [BYTES[:MIB], BYTES[:-1] + b"!"], ids=["begun", "damaged"])
+@pytest.mark.parametrize("blocks", [{}, {"blocks": listed(BYTES[:MIB], BYTES[MIB:])}], ids=["whole", "in pieces"])
+def test_a_link_to_somebody_elses_file_is_not_written_to(
+    root: Path, tmp_path: Path, content: bytes, blocks: dict[str, Any]
+) -> None:
     theirs = tmp_path / "theirs"
-    theirs.write_bytes(BYTES[:MIB])
+    theirs.write_bytes(content)
     (root / "incoming").mkdir()
     os.link(theirs, root / "incoming" / f"{SHA256}.part")
     with serving() as server:
-        pull(root, url_of(server))
-    assert arrived(root) == BYTES and theirs.read_bytes() == BYTES[:MIB]
+        pull(root, url_of(server), artifacts=[ARTIFACT | blocks])
+    assert arrived(root) == BYTES and theirs.read_bytes() == content
 
 
 @needs_registry

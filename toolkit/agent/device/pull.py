@@ -75,13 +75,13 @@ class Wanted:
         if not self.arrival.is_file():
             return
         state = self.arrival.stat()
-        # A push on this machine may have left a link to the bundle's own file, which isn't ours to write to.
-        if state.st_size > self.size or (state.st_nlink > 1 and state.st_size < self.size):
-            self.begin_again()
-        elif self.parts:
+        if self.parts:
             self.patched, self.stretches = True, list(self.wrong())
         else:
             self.stretches = [[state.st_size, self.size]]
+        # A push on this machine may have left a link to the bundle's own file, which isn't ours to write to.
+        if state.st_size > self.size or (state.st_nlink > 1 and self.lacking):
+            self.begin_again()
 
     def begin_again(self) -> None:
         self.arrival.unlink()
@@ -167,7 +167,7 @@ def pull_from(source: Source, wanted: Wanted, pulling: Pulling) -> None:
     """Have a file whole. Raises Refused when that source doesn't lead to it."""
     while True:
         resumed = wanted.stretches[:1] != [[0, wanted.size]]
-        if download(source, wanted, pulling) == wanted.sha256 or wanted.patched:
+        if download(source, wanted, pulling) in (wanted.sha256, None):
             return
         wanted.begin_again()
         if not resumed:
@@ -175,8 +175,8 @@ def pull_from(source: Source, wanted: Wanted, pulling: Pulling) -> None:
         # What there was came from elsewhere, or has holes of a push: this source hasn't been heard yet.
 
 
-def download(source: Source, wanted: Wanted, pulling: Pulling) -> str:
-    """Fill a file's stretches; returns the SHA-256 of all of it, of nothing that says anything when it is patched."""
+def download(source: Source, wanted: Wanted, pulling: Pulling) -> str | None:
+    """Fill a file's stretches; returns the SHA-256 of all of it, None of one that is patched."""
     digest = hashlib.sha256()
     with wanted.arrival.open("r+b" if wanted.arrival.exists() else "w+b") as file:
         while not wanted.patched and (chunk := file.read(CHUNK)):
@@ -193,7 +193,7 @@ def download(source: Source, wanted: Wanted, pulling: Pulling) -> str:
                 digest.update(block)
                 stretch[0] += len(block)
             del wanted.stretches[0]
-    return digest.hexdigest()
+    return None if wanted.patched else digest.hexdigest()
 
 
 def fetch(source: Source, wanted: Wanted, stretch: list[int], pulling: Pulling) -> Iterator[bytes]:
