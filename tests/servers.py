@@ -8,13 +8,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import find_sshd
 
 # Nothing is skipped in CI, which runs as root and has everything installed.
@@ -40,6 +41,13 @@ def address_of(server: Any, **changes: Any) -> Address:
     """The address of a loopback server, with fields of one's own."""
     found = Address("pi5", server.host, server.user, server.port, server.identity_file, server.known_hosts)
     return replace(found, **changes)
+
+
+def connects(address: Address) -> SshTransport:
+    """Whether a command runs there."""
+    with closing(SshTransport(address)) as transport:
+        assert transport.start(["true"]).wait() == 0
+        return transport
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pythons import script
 from toolkit.agent import agent_archive, agent_sha256
 from toolkit.config import config_dir, shipped_dir
 from toolkit.device import Device, check_profile, connect, identify
@@ -28,11 +29,9 @@ def make_target(root: Path, **changes: str) -> Target:
     return Target.model_validate(facts | changes)
 
 
-def impostor(tmp_path: Path, script: str) -> Device:
+def impostor(tmp_path: Path, text: str) -> Device:
     """A device whose `python` is a shell script instead."""
-    python = tmp_path / "python-impostor"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
+    python = script(tmp_path / "python-impostor", text)
     target = make_target(tmp_path / "root", python=str(python))
     return Device(target, load_profile("local"), open_transport(target), partial(open_transport, target))
 

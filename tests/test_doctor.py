@@ -16,7 +16,7 @@ import pytest
 
 from tests.builds import bundle as build
 from tests.builds import follow
-from tests.pythons import calling_itself, real_python
+from tests.pythons import calling_itself, real_python, script
 from tests.servers import needs_root, needs_sshd, small_disk
 from toolkit.checks import Check
 from toolkit.config import config_dir
@@ -328,9 +328,7 @@ def test_an_install_root_that_others_can_write(embedded: EmbeddedServer, tmp_pat
 
 
 def test_a_shell_that_talks_by_itself(embedded: EmbeddedServer, tmp_path: Path) -> None:
-    python = tmp_path / "python-impostor"
-    python.write_text('#!/bin/sh\necho Welcome!\nexec python3 "$@"\n')
-    python.chmod(0o755)
+    python = script(tmp_path / "python-impostor", "echo Welcome!", 'exec python3 "$@"')
     write_target(embedded, tmp_path / "device", python=str(python))
     found = examine()
     assert failed(found) == []
@@ -338,9 +336,7 @@ def test_a_shell_that_talks_by_itself(embedded: EmbeddedServer, tmp_path: Path) 
 
 
 def test_an_agent_that_says_something_else(embedded: EmbeddedServer, tmp_path: Path) -> None:
-    python = tmp_path / "python-impostor"
-    python.write_text("#!/bin/sh\necho Python 3.12.1\n")
-    python.chmod(0o755)
+    python = script(tmp_path / "python-impostor", "echo Python 3.12.1")
     write_target(embedded, tmp_path / "device", python=str(python))
     found = examine()
     assert failed(found) == ["agent"]

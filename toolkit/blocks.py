@@ -73,7 +73,7 @@ def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
 
 def block_lists(blocks: Mapping[str, Sequence[Block]]) -> bytes:
     """The lists of `bundle_blocks` for others who haven't the files: the same for the same bundle everywhere."""
-    return canonical_json({sha256: as_json(found) for sha256, found in blocks.items()}).encode()
+    return canonical_json(lists_of(blocks)).encode()
 
 
 def keep_block_lists(raw: bytes, manifest: Manifest) -> None:
@@ -138,6 +138,11 @@ def _parsed(value: object, size_bytes: int) -> tuple[Block, ...] | None:
             case _:
                 return None
     return tuple(blocks) if sum(block.length for block in blocks) == size_bytes else None
+
+
+def lists_of(blocks: Mapping[str, Sequence[Block]]) -> dict[str, list[list[int | str]]]:
+    """The lists of files, by the SHA-256 of each."""
+    return {sha256: as_json(found) for sha256, found in blocks.items()}
 
 
 def as_json(blocks: Iterable[Block]) -> list[list[int | str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.answers import Missing, Releases, Verified
-from toolkit.blocks import Block, as_json, bundle_blocks
+from toolkit.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle import Bundle, verify_bundle
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
@@ -111,9 +111,9 @@ def _bring(
     Returns what they may share with others, by file; nothing where they are linked instead of sent.
     """
     if delivery.source is not None:
-        blocks = yield from bundle_blocks(bundle)
-        yield from pull(device, bundle.manifest.artifacts, delivery.source, blocks if trust_lists else None)
-        return blocks if trust_lists else {}
+        blocks = (yield from bundle_blocks(bundle)) if trust_lists else {}
+        yield from pull(device, bundle.manifest.artifacts, delivery.source, blocks)
+        return blocks
     if not delivery.verified:
         yield Step(f"verify {bundle.manifest.name} here")
         yield from verify_bundle(bundle)
@@ -131,7 +131,7 @@ def _hand_over(bundle: Bundle, device: Device, blocks: Mapping[str, Sequence[Blo
         "release": bundle.id,
         "manifest": bundle.manifest_text,
         "signatures": read_signatures(bundle),
-        "blocks": {sha256: as_json(found) for sha256, found in blocks.items()},
+        "blocks": lists_of(blocks),
     }
     yield from device.call("install", **request)
 

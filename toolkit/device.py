@@ -7,7 +7,6 @@ import getpass
 import json
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from toolkit.messages import (
     Warned,
     decode,
     parse_event,
+    without_noise,
 )
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
@@ -50,7 +50,7 @@ from toolkit.remote_paths import from_login_folder, python_argv
 from toolkit.runtime import Runtime
 from toolkit.starters import find_starter
 from toolkit.targets import Target, load_target
-from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport
+from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport, remembered
 
 
 class _DamagedAgent(AgentError):
@@ -78,8 +78,6 @@ _HOLDING = {
 _LONGEST_MESSAGE = 2000
 # What POSIX shells and cmd.exe answer.
 _NO_SUCH_COMMAND = (127, 9009)
-_FIRST_WORD = b'{"protocol": '
-_MOST_NOISE_BYTES = 64 * 1024
 _NO_WINDOWS_PYTHON = (
     "install one there for all users (winget install --scope machine Python.Python.3.12), or set `python` in the "
     "target's file to its path, like 'C:/Python312/python.exe'"
@@ -210,7 +208,7 @@ class Device:
     def messages(self, process: Process) -> Iterator[Event | Result]:
         """What the agent says until its result; its error is raised, and AgentError when it says what can't be."""
         silent = True
-        for line in _without_noise(process.lines()):
+        for line in without_noise(process.lines()):
             silent = False
             kind, payload = self._decode(line, process)
             if kind == "result":
@@ -349,22 +347,6 @@ class Device:
         raise AgentDied(message)
 
 
-def _without_noise(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """From the agent's first word on: a login shell or a server may print something by itself before it.
-
-    Where that word never comes, the last of what was said stands for it.
-    """
-    noise_bytes, last = 0, b""
-    for line in lines:
-        _, mark, rest = line.partition(_FIRST_WORD)
-        noise_bytes, last = noise_bytes + len(line), mark + rest or line
-        if mark or noise_bytes > _MOST_NOISE_BYTES:
-            break
-    if last:
-        yield last
-    yield from lines
-
-
 def no_python_hint(python: str) -> str:
     return f"is there a Python at '{python}'? Set `python` in the target's file, or install python3 on the device"
 
@@ -386,20 +368,6 @@ def connect(
         yield Device(target, profile, transport, partial(open_another, target, ask), limit_bytes_per_s)
     finally:
         transport.close()
-
-
-def remembered(prompt_secret: PromptSecret) -> PromptSecret:
-    """Ask for each secret once, however many connections need it; kept in this process's memory alone."""
-    answers: dict[str, str] = {}
-    asking = threading.Lock()
-
-    def prompt(text: str) -> str:
-        with asking:
-            if text not in answers:
-                answers[text] = prompt_secret(text)
-            return answers[text]
-
-    return prompt
 
 
 def check_profile(device: Device, probe: dict[str, Any]) -> None:

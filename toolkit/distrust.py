@@ -76,12 +76,17 @@ def path_problem(path: str) -> str | None:
         return "characters that not every system takes"
     if any(part.endswith((".", " ")) for part in parts):
         return "a dot or a blank at the end of a name, which Windows drops"
-    if any(_WINDOWS_DEVICE.fullmatch(part) for part in parts):
+    if any(map(is_windows_device, parts)):
         return "the name of a device on Windows"
     long_name = any(len(part.encode()) > _LONGEST_NAME_BYTES for part in parts)
     if long_name or len(path.encode()) > _LONGEST_PATH_BYTES or len(parts) > _DEEPEST:
         return "too long"
     return None
+
+
+def is_windows_device(name: str) -> bool:
+    """Whether Windows takes a name, with any extension, for a device."""
+    return _WINDOWS_DEVICE.fullmatch(name) is not None
 
 
 def artifact_problem(path: str) -> str | None:

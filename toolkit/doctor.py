@@ -12,7 +12,7 @@ from typing import Any
 from toolkit import checks, pythons
 from toolkit.answers import Provisioned
 from toolkit.checks import Check, ok, skipped
-from toolkit.device import Device, no_python_hint, remembered
+from toolkit.device import Device, no_python_hint
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -33,7 +33,7 @@ from toolkit.remote_paths import python_argv
 from toolkit.runtime import describe, unsuitable_python
 from toolkit.starters import find_starter
 from toolkit.targets import Target, load_target
-from toolkit.transport import PromptSecret, Transport, open_transport
+from toolkit.transport import PromptSecret, Transport, finish, open_transport, remembered
 from toolkit.transport.ssh_config import SshOptions, resolve
 
 TARGET = "target"
@@ -119,11 +119,10 @@ def _reach(
         yield _failure(sftp, exc)
         return None
     yield ok(sftp, "works")
-    yield (
-        skipped(sessions, "this machine's ssh counts them")
-        if not isinstance(transport, SshTransport)
-        else (checks.sessions(1 + transport.free_sessions(checks.PUSH_SESSIONS - 1)))
-    )
+    if isinstance(transport, SshTransport):
+        yield checks.sessions(1 + transport.free_sessions(checks.PUSH_SESSIONS - 1))
+    else:
+        yield skipped(sessions, "this machine's ssh counts them")
     return transport
 
 
@@ -209,9 +208,7 @@ def _version(device: Device) -> tuple[str | Check, list[str]]:
     try:
         command = device.python
         process = device.transport.start([*python_argv(command), "--version"])
-        process.close_stdin()
-        said = [line.decode("utf-8", "replace") for line in process.lines()]
-        status = process.wait()
+        said, status = finish(process)
     except DeviceError as exc:
         return Check(name, "failed", exc.message, exc.hint or no_python_hint(command)), []
     found = next(filter(None, (re.search(r"Python (\d+\.\d+\.\S+)$", line) for line in reversed(said))), None)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.agent import PROTOCOL, agent_archive, agent_sha256
-from toolkit.blocks import Block, as_json, bundle_blocks
+from toolkit.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.deploy import check_request, needed_bytes
 from toolkit.errors import ConfigError
@@ -110,8 +110,11 @@ def _kit(
     name = f"agent-{agent_sha256()[:16]}"
     artifacts = bundle.manifest.artifacts
     places = [place.url for place in source.repositories()] if source else []
-    lists = {sha256: as_json(found) for sha256, found in blocks.items()}
-    install = {"manifest": bundle.manifest_text, "signatures": read_signatures(bundle), "blocks": lists}
+    install = {
+        "manifest": bundle.manifest_text,
+        "signatures": read_signatures(bundle),
+        "blocks": lists_of(blocks),
+    }
     return {
         "kit_version": KIT_VERSION,
         "agent": {"name": f"{name}.pyz", "arrival": f"{name}.kit.tmp", "sha256": agent_sha256()},

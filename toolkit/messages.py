@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,9 @@ from toolkit.answers import Count, Missing, Nanoseconds, Number, Said, Text, Uni
 # A line holds a few kilobytes; a list of manifests or of log-likelihoods some hundred. More isn't our agent's.
 LONGEST_LINE_BYTES = 16 * 2**20
 _DEEPEST = 32
+# How a message begins; what a login shell or a server prints by itself stands before the first one.
+_FIRST_WORD = b'{"protocol": '
+_MOST_NOISE_BYTES = 64 * 1024
 
 
 class ProgressMade(Said):
@@ -144,6 +148,22 @@ _EVENTS: dict[str, type[Event]] = {
     "score": Scored,
     "completion": Completed,
 }
+
+
+def without_noise(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """From the agent's first word on: a login shell or a server may print something by itself before it.
+
+    Where that word never comes, the last of what was said stands for it.
+    """
+    noise_bytes, last = 0, b""
+    for line in lines:
+        _, mark, rest = line.partition(_FIRST_WORD)
+        noise_bytes, last = noise_bytes + len(line), mark + rest or line
+        if mark or noise_bytes > _MOST_NOISE_BYTES:
+            break
+    if last:
+        yield last
+    yield from lines
 
 
 def decode(line: bytes, protocol: int) -> tuple[str, dict[str, Any]]:

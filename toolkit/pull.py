@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.answers import Pulled
-from toolkit.blocks import Block, as_json
+from toolkit.blocks import Block, lists_of
 from toolkit.bundle import Artifact
 from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
@@ -48,7 +48,7 @@ def pull(
 
 def requested(artifacts: Sequence[Artifact], blocks: Mapping[str, Sequence[Block]]) -> list[dict[str, Any]]:
     """The files as the agent's `pull` is asked for them, with the blocks of those that have some."""
-    lists = {sha256: {"blocks": as_json(found)} for sha256, found in blocks.items()}
+    lists = {sha256: {"blocks": found} for sha256, found in lists_of(blocks).items()}
     return [{"sha256": a.sha256, "size_bytes": a.size_bytes, **lists.get(a.sha256, {})} for a in artifacts]
 
 

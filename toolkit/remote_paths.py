@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 
+from toolkit.distrust import is_windows_device
+
 # What no shell reads as anything but itself, so that such paths never need quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9._/~:-]+")
 _DRIVE = re.compile(r"[A-Za-z]:(/|\Z)")
 _LAUNCHER = re.compile(r"py(\.exe)?( -3(\.\d{1,2})?(-(32|64|arm64))?)?")
 # What Windows allows in no name, and what cmd.exe can't be kept from reading.
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*%\x00-\x1f]')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
 def remote_path(text: str) -> str:
@@ -40,7 +41,7 @@ def _windows_path(text: str, path: str) -> str:
             raise ValueError(f"'{text}' may not go up with '..'")
         if _NOT_IN_NAMES.search(name):
             raise ValueError(f"'{text}' may not have < > : \" | ? * % in its names")
-        if _DEVICES.fullmatch(name) or name != name.rstrip(" ."):
+        if is_windows_device(name) or name != name.rstrip(" ."):
             raise ValueError(f"'{text}': Windows can't have a folder or file called '{name}'")
     return "/".join((drive.upper(), *names))
 

@@ -7,7 +7,7 @@ import re
 from toolkit.errors import RemoteCommandFailed
 from toolkit.pythons import OLDEST
 from toolkit.remote_paths import python_argv
-from toolkit.transport import Transport
+from toolkit.transport import Transport, finish
 
 # On Windows the launcher finds what isn't in the PATH, where a `python` may stand that only says where to buy one.
 WINDOWS_STARTERS = ("py -3", "python", "python3")
@@ -24,13 +24,10 @@ def find_starter(transport: Transport) -> str | None:
     """A command there that starts a Python which runs the agent."""
     for command in WINDOWS_STARTERS if transport.windows else STARTERS:
         try:
-            process = transport.start([*python_argv(command), "--version"])
-            process.close_stdin()
-            said = b"\n".join(process.lines()).decode("utf-8", "replace")
-            status = process.wait()
+            said, status = finish(transport.start([*python_argv(command), "--version"]))
         except RemoteCommandFailed:
             continue
-        version = re.search(r"Python (\d+)\.(\d+)\.", said)
+        version = re.search(r"Python (\d+)\.(\d+)\.", "\n".join(said))
         if status == 0 and version and (int(version[1]), int(version[2])) >= OLDEST:
             return command
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,6 +82,26 @@ class Transport(Protocol):
         """Bytes of a file, None when there is none."""
 
     def close(self) -> None: ...
+
+
+def finish(process: Process) -> tuple[list[str], int]:
+    """The lines and the exit status of a command that gets no input."""
+    process.close_stdin()
+    return [line.decode("utf-8", "replace") for line in process.lines()], process.wait()
+
+
+def remembered(prompt_secret: PromptSecret) -> PromptSecret:
+    """Ask for each secret once, however many connections need it; kept in this process's memory alone."""
+    answers: dict[str, str] = {}
+    asking = threading.Lock()
+
+    def prompt(text: str) -> str:
+        with asking:
+            if text not in answers:
+                answers[text] = prompt_secret(text)
+            return answers[text]
+
+    return prompt
 
 
 def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import SSHCertificate, SSHCertificateType
+from cryptography.hazmat.primitives.serialization import SSHCertificate, SSHCertificateType, SSHCertPublicKeyTypes
 
 SUFFIX = "-cert-v01@openssh.com"
 _KEY_FILE = b"openssh-key-v1\0"
@@ -43,10 +43,7 @@ def public_part(text: str) -> bytes | None:
 def certified_key(blob: bytes) -> bytes | None:
     """The plain public key that a certificate is about; None for what isn't one."""
     certificate = _load(blob)
-    if certificate is None:
-        return None
-    public = certificate.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return base64.b64decode(public.split()[1])
+    return None if certificate is None else _wire(certificate.public_key())
 
 
 def host_certificate_fault(blob: bytes, names: Sequence[str], authorities: Iterable[bytes]) -> str | None:
@@ -57,10 +54,7 @@ def host_certificate_fault(blob: bytes, names: Sequence[str], authorities: Itera
     certificate = _load(blob)
     if certificate is None:
         return "it can't be read"
-    signer = certificate.signature_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    if base64.b64decode(signer.split()[1]) not in set(authorities):
+    if _wire(certificate.signature_key()) not in set(authorities):
         return "nobody who is trusted has signed it"
     try:
         certificate.verify_cert_signature()
@@ -87,6 +81,12 @@ def _load(blob: bytes) -> SSHCertificate | None:
     except (ValueError, UnsupportedAlgorithm):
         return None
     return found if isinstance(found, SSHCertificate) else None
+
+
+def _wire(key: SSHCertPublicKeyTypes) -> bytes:
+    """A key as it goes over the wire."""
+    text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return base64.b64decode(text.split()[1])
 
 
 def _string(data: bytes) -> tuple[bytes, bytes]:

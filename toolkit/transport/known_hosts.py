@@ -90,8 +90,7 @@ def append_known_host(file: Path, host: str, key_type: str, blob: bytes) -> None
 def hashed(host: str) -> str:
     """The name as HashKnownHosts has it written: who reads the file doesn't learn where its owner goes."""
     salt = os.urandom(hashlib.sha1().digest_size)
-    digest = hmac.new(salt, host.encode(), hashlib.sha1).digest()
-    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(_name_digest(salt, host)).decode()}"
 
 
 def _hashed_match(pattern: str, host: str) -> bool:
@@ -99,4 +98,8 @@ def _hashed_match(pattern: str, host: str) -> bool:
         salt, digest = (base64.b64decode(part) for part in pattern.split("|")[2:4])
     except (binascii.Error, ValueError):
         return False
-    return hmac.compare_digest(hmac.new(salt, host.encode(), hashlib.sha1).digest(), digest)
+    return hmac.compare_digest(_name_digest(salt, host), digest)
+
+
+def _name_digest(salt: bytes, host: str) -> bytes:
+    return hmac.new(salt, host.encode(), hashlib.sha1).digest()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from toolkit.errors import ConfigError
-from toolkit.transport import Process
+from toolkit.transport import Process, finish
 
 Shell = Literal["posix", "cmd", "powershell"]
 
@@ -53,11 +53,8 @@ class ServerShell:
         return command_line(self._shell, argv)
 
     def _ask(self) -> Shell:
-        process = self._execute(WHICH)
-        process.close_stdin()
-        answer = "\n".join(line.decode("utf-8", "replace") for line in process.lines())
-        process.wait()
-        return shell_of(answer)
+        answer, _ = finish(self._execute(WHICH))
+        return shell_of("\n".join(answer))
 
 
 def command_line(shell: Shell, argv: Sequence[str]) -> str:
