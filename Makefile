@@ -22,7 +22,8 @@ test-board: $(VENV)/.ready
 test-faults: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m "faults or power"
 
-# The part of it that befalls a whole computer; a quarter of an hour. Root, qemu-system-arm, mmdebstrap and e2fsprogs; packages of Debian the first time.
+# The part of it that befalls a whole computer; a quarter of an hour. Root, qemu-system-arm, mmdebstrap and e2fsprogs;
+# packages of Debian the first time.
 test-power: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m power
 
