@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.paths import DATA
 from toolkit.agent.device import facts, parsers, reading
 
-BOARDS = Path(__file__).parent / "data" / "probes"
+BOARDS = DATA / "probes"
 Facts = dict[str, Any]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.builds import follow, profile, session_cache
+from tests.paths import DATA
 from toolkit.build import optimize
 from toolkit.bundle import Bundle
 from toolkit.capabilities import Record, needs_remote_code
@@ -24,7 +25,7 @@ from toolkit.presets import PRESETS, STAND_INS, Preset
 from toolkit.recipes import Recipe, load_recipe
 
 HERE = Path(__file__).parent
-PHI3_SMALL_CODE = HERE / "data" / "phi3_small"
+PHI3_SMALL_CODE = DATA / "phi3_small"
 
 # Matrices of 0.08 rather than 0.02: at a width of 256 that keeps activations, and logits, at about 1.
 _SCALE = 4.0

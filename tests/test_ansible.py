@@ -17,6 +17,7 @@ import pytest
 from tests.builds import bundle as build
 from tests.builds import follow
 from tests.fleets import over, write_targets
+from tests.paths import REPO
 from tests.registries import needs_registry, registry
 from tests.servers import needs_sshd
 from tests.test_deploy import pointer
@@ -27,7 +28,6 @@ from toolkit.profiles import load_profile
 from toolkit.publish import push_bundle
 from toolkit.transport.sshd import PrivateSshd
 
-REPO = Path(__file__).parents[1]
 ANSIBLE = REPO / "ansible"
 MINOR = ".".join(platform.python_version_tuple()[:2])
 

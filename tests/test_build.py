@@ -18,6 +18,7 @@ import pytest
 
 from tests import builds
 from tests.builds import MODEL, follow
+from tests.paths import REPO
 from toolkit import build
 from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.config import shipped_dir
@@ -305,7 +306,7 @@ def test_workflow_for_a_hub_id_downloads_nothing() -> None:
 
 
 def edgephi(*args: str) -> subprocess.Popen[str]:
-    root = Path(build.__file__).parent.parent
+    root = REPO
     return subprocess.Popen(
         [sys.executable, "-m", "toolkit", *args],
         env=os.environ | {"PYTHONPATH": str(root)},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import REPO
 from toolkit.config import config_dir
 from toolkit.doctor import exit_code
 from toolkit.host_doctor import examine_host, extra_pins, judge_extra
@@ -59,7 +60,7 @@ def test_without_an_ssh_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_the_extras_pins_are_those_of_the_project() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     wanted = extra_pins(metadata.requires("edgephi") or [])
     assert sorted(f"{name}{pin}" for name, pin in wanted.items()) == sorted(
         project["optional-dependencies"]["optimize"]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parents[1]
+from tests.paths import REPO
+
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)$", re.MULTILINE)
 
 
@@ -63,7 +64,7 @@ def test_the_wheel_carries_profiles_workloads_recipes_and_the_reference_model(wh
     assert "toolkit/data/recipes/int4-rtn-b32.toml" in names
     assert "toolkit/data/phi3-nano/model.safetensors" in names
     assert "toolkit/data/heldout.txt" in names
-    assert {"toolkit/data/boards/raspberry-pi-5.toml", "toolkit/emulator/board.sh"} <= names
+    assert {"toolkit/data/boards/raspberry-pi-5.toml", "toolkit/data/board.sh"} <= names
     assert "toolkit/data/wheels/cpu-linux-aarch64-cp311.json" in names
     assert "toolkit/agent/device/main.py" in names
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-DATA = Path(__file__).parent.parent / "toolkit" / "data"
+from tests.paths import REPO
+
+DATA = REPO / "toolkit" / "data"
 NANO = DATA / "phi3-nano"
 TEXTS = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import DATA
 from tests.test_quality import figures
 from toolkit.errors import ConfigError
 from toolkit.report import (
@@ -26,7 +27,7 @@ from toolkit.report import (
 from toolkit.settings import RuntimeSettings
 from toolkit.workloads import Workload
 
-FIXTURES = Path(__file__).parent / "data" / "reports"
+FIXTURES = DATA / "reports"
 # 100 prompt tokens read in 200 ms, then a token every 50 ms.
 SAMPLE = Sample(prompt_tokens=100, token_ns=[200_000_000 + i * 50_000_000 for i in range(5)], tokens_sha256="a")
 

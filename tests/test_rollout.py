@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tests.paths import DATA
 from tests.test_bundle import manifest
 from toolkit.bundle import Bundle
 from toolkit.errors import ConfigError
@@ -32,7 +33,7 @@ from toolkit.rollout import (
     stop_reason,
 )
 
-FIXTURES = Path(__file__).parent / "data" / "rollouts"
+FIXTURES = DATA / "rollouts"
 NAMES = ("pi1", "pi2", "pi3")
 BUNDLE = Bundle(Path("bundle"), manifest(()), "a" * 64)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.builds import follow
 from tests.keys import keygen, make_key, public_text, ssh_agent, write_signers
+from tests.paths import REPO
 from tests.test_bundle import FILES, make
 from tests.test_quality import figures
 from toolkit.bundle import Bundle, open_bundle, record_quality, verify_bundle
@@ -235,7 +236,7 @@ def test_a_passphrase_without_a_terminal(bundle: Bundle, tmp_path: Path) -> None
         "try: drain(sign(open_bundle(Path(sys.argv[1])), Path(sys.argv[2])))\n"
         "except SignatureError as exc: print(exc.message); print(exc.hint)\n"
     )
-    repository = Path(__file__).parents[1]
+    repository = REPO
     done = subprocess.run(
         ["setsid", "--wait", os.sys.executable, "-c", script, bundle.path, locked],
         stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import REPO
 from toolkit.errors import ConfigError
 from toolkit.proposal import Point, Space
 from toolkit.settings import RuntimeSettings
@@ -63,7 +64,7 @@ def test_a_process_killed_while_it_writes_leaves_a_usable_study(tmp_path: Path) 
         "    study.settle(study.ask(DEFAULT), 'measured', {'n': 1}, 1.0); study.ask(DEFAULT)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    repo = Path(__file__).parents[1]
+    repo = REPO
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=repo, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     # As if the last line had been cut, and the lock of a write been left.

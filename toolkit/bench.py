@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from toolkit import __version__
 from toolkit.agent import agent_sha256
 from toolkit.answers import Releases, parse
 from toolkit.bundle import Manifest
+from toolkit.config import data_path
 from toolkit.deploy import prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError
@@ -23,7 +23,7 @@ from toolkit.settings import RuntimeSettings
 from toolkit.speed import find_speed, predict
 from toolkit.workloads import Workload
 
-HELD_OUT_TEXT = Path(__file__).parent / "data" / "heldout.txt"
+HELD_OUT_TEXT = data_path("heldout.txt")
 # Where prompts are cut from. They only have to be ordinary text; the held-out one is the text we have.
 PROMPT_CHARACTERS = 8000
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from toolkit.config import data_path
 from toolkit.errors import ConfigError
 from toolkit.models import REMOTE_CODE, ModelShape, parse_shape
 from toolkit.plan import plan
@@ -23,7 +24,7 @@ from toolkit.recipes import Recipe, list_recipes, render_workflow
 
 Status = Literal["tested", "expected", "impossible"]
 
-SHIPPED = Path(__file__).parent / "data" / "capabilities.json"
+SHIPPED = data_path("capabilities.json")
 # Any profile will do: what a recipe can't do to a shape doesn't depend on the device.
 _PROFILE = "raspberry-pi-5-8gb"
 

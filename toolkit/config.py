@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="BaseModel")
 
+_PACKAGE = Path(__file__).parent
+
 # Which file a key path came from, where several were merged.
 Origin = Callable[[Sequence[str]], Path]
 
@@ -47,19 +49,28 @@ def data_dir() -> Path:
     return _user_dir("EDGEPHI_DATA_DIR", "data")
 
 
+def data_path(name: str) -> Path:
+    """A file or folder of `toolkit/data`, which comes with every installation."""
+    return _PACKAGE / "data" / name
+
+
+def import_root() -> Path:
+    """The folder from which a child process imports this very `toolkit`."""
+    return _PACKAGE.parent
+
+
 @cache
 def shipped_dir(name: str) -> Path:
     """Folder `name` (profiles, targets, workloads, recipes, boards) that came with edgephi.
 
     A wheel carries the top-level folders under `toolkit/_shipped`; a checkout has them beside the package.
     """
-    package = Path(__file__).parent
     if name in ("recipes", "boards"):
-        return package / "data" / name
-    installed = package / "_shipped" / name
+        return data_path(name)
+    installed = _PACKAGE / "_shipped" / name
     if installed.is_dir():
         return installed
-    return package.parent / {"workloads": "benchmarks/workloads"}.get(name, name)
+    return _PACKAGE.parent / {"workloads": "benchmarks/workloads"}.get(name, name)
 
 
 def search_dirs(name: str) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.config import cache_dir, shown, unknown_name
+from toolkit.config import cache_dir, data_path, shown, unknown_name
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
 from toolkit.presets import PRESETS
@@ -230,7 +230,7 @@ def shipped_model(name: str) -> SourceModel | None:
     """The model of that name that came with edgephi."""
     if name not in SHIPPED:
         return None
-    return open_model(Path(__file__).parent / "data" / name, id=name)
+    return open_model(data_path(name), id=name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

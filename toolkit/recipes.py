@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from toolkit.config import find_toml, parse_table, read_toml, shipped_dir, unknown_name
+from toolkit.config import data_path, find_toml, parse_table, read_toml, unknown_name
 from toolkit.errors import ConfigError
 
 # Execution provider -> Olive's device and ONNX Runtime's name.
@@ -171,7 +171,7 @@ def calibration_file(recipe: Recipe, given: Path | None = None) -> Path | None:
             raise ConfigError(message, "int4-gptq-b32 takes one")
         return None
     own = recipe.path.parent / recipe.calibration.file if recipe.calibration.file else None
-    path = given or own or shipped_dir("recipes").parent / "calibration.jsonl"
+    path = given or own or data_path("calibration.jsonl")
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such calibration file", 'one JSON object a line: {"text": "…"}, or plain text in a .txt'

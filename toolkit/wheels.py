@@ -18,14 +18,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.config import cache_dir
+from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
 from toolkit.locks import try_lock
 
 T = TypeVar("T")
 
-LOCKS = Path(__file__).parent / "data" / "wheels"
+LOCKS = data_path("wheels")
 _POLL_S = 0.2
 _WAITING = Progress("fetch wheels", 0, None)
 

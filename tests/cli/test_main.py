@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.paths import REPO
 from toolkit import __version__
 from toolkit.cli import COMMANDS, _run, cli
 
@@ -25,7 +26,6 @@ HEAVY = {
     "transformers",
     "numpy",
 }
-REPO = Path(__file__).parents[2]
 
 
 def run_edgephi(*args: str, **options: object) -> subprocess.CompletedProcess[str]:

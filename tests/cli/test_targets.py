@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import REPO
 from toolkit import machine
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir
@@ -16,7 +17,6 @@ from toolkit.targets import load_target, target_json_schema
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.sshd import PrivateSshd, free_port
 
-REPO = Path(__file__).parents[2]
 ADD = ("add", "pi5", "pi@pi5.local", "--profile", "raspberry-pi-5-8gb")
 
 

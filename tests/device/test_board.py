@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.paths import REPO
 from toolkit.config import cache_dir
 from toolkit.emulator.binfmt import register
 from toolkit.emulator.user_mode import check_machine, load_state
@@ -28,7 +29,6 @@ from toolkit.events import drain
 
 pytestmark = [pytest.mark.board, pytest.mark.timeout(1800)]
 
-REPO = Path(__file__).parents[2]
 KEPT = REPO / ".board"
 RECORD = os.environ.get("EDGEPHI_RECORD_BOARD")
 BOARD = "board"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import REPO
 from tests.servers import Address, address_of, needs_root, needs_sshd, small_disk
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
 from toolkit.public_keys import fingerprint
@@ -239,7 +240,7 @@ with PrivateSshd(Path(sys.argv[1])) as server:
 def test_silently_cut_link(client: type[Client], tmp_path: Path) -> None:
     script = SILENT_LINK.replace("{client}", client.__name__)
     command = ["unshare", "--net", sys.executable, "-c", script, str(tmp_path / "device")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPO)
     assert "lost while a command ran" in done.stdout, done.stderr
     assert float(done.stdout.split()[0]) < 10
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import REPO
 from toolkit.emulator.kernel import Kernel
 from toolkit.emulator.machine import Machine
 from toolkit.errors import ConfigError, HostUnreachable
@@ -75,7 +76,7 @@ def test_a_machine_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.power
 def test_a_machine_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as holder:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=REPO) as holder:
         assert holder.stdout
         port = int(holder.stdout.readline())
         wait_until(lambda: emulators(port) != [])

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-import toolkit
 from tests.builds import follow
+from tests.paths import REPO
 from tests.servers import needs_root, small_disk
 from toolkit.errors import BuildError, HostDiskFull, MissingExtra, OutOfMemory
 from toolkit.events import Event, Progress, Step
@@ -97,7 +97,7 @@ def memory_limit() -> Iterator[Callable[[int], Callable[[], None]]]:
 
 
 def test_a_memory_limit_is_known_before_the_work(memory_limit: Callable[[int], Callable[[], None]]) -> None:
-    root = Path(toolkit.__file__).parent.parent
+    root = REPO
     run = subprocess.run(
         [sys.executable, "-m", "toolkit", "optimize", "phi3-nano", "-p", "local", "--no-check"],
         env=os.environ | {"PYTHONPATH": str(root)},
@@ -114,7 +114,7 @@ def test_a_memory_limit_is_known_before_the_work(memory_limit: Callable[[int], C
 def test_out_of_memory_kill_is_reported_as_exactly_that(
     memory_limit: Callable[[int], Callable[[], None]], tmp_path: Path
 ) -> None:
-    root = Path(toolkit.__file__).parent.parent
+    root = REPO
     command = [sys.executable, "-m", "toolkit", "optimize", "phi3-nano", "-p", "local", "--no-check", "--force"]
     run = subprocess.run(
         command,
@@ -202,7 +202,7 @@ def test_tools_are_known_without_importing_them() -> None:
         "import sys; from toolkit.optimizer import require_extra, tool_versions; require_extra(); "
         "tool_versions(); print([name for name in ('olive', 'torch', 'transformers') if name in sys.modules])"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(toolkit.__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(REPO)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
     assert tool_versions()["onnxruntime-genai"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import REPO
 from tests.servers import Address, Relay, address_of, needs_sshd
 from toolkit.errors import (
     AuthFailed,
@@ -185,7 +186,7 @@ os.kill(os.getpid(), 9)
 def test_ssh_ends_with_a_process_that_is_killed(address: Address) -> None:
     arguments = [str(address.user), str(address.port), str(address.identity_file), str(address.known_hosts)]
     command = [sys.executable, "-c", ABANDONED, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, cwd=REPO)
     deadline = time.monotonic() + 30
     while Path(f"/proc/{int(done.stdout)}").exists():
         assert time.monotonic() < deadline

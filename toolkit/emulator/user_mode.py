@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit import machine
-from toolkit.config import cache_dir, config_dir, find_toml, shown
+from toolkit.config import cache_dir, config_dir, data_path, find_toml, shown
 from toolkit.emulator.binfmt import register
 from toolkit.emulator.board import MARKER, Board, system_files
 from toolkit.emulator.rootfs import USER, USER_ID, Definition, root_file_system
@@ -37,7 +37,7 @@ TAG = "emulated"
 DEFINITION = Definition(finish=(("python3", "-m", "compileall", "-q", "/usr/lib/python3.11"),))
 EMULATOR = "qemu-aarch64 in user mode: correctness only, no speed"
 
-_SCRIPT = Path(__file__).with_name("board.sh")
+_SCRIPT = data_path("board.sh")
 _TOOLS = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", "mount": "mount", "chroot": "coreutils"}
 # A quiet machine takes a second, a busy one many times that.
 _START_TIMEOUT_S = 120.0

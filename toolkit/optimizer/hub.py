@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import toolkit
-from toolkit.config import suggestion
+from toolkit.config import import_root, suggestion
 from toolkit.errors import BuildError, ConfigError, ToolkitError
 from toolkit.events import Progress, Service, Step, Warning_
 from toolkit.models import (
@@ -143,8 +142,7 @@ def _follow_child(repo: str, revision: str, patterns: Sequence[str]) -> Service[
 
 @contextlib.contextmanager
 def _child(arguments: Sequence[str], output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    root = str(Path(toolkit.__file__).parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(import_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
         [sys.executable, "-m", "toolkit.optimizer.hub", *arguments],
         stdin=subprocess.PIPE,

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import toolkit
-from toolkit.config import data_dir, shown
+from toolkit.config import data_dir, import_root, shown
 from toolkit.environment import without_secrets
 from toolkit.errors import BuildError, HostDiskFull, OutOfMemory
 from toolkit.events import Progress, Service, Step
@@ -79,8 +78,7 @@ def _new_log() -> Path:
 
 def child_environment(work: Path) -> dict[str, str]:
     """The environment of the child: no telemetry, no network, no secrets, no litter outside `work`."""
-    package_root = str(Path(toolkit.__file__).parent.parent)
-    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(import_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
     return without_secrets() | {
         "OLIVE_DISABLE_TELEMETRY": "1",
         # Olive 0.13 sends its heartbeat before it looks at the variable above, and waits 12 s for the answer

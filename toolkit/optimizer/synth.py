@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from math import prod
 from pathlib import Path
 from statistics import NormalDist
 from typing import IO, Any, Literal
 
+from toolkit.config import data_path
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Progress, Service
 from toolkit.presets import Preset
@@ -220,7 +220,7 @@ def tokenizer_files(preset: Preset) -> dict[str, Any]:
     ids. No merge leads to a filler word, so text is encoded as by phi3-nano, and whatever id a random model
     emits can be decoded.
     """
-    source = resources.files("toolkit") / "data" / "phi3-nano"
+    source = data_path("phi3-nano")
     pipeline = json.loads((source / "tokenizer.json").read_text("utf-8"))
     settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
 
