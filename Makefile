@@ -61,7 +61,7 @@ push-speed: $(VENV)/.ready
 
 # Goes on where it stopped: what is recorded for the same workflows and versions isn't built again.
 matrix: $(VENV)/.ready
-	EDGEPHI_RECORD_CAPABILITIES=$(CURDIR)/toolkit/data/capabilities.json $(BIN)/python -m pytest tests/test_family.py
+	EDGEPHI_RECORD_CAPABILITIES=$(CURDIR)/toolkit/data/capabilities.json $(BIN)/python -m pytest tests/system/test_family.py
 
 clean:
 	rm -rf $(VENV) .board dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import BUILDS_DIR
+from tests.support.builds import BUILDS_DIR
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,7 +41,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session."""
-    from tests.builds import follow
+    from tests.support.builds import follow
     from toolkit.deploy import prepare
     from toolkit.device import connect
     from toolkit.targets import Target

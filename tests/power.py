@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.builds import follow
+from tests.support.builds import follow
 from tests.volatile_disk import Phase, Recording
 from toolkit.bundle import Bundle
 from toolkit.device import Device, connect

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from tests.test_device import impostor as device_with_python
 from tests.test_device import make_target
 from toolkit.agent.device.main import OPS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
 from tests.test_deploy import target_at
 from toolkit.bench import bench
 from toolkit.deploy import deploy, install

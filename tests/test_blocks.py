@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle, follow
+from tests.support.builds import bundle, follow
 from toolkit.blocks import (
     BLOCK_BYTES,
     Block,

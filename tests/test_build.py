@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import builds
-from tests.builds import MODEL, follow
-from tests.paths import REPO
+from tests.support import builds
+from tests.support.builds import MODEL, follow
+from tests.support.paths import REPO
 from toolkit import build
 from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.config import shipped_dir

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests import builds, hostile
-from tests.builds import follow
+from tests.support import builds, hostile
+from tests.support.builds import follow
 from tests.test_quality import figures
 from toolkit.bundle import (
     Artifact,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.families import versions
+from tests.support.families import versions
 from toolkit.capabilities import (
     SHIPPED,
     Capability,

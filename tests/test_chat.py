@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.servers import needs_sshd
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.servers import needs_sshd
 from tests.test_deploy import target_at, target_over
 from tests.test_profiles import write
 from toolkit.chat import Conversation, converse

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.boards import probe_of
+from tests.support.boards import probe_of
 from toolkit import checks
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.targets import Target

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.servers import needs_root, needs_sshd, small_disk
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle import Bundle, open_bundle
 from toolkit.deploy import Delivery, check_active, deploy, install
 from toolkit.device import Device, connect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import hostile
+from tests.support import hostile
 from toolkit.distrust import path_clash, path_problem, read_json
 
 

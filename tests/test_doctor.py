@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.pythons import calling_itself, real_python, script
-from tests.servers import needs_root, needs_sshd, small_disk
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.pythons import calling_itself, real_python, script
+from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.checks import Check
 from toolkit.config import config_dir
 from toolkit.deploy import deploy

@@ -11,10 +11,18 @@ from threading import Thread
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.fleets import device_root, here, over, processes_naming, root_below_a_file, root_that_tires, switched_off
-from tests.servers import needs_root, needs_sshd, small_disk
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.fleets import (
+    device_root,
+    here,
+    over,
+    processes_naming,
+    root_below_a_file,
+    root_that_tires,
+    switched_off,
+)
+from tests.support.servers import needs_root, needs_sshd, small_disk
 from tests.test_bundle import make
 from tests.test_deploy import pointer
 from toolkit.bundle import Bundle, open_bundle

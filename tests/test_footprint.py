@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests import builds
+from tests.support import builds
 from toolkit.footprint import footprint, kv_bytes_per_token
 from toolkit.models import ModelShape, parse_shape, shipped_model
 from toolkit.presets import PRESETS

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow, seed_cache
+from tests.support.builds import bundle as build
+from tests.support.builds import follow, seed_cache
 from tests.test_deploy import pointer, target_at
 from tests.test_quality import figures
 from tests.test_report import make_report, make_run

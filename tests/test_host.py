@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from toolkit import machine
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Warning_

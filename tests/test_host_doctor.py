@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 from toolkit.config import config_dir
 from toolkit.doctor import exit_code
 from toolkit.host_doctor import examine_host, extra_pins, judge_extra

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
 from tests.test_deploy import target_at
 from toolkit.agent import agent_archive
 from toolkit.bundle import open_bundle

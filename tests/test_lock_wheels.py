@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import wheels as made
+from tests.support import wheels as made
 from toolkit.lock_wheels import Unresolved, make_lock, wanted_locks
 from toolkit.profiles import Profile, list_profiles
 from toolkit.wheels import LOCKS, Platform, find_lock, lock_name, read_lock

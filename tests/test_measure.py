@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from toolkit.bench import target_key
 from toolkit.deploy import prepare
 from toolkit.device import connect

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from toolkit.errors import ConfigError
 from toolkit.models import ModelShape, hash_model, model_files, open_model, parse_shape, shipped_model
 from toolkit.presets import PRESETS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow, seed_cache
+from tests.support.builds import follow, seed_cache
 from tests.test_deploy import target_at
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import builds
+from tests.support import builds
 from toolkit.errors import ConfigError
 from toolkit.models import ModelShape, parse_shape
 from toolkit.plan import plan

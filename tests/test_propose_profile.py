@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.boards import probe_of
+from tests.support.boards import probe_of
 from toolkit.errors import ConfigError
 from toolkit.profiles import Profile, list_profiles
 from toolkit.propose_profile import Match, misfit, propose_profile, recognized

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.pythons import calling_itself, real_python, script, without_index
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.pythons import calling_itself, real_python, script, without_index
+from tests.support.wheels import make_wheel
 from tests.test_deploy import pointer, steps, target_at
-from tests.wheels import make_wheel
 from toolkit.config import config_dir
 from toolkit.deploy import Delivery, check_active, deploy, prepare
 from toolkit.device import connect

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
-from tests.registries import (
+from tests.support.builds import follow
+from tests.support.registries import (
     MIB,
     CuttingRelay,
     LocalRegistry,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.fleets import device_root, here
-from tests.registries import (
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.fleets import device_root, here
+from tests.support.registries import (
     PASSWORD,
     LocalRegistry,
     Server,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
-from tests.servers import Relay
+from tests.support.builds import follow
+from tests.support.servers import Relay
 from tests.test_deploy import target_over
 from toolkit import push as engine
 from toolkit.device import Device, connect

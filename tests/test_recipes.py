@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests import builds
+from tests.support import builds
 from toolkit.errors import ConfigError
 from toolkit.models import shipped_model
 from toolkit.recipes import (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow, seed_cache
+from tests.support.builds import bundle as build
+from tests.support.builds import follow, seed_cache
 from toolkit.config import cache_dir
 from toolkit.device import connect
 from toolkit.errors import ConfigError

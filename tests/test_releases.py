@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.keys import make_key, write_signers
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.keys import make_key, write_signers
 from tests.test_deploy import device_at, pointer, steps, target_at, target_over
 from toolkit.bundle import open_bundle
 from toolkit.deploy import deploy, install

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import DATA
+from tests.support.paths import DATA
 from tests.test_quality import figures
 from toolkit.errors import ConfigError
 from toolkit.report import (

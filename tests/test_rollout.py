@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.paths import DATA
+from tests.support.paths import DATA
 from tests.test_bundle import manifest
 from toolkit.bundle import Bundle
 from toolkit.errors import ConfigError

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
+from tests.support.wheels import index_is, make_wheel
 from tests.test_deploy import target_at
-from tests.wheels import index_is, make_wheel
 from toolkit import wheels
 from toolkit.errors import ConfigError
 from toolkit.profiles import load_profile

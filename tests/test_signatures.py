@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
-from tests.keys import keygen, make_key, public_text, ssh_agent, write_signers
-from tests.paths import REPO
+from tests.support.builds import follow
+from tests.support.keys import keygen, make_key, public_text, ssh_agent, write_signers
+from tests.support.paths import REPO
 from tests.test_bundle import FILES, make
 from tests.test_quality import figures
 from toolkit.bundle import Bundle, open_bundle, record_quality, verify_bundle

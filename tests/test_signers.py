@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.keys import make_key, public_text
+from tests.support.keys import make_key, public_text
 from toolkit.errors import ConfigError
 from toolkit.public_keys import public_key
 from toolkit.signers import add_signer, list_signers, parse_signers, remove_signer

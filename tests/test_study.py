@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 from toolkit.errors import ConfigError
 from toolkit.proposal import Point, Space
 from toolkit.settings import RuntimeSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow, seed_cache
+from tests.support.builds import bundle as build
+from tests.support.builds import follow, seed_cache
 from tests.test_deploy import pointer, target_over
 from tests.test_profiles import write
 from toolkit.bundle import list_bundles

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import wheels as made
-from tests.builds import follow
-from tests.fleets import processes_naming
+from tests.support import wheels as made
+from tests.support.builds import follow
+from tests.support.fleets import processes_naming
 from toolkit import wheels
 from toolkit.errors import ConfigError
 from toolkit.events import Progress

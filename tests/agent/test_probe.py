@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.boards import BOARDS, probe_of
+from tests.support.boards import BOARDS, probe_of
 from toolkit.agent.device import facts, parsers, reading
 
 ORIN = {"arch": "aarch64", "soc": "tegra234", "os": "linux", "governor": "schedutil"}

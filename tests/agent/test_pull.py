@@ -18,7 +18,7 @@ import pytest
 
 from tests.agent.test_agent import root
 from tests.agent.test_reuse import install, listed
-from tests.registries import (
+from tests.support.registries import (
     MIB,
     CuttingRelay,
     EndlessServer,
@@ -32,7 +32,7 @@ from tests.registries import (
     registry,
     reply,
 )
-from tests.servers import needs_root, small_disk
+from tests.support.servers import needs_root, small_disk
 from toolkit.agent.device import pull as part
 from toolkit.agent.device import sources
 
@@ -105,7 +105,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 
 def fill(running: LocalRegistry, folder: Path) -> None:
     """Have BYTES in the registry, as a part of a bundle."""
-    from tests.builds import follow
+    from tests.support.builds import follow
     from toolkit.oci import parse_reference
     from toolkit.publish import push_bundle
 
@@ -178,7 +178,7 @@ def test_a_mirror_of_the_real_kind(root: Path, there: LocalRegistry, tmp_path: P
 
 @needs_registry
 def test_a_password_comes_from_the_host_and_stays_in_memory(root: Path, tmp_path: Path) -> None:
-    from tests.registries import docker_login
+    from tests.support.registries import docker_login
 
     with registry(tmp_path / "registry", auth=htpasswd(tmp_path)) as closed:
         with pytest.MonkeyPatch.context() as patch:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import builds
-from tests.fleets import write_targets
-from tests.registries import needs_registry, registry
+from tests.support import builds
+from tests.support.fleets import write_targets
+from tests.support.registries import needs_registry, registry
 from tests.test_quality import figures
 from toolkit.bundle import Bundle, find_bundle, record_quality
 from toolkit.cli import main

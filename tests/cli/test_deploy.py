@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import seed_cache
-from tests.cli.test_loop import edgephi
-from tests.fleets import switched_off, write_targets
-from tests.registries import needs_registry, registry
+from tests.support.builds import bundle as build
+from tests.support.builds import seed_cache
+from tests.support.fleets import switched_off, write_targets
+from tests.support.registries import needs_registry, registry
+from tests.system.test_loop import edgephi
 from toolkit.transport.sshd import free_port
 
 

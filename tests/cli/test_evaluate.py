@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import seed_cache
-from tests.cli.test_loop import edgephi
+from tests.support.builds import seed_cache
+from tests.system.test_loop import edgephi
 from toolkit.bundle import find_bundle
 from toolkit.cli import main
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_loop import edgephi
+from tests.system.test_loop import edgephi
 
 
 @pytest.fixture(autouse=True)

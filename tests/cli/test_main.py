@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 from toolkit import __version__
 from toolkit.cli import COMMANDS, _run, cli
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import builds
+from tests.support import builds
 from toolkit.cli import main
 from toolkit.models import shipped_model
 

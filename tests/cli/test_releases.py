@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import seed_cache
-from tests.cli.test_loop import edgephi
+from tests.support.builds import bundle as build
+from tests.support.builds import seed_cache
+from tests.system.test_loop import edgephi
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import seed_cache
-from tests.cli.test_loop import edgephi
-from tests.keys import make_key
+from tests.support.builds import seed_cache
+from tests.support.keys import make_key
+from tests.system.test_loop import edgephi
 from toolkit.bundle import Bundle
 
 NAME = "phi3-nano-int4-rtn-b32"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 from toolkit import machine
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir

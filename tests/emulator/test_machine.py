@@ -1,4 +1,4 @@
-"""An emulated machine's process. What a machine survives is in tests/device/test_power.py."""
+"""An emulated machine's process. What a machine survives is in tests/system/test_power.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 from toolkit.emulator.kernel import Kernel
 from toolkit.emulator.machine import Machine
 from toolkit.errors import ConfigError, HostUnreachable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from toolkit.emulator import rootfs
 from toolkit.emulator.rootfs import (
     Definition,

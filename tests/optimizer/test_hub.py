@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Warning_
 from toolkit.models import shipped_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import builds
+from tests.support import builds
 from toolkit.errors import BuildError
 from toolkit.optimizer.kv_cache import rewrite
 

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.builds import follow
-from tests.paths import REPO
-from tests.servers import needs_root, small_disk
+from tests.support.builds import follow
+from tests.support.paths import REPO
+from tests.support.servers import needs_root, small_disk
 from toolkit.errors import BuildError, HostDiskFull, MissingExtra, OutOfMemory
 from toolkit.events import Event, Progress, Step
 from toolkit.models import shipped_model

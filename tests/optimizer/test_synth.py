@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.builds import follow
+from tests.support.builds import follow
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Progress
 from toolkit.optimizer import synth

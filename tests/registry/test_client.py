@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.registries import (
+from tests.support.registries import (
     MIB,
     PASSWORD,
     EndlessServer,

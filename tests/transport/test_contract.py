@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import address_of, needs_sshd
+from tests.support.servers import address_of, needs_sshd
 from toolkit.errors import DeviceError, RemoteCommandFailed
 from toolkit.transport import Process, Transport
 from toolkit.transport.local import LocalTransport

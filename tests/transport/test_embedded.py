@@ -9,7 +9,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from tests.servers import address_of, needs_sshd
+from tests.support.servers import address_of, needs_sshd
 from toolkit.errors import HostUnreachable, RemoteCommandFailed
 from toolkit.transport import sshd as sshd_module
 from toolkit.transport.embedded import EmbeddedServer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.servers import needs_root, small_disk
+from tests.support.servers import needs_root, small_disk
 from toolkit.errors import DeviceFull
 from toolkit.transport import Transport
 from toolkit.transport.local import LocalTransport

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Address, Relay, address_of, needs_sshd
+from tests.support.servers import Address, Relay, address_of, needs_sshd
 from toolkit.errors import HostUnreachable
 from toolkit.transport import ssh_link
 from toolkit.transport.openssh import OpenSshTransport

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
-from tests.servers import Address, Relay, address_of, needs_sshd
+from tests.support.paths import REPO
+from tests.support.servers import Address, Relay, address_of, needs_sshd
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -174,7 +174,7 @@ def test_nothing_stays_behind(address: Address) -> None:
 
 ABANDONED = """
 import os, sys
-from tests.servers import Address
+from tests.support.servers import Address
 from toolkit.transport.openssh import OpenSshTransport
 transport = OpenSshTransport(Address("pi5", "127.0.0.1", sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))
 sleeping = transport.start(["cat"])

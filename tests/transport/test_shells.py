@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.windows_shells import NotUnderstood, Run, cmd, powershell, split_arguments
+from tests.support.windows_shells import NotUnderstood, Run, cmd, powershell, split_arguments
 from toolkit.errors import ConfigError
 from toolkit.transport.shells import Shell, command_line, quoted_argument, shell_of
 

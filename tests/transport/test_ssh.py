@@ -14,7 +14,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from tests.servers import Address, address_of
+from tests.support.servers import Address, address_of
 from toolkit.errors import (
     AuthFailed,
     CorruptBundle,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Address
+from tests.support.servers import Address
 from toolkit.errors import ConfigError
 from toolkit.transport import ssh_config
 from toolkit.transport.ssh_config import parse_ssh_g, resolve, ssh_options

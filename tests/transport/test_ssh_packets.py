@@ -9,7 +9,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from tests.servers import address_of, needs_sshd
+from tests.support.servers import address_of, needs_sshd
 from toolkit.transport import ssh_link
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.ssh import SshTransport

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import address_of
+from tests.support.servers import address_of
 from toolkit.errors import DeviceError, HostUnreachable
 from toolkit.transport import Transport
 from toolkit.transport.embedded import EmbeddedServer

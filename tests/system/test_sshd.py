@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
-from tests.servers import Address, address_of, needs_root, needs_sshd, small_disk
+from tests.support.paths import REPO
+from tests.support.servers import Address, address_of, needs_root, needs_sshd, small_disk
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
 from toolkit.public_keys import fingerprint
 from toolkit.transport.keys import write_key_pair

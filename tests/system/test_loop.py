@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import interruptible, seed_cache
+from tests.support.builds import bundle as build
+from tests.support.builds import interruptible, seed_cache
 
 
 def edgephi(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.faults import Table, broken_by, recorded, says, sent
 from tests.power import (
     INSTALL_ROOT,
     NEW,
@@ -32,7 +29,10 @@ from tests.power import (
     uploads,
     write_sparse,
 )
-from tests.servers import needs_root
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.faults import Table, broken_by, recorded, says, sent
+from tests.support.servers import needs_root
 from tests.volatile_disk import Recording, VolatileDisk
 from toolkit.config import cache_dir
 from toolkit.deploy import Delivery, deploy, install, prepare

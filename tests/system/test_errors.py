@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import needs_sshd
+from tests.support.servers import needs_sshd
 from toolkit.transport.sshd import PrivateSshd, free_port
 
 pytestmark = needs_sshd

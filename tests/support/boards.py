@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.paths import DATA
+from tests.support.paths import DATA
 from toolkit.agent.device import facts, parsers, reading
 
 BOARDS = DATA / "probes"

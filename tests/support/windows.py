@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tests.windows_files import WindowsFiles
-from tests.windows_shells import Echo, cmd, powershell
+from tests.support.windows_files import WindowsFiles
+from tests.support.windows_shells import Echo, cmd, powershell
 from toolkit.transport.embedded import EmbeddedServer, Session
 from toolkit.transport.embedded_exec import run_command
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.builds import follow, profile, session_cache
-from tests.paths import DATA
+from tests.support.builds import follow, profile, session_cache
+from tests.support.paths import DATA
 from toolkit.build import optimize
 from toolkit.bundle import Bundle
 from toolkit.capabilities import Record, needs_remote_code

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 
 DATA = REPO / "toolkit" / "data"
 NANO = DATA / "phi3-nano"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import BOARDS
-from tests.builds import bundle, follow
-from tests.windows import SHOP, Kind, WindowsServer
+from tests.support.boards import BOARDS
+from tests.support.builds import bundle, follow
+from tests.support.windows import SHOP, Kind, WindowsServer
 from toolkit.bundle import Bundle, describe_file, write_bundle
 from toolkit.deploy import check_active, deploy
 from toolkit.device import Device, connect

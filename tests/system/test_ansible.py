@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.fleets import over, write_targets
-from tests.paths import REPO
-from tests.registries import needs_registry, registry
-from tests.servers import needs_sshd
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.fleets import over, write_targets
+from tests.support.paths import REPO
+from tests.support.registries import needs_registry, registry
+from tests.support.servers import needs_sshd
 from tests.test_deploy import pointer
 from toolkit.config import config_dir
 from toolkit.kit import export_kit

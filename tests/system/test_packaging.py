@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 
 PIN = re.compile(r"^([a-z0-9-]+)==(\S+)$", re.MULTILINE)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.paths import REPO
+from tests.support.paths import REPO
 from toolkit.config import cache_dir
 from toolkit.emulator.binfmt import register
 from toolkit.emulator.user_mode import check_machine, load_state

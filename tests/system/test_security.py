@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow, seed_cache
-from tests.fleets import over, write_targets
-from tests.servers import address_of, needs_sshd
+from tests.support.builds import bundle as build
+from tests.support.builds import follow, seed_cache
+from tests.support.fleets import over, write_targets
+from tests.support.servers import address_of, needs_sshd
 from toolkit.deploy import install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Address, address_of, connects, needs_sshd
+from tests.support.servers import Address, address_of, connects, needs_sshd
 from toolkit.errors import AuthFailed, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
 from toolkit.public_keys import fingerprint
 from toolkit.transport import ssh_proxy

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import IN_CI, address_of, connects, needs_root, needs_sshd
+from tests.support.servers import IN_CI, address_of, connects, needs_root, needs_sshd
 from toolkit.device import Device, connect
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
 from toolkit.targets import Target

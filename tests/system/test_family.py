@@ -14,9 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from tests import families
-from tests.builds import follow, profile, session_cache
-from tests.families import Case, bundle, cases, device_logits, kl_divergence, model_folder, reference_logits, tokens
+from tests.support import families
+from tests.support.builds import follow, profile, session_cache
+from tests.support.families import (
+    Case,
+    bundle,
+    cases,
+    device_logits,
+    kl_divergence,
+    model_folder,
+    reference_logits,
+    tokens,
+)
 from toolkit import capabilities
 from toolkit.build import optimize
 from toolkit.bundle import Bundle, list_bundles

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.builds import bundle as build
-from tests.builds import follow
-from tests.faults import Table, broken_by, recorded, says, sent
-from tests.registries import LocalRegistry, needs_registry, registry
-from tests.servers import Relay, needs_root, needs_sshd, small_disk
+from tests.support.builds import bundle as build
+from tests.support.builds import follow
+from tests.support.faults import Table, broken_by, recorded, says, sent
+from tests.support.registries import LocalRegistry, needs_registry, registry
+from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
 from toolkit.agent import agent_archive
 from toolkit.bundle import Bundle
