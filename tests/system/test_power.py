@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.power import (
+from tests.power.deployment import (
     INSTALL_ROOT,
     NEW,
     NOTHING,
@@ -29,17 +29,17 @@ from tests.power import (
     uploads,
     write_sparse,
 )
+from tests.power.initrd import DATA, RUN
+from tests.power.kernel import Kernel, fetch_kernel
+from tests.power.machine import EMULATOR, Machine, make_disk
+from tests.power.volatile_disk import Recording, VolatileDisk
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.servers import needs_root
-from tests.volatile_disk import Recording, VolatileDisk
 from toolkit.config import cache_dir
 from toolkit.deploy import Delivery, deploy, install, prepare
 from toolkit.device import connect
-from toolkit.emulator.initrd import DATA, RUN
-from toolkit.emulator.kernel import Kernel, fetch_kernel
-from toolkit.emulator.machine import EMULATOR, Machine, make_disk
 from toolkit.emulator.rootfs import Definition, root_file_system
 from toolkit.errors import AgentError, DeviceError, HostUnreachable, ToolkitError
 from toolkit.push import push

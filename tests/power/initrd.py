@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.emulator.kernel import Kernel
+from tests.power.kernel import Kernel
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
 # Where the machine's second disk is mounted: it holds the install root.

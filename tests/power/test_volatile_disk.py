@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tests.volatile_disk import SECTOR, Flush, Recording, Write
+from tests.power.volatile_disk import SECTOR, Flush, Recording, Write
 
 
 def sectors(letters: str) -> bytes:

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from toolkit.emulator.initrd import RUN, make_initrd
-from toolkit.emulator.kernel import Kernel
+from tests.power.initrd import RUN, make_initrd
+from tests.power.kernel import Kernel
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.sshd import HOST, free_port

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 from pathlib import Path
 
-from toolkit.emulator.initrd import Entry, cpio, depends, load_order
+from tests.power.initrd import Entry, cpio, depends, load_order
 
 
 def module(folder: Path, name: str, needs: str, *, packed: bool = False) -> None:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.power.initrd import DATA, RUN
+from tests.power.machine import Machine
+from tests.power.volatile_disk import Phase, Recording
 from tests.support.builds import follow
-from tests.volatile_disk import Phase, Recording
 from toolkit.bundle import Bundle
 from toolkit.device import Device, connect
-from toolkit.emulator.initrd import DATA, RUN
-from toolkit.emulator.machine import Machine
 from toolkit.push import Upload, push
 from toolkit.releases import verify
 from toolkit.targets import Target

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.power.kernel import Kernel
+from tests.power.machine import Machine
 from tests.support.paths import REPO
-from toolkit.emulator.kernel import Kernel
-from toolkit.emulator.machine import Machine
 from toolkit.errors import ConfigError, HostUnreachable
 
 # Argument: a folder. Nothing boots from its files; the process of the emulator is all that is asked for.
 HOLDER = """
 import sys
 from pathlib import Path
-from toolkit.emulator.machine import Machine
-from tests.emulator.test_machine import files_of
+from tests.power.machine import Machine
+from tests.power.test_machine import files_of
 kernel, disk = files_of(Path(sys.argv[1]))
 machine = Machine(kernel, disk, f"driver=raw,file.driver=file,file.filename={disk}")
 print(machine.port, flush=True)
@@ -65,7 +65,7 @@ def test_no_emulator_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.power
 def test_a_machine_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.emulator.machine._BOOT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("tests.power.machine._BOOT_TIMEOUT_S", 2.0)
     kernel, disk = files_of(tmp_path)
     machine = Machine(kernel, disk, "driver=null-co")
     with pytest.raises(HostUnreachable, match="the emulated machine doesn't answer"):
