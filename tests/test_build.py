@@ -24,7 +24,7 @@ from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.config import shipped_dir
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_
-from toolkit.machine import Memory
+from toolkit.localhost import Memory
 from toolkit.models import shipped_model
 from toolkit.plan import plan
 from toolkit.profiles import Profile, load_profile
@@ -212,7 +212,7 @@ def test_a_hub_model_that_does_not_fit_is_refused_before_it_is_downloaded() -> N
 
 
 def test_a_host_without_the_memory_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.machine.available_memory", lambda: Memory(100_000_000, 0, None))
+    monkeypatch.setattr("toolkit.localhost.available_memory", lambda: Memory(100_000_000, 0, None))
     events: list[Event] = []
     with pytest.raises(ConfigError, match=r"building phi3-nano-int4-rtn-b32 needs about 0\.5 GB of memory"):
         optimize(events)

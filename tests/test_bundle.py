@@ -30,9 +30,9 @@ from toolkit.bundle import (
     verify_bundle,
     write_bundle,
 )
-from toolkit.distrust import MANIFEST_NAME
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.quality import HELD_OUT, Quality
+from toolkit.untrusted import MANIFEST_NAME
 
 FILES = {"model.onnx": b"graph", "model.onnx.data": b"\0" * 5000, "sub/tokenizer.json": b"{}"}
 

@@ -12,7 +12,7 @@ from tests.support.builds import follow, seed_cache
 from tests.support.servers import needs_sshd
 from tests.test_deploy import target_at, target_over
 from tests.test_quality import figures
-from toolkit import machine
+from toolkit import localhost
 from toolkit.bench import held_out_text
 from toolkit.bundle import find_bundle, list_bundles, open_bundle, record_quality
 from toolkit.deploy import deploy, install
@@ -40,7 +40,7 @@ def test_a_bundle_agrees_with_itself(local: Path) -> None:
     assert found.kld_mean == pytest.approx(0, abs=1e-6)
     assert (found.top1, found.token_match) == (1, 1)
     assert found.tokens == 8 * 511
-    assert found.arch == found.reference_arch == machine.arch()
+    assert found.arch == found.reference_arch == localhost.arch()
     assert found.match_comparable
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
-from toolkit import machine
+from toolkit import localhost
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Warning_
 from toolkit.host import HostNeeds, check_host, host_needs
-from toolkit.machine import Memory
+from toolkit.localhost import Memory
 from toolkit.models import parse_shape
 from toolkit.presets import PRESETS
 from toolkit.recipes import load_recipe
@@ -22,7 +22,7 @@ def needs(model: str, recipe: str) -> HostNeeds:
 
 
 def have(monkeypatch: pytest.MonkeyPatch, memory: Memory | None) -> None:
-    monkeypatch.setattr(machine, "available_memory", lambda: memory)
+    monkeypatch.setattr(localhost, "available_memory", lambda: memory)
 
 
 def test_the_builds_that_have_to_fit_are_expected_to() -> None:

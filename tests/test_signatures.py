@@ -15,13 +15,13 @@ from tests.support.paths import REPO
 from tests.test_bundle import FILES, make
 from tests.test_quality import figures
 from toolkit.bundle import Bundle, open_bundle, record_quality, verify_bundle
-from toolkit.distrust import MANIFEST_NAME, SIGNATURES
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.public_keys import public_key
 from toolkit.quality import HELD_OUT
 from toolkit.signatures import Signature, check_signatures, check_signed, examine, read_signatures, refuse_wrong, sign
 from toolkit.signers import NAMESPACE
 from toolkit.targets import Target
+from toolkit.untrusted import MANIFEST_NAME, SIGNATURES
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from toolkit.bundle import Manifest, Sha256
-from toolkit.distrust import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 from toolkit.errors import AgentError
+from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 
 _HINT = "is it edgephi's agent that answers there? `edgephi doctor` looks at it step by step"
 

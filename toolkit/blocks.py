@@ -18,8 +18,8 @@ from pathlib import Path
 
 from toolkit.bundle import Artifact, Bundle, Manifest, canonical_json
 from toolkit.config import cache_dir
-from toolkit.distrust import read_json
 from toolkit.events import Progress, Service
+from toolkit.untrusted import read_json
 
 BLOCK_BYTES = 4 * 2**20
 # Files are compared with a device in chunks of 1 MiB: smaller ones can't gain anything.

@@ -15,7 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toolkit.config import cache_dir, shown, suggestion
-from toolkit.distrust import (
+from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.events import Progress, Service
+from toolkit.footprint import Footprint
+from toolkit.quality import Quality
+from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
     MOST_ARTIFACTS,
@@ -25,10 +29,6 @@ from toolkit.distrust import (
     path_clash,
     read_json,
 )
-from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.events import Progress, Service
-from toolkit.footprint import Footprint
-from toolkit.quality import Quality
 
 MIN_PREFIX = 6
 READ_ONLY = 0o444

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit import machine
+from toolkit import localhost
 from toolkit.answers import Evaluated
 from toolkit.bench import installed
 from toolkit.bundle import Bundle, Manifest, record_quality, signature_files
@@ -137,7 +137,7 @@ def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: Sampl
         bundle_name=name,
         reference_identity=reference.manifest.identity,
         reference_name=reference.manifest.name,
-        reference_arch=machine.arch(),
+        reference_arch=localhost.arch(),
         target=device.target.name,
         arch=probe["arch"],
         text=sample.name,

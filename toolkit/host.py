@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit import machine
+from toolkit import localhost
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Service, Warning_
 from toolkit.footprint import footprint
@@ -61,7 +61,7 @@ def check_host(needs: HostNeeds, what: str, work: Path, *, force: bool) -> Servi
 
     `work` is where the build writes; it may not exist yet. Raises ConfigError and HostDiskFull.
     """
-    found = machine.available_memory()
+    found = localhost.available_memory()
     if found is not None and found.total_bytes < needs.ram_bytes:
         message = (
             f"building {what} needs about {needs.ram_bytes / 1e9:.1f} GB of memory on this machine; "

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 
-from toolkit import machine
+from toolkit import localhost
 from toolkit.checks import Check, ok, skipped
 from toolkit.config import cache_dir, find_toml
 from toolkit.errors import ConfigError
@@ -118,7 +118,7 @@ def _cache_disk() -> Check:
 
 
 def _own_memory() -> Check:
-    found = machine.available_memory()
+    found = localhost.available_memory()
     if found is None:
         return skipped("memory", "this system doesn't tell")
     seen = f"{found.total_bytes / 2**30:.1f} GiB free{' under a memory limit' if found.limited else ''}"

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolkit.bundle import Manifest, Sha256, canonical_json
-from toolkit.distrust import (
+from toolkit.errors import ConfigError, CorruptBundle
+from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     LARGEST_SIGNATURE_BYTES,
     MANIFEST_NAME,
@@ -26,7 +27,6 @@ from toolkit.distrust import (
     read_json,
     signature_name,
 )
-from toolkit.errors import ConfigError, CorruptBundle
 
 SCHEME = "oci://"
 ARTIFACT_TYPE = "application/vnd.edgephi.bundle.v1"

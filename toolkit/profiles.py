@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from toolkit import machine
+from toolkit import localhost
 from toolkit.config import (
     file_schema,
     find_toml,
@@ -32,7 +32,7 @@ from toolkit.config import (
     unknown_name,
 )
 from toolkit.errors import ConfigError
-from toolkit.machine import ARCH_NAMES
+from toolkit.localhost import ARCH_NAMES
 from toolkit.settings import NAMES as SETTING_NAMES
 from toolkit.settings import RuntimeSettings
 from toolkit.units import bandwidth_text, bytes_text, compute_text, parse_bandwidth, parse_bytes, parse_compute
@@ -58,7 +58,7 @@ def _size(value: object) -> int:
 
 def _ram(value: object) -> int:
     if value == AUTO:
-        return machine.ram_bytes()
+        return localhost.ram_bytes()
     n_bytes = _size(value)
     if not _RAM_MIN <= n_bytes <= _RAM_MAX:
         raise ValueError(f"'{value}' is outside 256 MiB … 4 TiB")
@@ -138,19 +138,19 @@ class Hardware(_Table):
 
     arch: Annotated[
         Literal["aarch64", "x86_64"],
-        BeforeValidator(lambda value: machine.arch() if value == AUTO else value),
+        BeforeValidator(lambda value: localhost.arch() if value == AUTO else value),
         WithJsonSchema({"enum": ["aarch64", "x86_64", AUTO]}),
     ] = Field(description="instruction set")
     os: Annotated[
         Literal["linux", "windows", "darwin"],
-        BeforeValidator(lambda value: machine.system() if value == AUTO else value),
+        BeforeValidator(lambda value: localhost.system() if value == AUTO else value),
         WithJsonSchema({"enum": ["linux", "windows", "darwin", AUTO]}),
     ] = Field(description="operating system")
     ram_bytes: Ram = Field(alias="ram", description="installed memory")
     ram_reserved_bytes: Size = Field(alias="ram_reserved", description="what the system and other programs keep of it")
     cores: Annotated[
         Count,
-        BeforeValidator(lambda value: machine.cores() if value == AUTO else value),
+        BeforeValidator(lambda value: localhost.cores() if value == AUTO else value),
         WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}]}),
     ] = Field(description="processor cores that inference may use")
     memory_bandwidth_bytes_per_s: Rate | None = Field(
@@ -189,7 +189,7 @@ class Runtime(RuntimeSettings):
     )
     platform_tags: Annotated[
         tuple[str, ...],
-        BeforeValidator(lambda value: machine.platform_tags() if value == AUTO else value),
+        BeforeValidator(lambda value: localhost.platform_tags() if value == AUTO else value),
         AfterValidator(_platform_tags),
         WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}}, {"const": AUTO}]}),
     ] = Field(min_length=1, description="platforms of wheels that the device accepts, best first")

@@ -22,7 +22,6 @@ from toolkit.bundle import (
     store_dir,
 )
 from toolkit.config import cache_dir, shown
-from toolkit.distrust import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
 from toolkit.locks import try_lock
@@ -43,6 +42,7 @@ from toolkit.oci import (
 )
 from toolkit.registry import Registry
 from toolkit.signatures import read_signatures
+from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Beside what is pulled, for the file system's own needs.
 _SPARE_BYTES = 64 * 2**20

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from toolkit.distrust import is_windows_device
+from toolkit.untrusted import is_windows_device
 
 # What no shell reads as anything but itself, so that such paths never need quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9._/~:-]+")

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from toolkit.bundle import READ_ONLY, Bundle, signature_files, verify_bundle
 from toolkit.config import shown
-from toolkit.distrust import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNATURES, SIGNATURES, signature_name
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Service, Step
 from toolkit.signers import NAMESPACE
 from toolkit.targets import Target
+from toolkit.untrusted import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNATURES, SIGNATURES, signature_name
 
 _TIMEOUT_S = 60
 _KEYS = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import REPO
-from toolkit import machine
+from toolkit import localhost
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir
 from toolkit.targets import load_target, target_json_schema
@@ -220,7 +220,7 @@ def like_this_machine(tmp_path: Path) -> str:
     folder.mkdir(parents=True)
     arch = platform.machine()
     text = (shipped_dir("profiles") / "laptop-cpu-x86.toml").read_text().replace("x86_64", arch)
-    text = text.replace('ram = "16 GiB"', f'ram = "{machine.ram_bytes() / 2**30:.1f} GiB"')
+    text = text.replace('ram = "16 GiB"', f'ram = "{localhost.ram_bytes() / 2**30:.1f} GiB"')
     text = text.replace('ram_reserved = "4 GiB"', 'ram_reserved = "100 MiB"')
     (folder / "this-one.toml").write_text(text)
     return "this-one"

@@ -217,12 +217,12 @@ def _say_sources(fit: FitPlan, prompt: int) -> None:
 
 
 def _warn_host(needs: dict[str, HostNeeds]) -> None:
-    from toolkit import machine
+    from toolkit import localhost
     from toolkit.cli import render
     from toolkit.config import cache_dir
     from toolkit.host import free_disk_bytes
 
-    memory, disk = machine.available_memory(), free_disk_bytes(cache_dir())
+    memory, disk = localhost.available_memory(), free_disk_bytes(cache_dir())
     for name, need in needs.items():
         if memory is not None and need.ram_bytes > memory.total_bytes:
             render.warn(f"{name}: this machine has {render.size(memory.total_bytes)} of memory free for the build")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from toolkit import machine
+from toolkit import localhost
 from toolkit.config import cache_dir, config_dir, data_path, find_toml, shown
 from toolkit.emulator.binfmt import register
 from toolkit.emulator.board import MARKER, Board, system_files
@@ -161,9 +161,9 @@ def disk_bytes(name: str) -> int:
 
 def check_machine() -> None:
     """Raise ConfigError, saying what to type, where this machine can't emulate boards."""
-    if machine.system() != "linux" or machine.arch() != "x86_64":
+    if localhost.system() != "linux" or localhost.arch() != "x86_64":
         raise ConfigError(
-            f"boards are emulated on x86_64 with Linux; this machine is {machine.arch()} with {machine.system()}",
+            f"boards are emulated on x86_64 with Linux; this machine is {localhost.arch()} with {localhost.system()}",
             "edgephi run MODEL local tries a bundle on this machine",
         )
     if os.geteuid() != 0:
@@ -274,7 +274,7 @@ def _write_files(folder: Path, board: Board, profile: Profile, state: State) -> 
         for name in ("host_key", "client_key"):
             (beside / f"{name}.pub").write_text(write_key_pair(beside / name) + "\n", encoding="utf-8")
         beside.rename(keys)
-    memory = machine.available_memory()
+    memory = localhost.available_memory()
     available = None if memory is None else memory.available_bytes
     texts = system_files(board, profile.hardware.ram_bytes, available, EMULATOR)
     own = Path(MARKER).parent

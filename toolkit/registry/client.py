@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from toolkit.distrust import LARGEST_MANIFEST_BYTES
 from toolkit.errors import CorruptBundle, RegistryError
 from toolkit.oci import IMAGE_MANIFEST, Layer, Repository
 from toolkit.registry.auth import authorize, parse_challenges
 from toolkit.registry.credentials import find_credential
 from toolkit.registry.http import Answer, Unreachable, Web, origin
+from toolkit.untrusted import LARGEST_MANIFEST_BYTES
 
 # The largest step that every registry takes: GitHub's has this limit, Azure's one of 20 MB, others none.
 CHUNK_BYTES = 4 * 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from toolkit.distrust import (
+from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     LARGEST_SIGNATURE_BYTES,
     MOST_ARTIFACTS,

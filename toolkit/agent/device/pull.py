@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from toolkit.distrust import MOST_BYTES
+from toolkit.untrusted import MOST_BYTES
 
 from .layout import BLOBS, INCOMING, ROOT
 from .locks import held

@@ -1,11 +1,11 @@
-"""toolkit.distrust: JSON and file names from elsewhere."""
+"""toolkit.untrusted: JSON and file names from elsewhere."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.support import hostile
-from toolkit.distrust import path_clash, path_problem, read_json
+from toolkit.untrusted import path_clash, path_problem, read_json
 
 
 @pytest.mark.parametrize("path", [*hostile.PATHS[:-5], *hostile.CONTROL_PATHS])

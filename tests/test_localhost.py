@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import machine
+from toolkit import localhost
 
 
 def test_this_machine() -> None:
-    assert machine.arch() == os.uname().machine
-    assert machine.system() == "linux"
-    assert machine.ram_bytes() > 2**28
-    assert machine.cores() == len(os.sched_getaffinity(0))
+    assert localhost.arch() == os.uname().machine
+    assert localhost.system() == "linux"
+    assert localhost.ram_bytes() > 2**28
+    assert localhost.cores() == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_this_machine() -> None:
 def test_platform_tags(monkeypatch: pytest.MonkeyPatch, system: str, cpu: str, first: str) -> None:
     monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr("platform.machine", lambda: cpu)
-    assert machine.platform_tags()[0] == first
+    assert localhost.platform_tags()[0] == first
 
 
 MEMINFO = """\
@@ -42,7 +42,7 @@ UNLIMITED = "9223372036854771712\n"
 
 
 def test_meminfo() -> None:
-    found = machine.parse_meminfo(MEMINFO)
+    found = localhost.parse_meminfo(MEMINFO)
     assert found["MemAvailable"] == 16_000_000 * 1024 and found["SwapFree"] == 1_000_000 * 1024
     assert "HugePages_Total" not in found
 
@@ -57,14 +57,14 @@ def test_meminfo() -> None:
     ],
 )
 def test_cgroup_of_a_process(text: str, paths: tuple[str | None, str | None]) -> None:
-    assert machine.parse_cgroup(text) == paths
+    assert localhost.parse_cgroup(text) == paths
 
 
 @pytest.mark.parametrize(
     ("text", "limit"), [("max\n", None), (UNLIMITED, None), ("8589934592\n", 8 << 30), ("", None), ("nonsense", None)]
 )
 def test_limits(text: str, limit: int | None) -> None:
-    assert machine.parse_limit(text) == limit
+    assert localhost.parse_limit(text) == limit
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_limits(text: str, limit: int | None) -> None:
     ],
 )
 def test_page_cache_can_be_reclaimed(text: str, reclaimable: int) -> None:
-    assert machine.parse_reclaimable(text) == reclaimable
+    assert localhost.parse_reclaimable(text) == reclaimable
 
 
 def write(root: Path, **files: str) -> None:
@@ -91,12 +91,12 @@ def test_the_tightest_of_nested_limits_counts(tmp_path: Path) -> None:
     group = "sys__fs__cgroup__"
     write(tmp_path, proc__self__cgroup="0::/a/b\n")
     write(tmp_path, **{f"{group}a__b__memory_dot_max": "max\n", f"{group}a__b__memory_dot_current": "1000\n"})
-    assert machine.cgroup_left_bytes(tmp_path) is None
+    assert localhost.cgroup_left_bytes(tmp_path) is None
     write(tmp_path, **{f"{group}a__memory_dot_max": "9000\n", f"{group}a__memory_dot_current": "5000\n"})
     write(tmp_path, **{f"{group}a__memory_dot_stat": "inactive_file 2000\n"})
-    assert machine.cgroup_left_bytes(tmp_path) == 9000 - (5000 - 2000)
+    assert localhost.cgroup_left_bytes(tmp_path) == 9000 - (5000 - 2000)
     write(tmp_path, **{f"{group}a__b__memory_dot_max": "1500\n"})
-    assert machine.cgroup_left_bytes(tmp_path) == 500
+    assert localhost.cgroup_left_bytes(tmp_path) == 500
 
 
 def test_version_one_and_a_container_that_sees_its_own_group_only(tmp_path: Path) -> None:
@@ -104,17 +104,17 @@ def test_version_one_and_a_container_that_sees_its_own_group_only(tmp_path: Path
     write(tmp_path, proc__self__cgroup="4:memory:/docker/abc\n0::/\n")
     limits = {f"{group}memory_dot_limit_in_bytes": "8000\n", f"{group}memory_dot_usage_in_bytes": "3000\n"}
     write(tmp_path, **limits)
-    assert machine.cgroup_left_bytes(tmp_path) == 5000
+    assert localhost.cgroup_left_bytes(tmp_path) == 5000
 
 
 def test_no_groups_no_limit(tmp_path: Path) -> None:
-    assert machine.cgroup_left_bytes(tmp_path) is None
+    assert localhost.cgroup_left_bytes(tmp_path) is None
 
 
 def test_memory_is_the_least_of_what_is_free_and_what_a_limit_leaves() -> None:
-    free = machine.Memory(available_bytes=6, swap_free_bytes=2, limit_left_bytes=None)
-    tight = machine.Memory(available_bytes=6, swap_free_bytes=2, limit_left_bytes=5)
+    free = localhost.Memory(available_bytes=6, swap_free_bytes=2, limit_left_bytes=None)
+    tight = localhost.Memory(available_bytes=6, swap_free_bytes=2, limit_left_bytes=5)
     assert (free.total_bytes, free.limited) == (8, False)
     assert (tight.total_bytes, tight.limited) == (5, True)
-    here = machine.available_memory()
+    here = localhost.available_memory()
     assert here is not None and here.total_bytes > 0
