@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pythons import script
-from toolkit.agent import agent_archive, agent_sha256
+from toolkit.agent.archive import agent_archive, agent_sha256
 from toolkit.config import config_dir, shipped_dir
 from toolkit.device import Device, check_profile, connect, identify
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed

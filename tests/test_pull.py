@@ -23,6 +23,7 @@ from tests.support.registries import (
     reply,
 )
 from tests.test_deploy import device_at, pointer, steps, target_over
+from toolkit.agent.messages import Authorize
 from toolkit.blocks import Block, block_lists
 from toolkit.bundle import Bundle
 from toolkit.deploy import Delivery, deploy, install
@@ -31,7 +32,6 @@ from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
 from toolkit.gate import with_gate_figures
-from toolkit.messages import Authorize
 from toolkit.oci import Reference, Source, parse_reference, with_mirrors
 from toolkit.profiles import load_profile
 from toolkit.publish import push_bundle, remote_bundle

@@ -13,10 +13,10 @@ import pytest
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.test_deploy import target_at
+from toolkit.agent.messages import Completed, Scored
 from toolkit.deploy import install, prepare
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError
-from toolkit.messages import Completed, Scored
 from toolkit.tasks import Ask, answers, run_tasks, task_name
 
 CHOICES = """\

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 from toolkit import __version__
-from toolkit.agent import agent_sha256
-from toolkit.answers import Releases, parse
+from toolkit.agent.answers import Releases, parse
+from toolkit.agent.archive import agent_sha256
 from toolkit.bundle import Manifest
 from toolkit.config import data_path
 from toolkit.deploy import prepare

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from toolkit.agent.messages import Forgot, ModelReady, ProgressMade, Result, TokenText, TurnEnd
 from toolkit.device import Device
 from toolkit.errors import AgentError
 from toolkit.events import Progress, Service, Step, Token, Warning_
-from toolkit.messages import Forgot, ModelReady, ProgressMade, Result, TokenText, TurnEnd
 from toolkit.transport import Process
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers import Missing, Releases, Verified
+from toolkit.agent.answers import Missing, Releases, Verified
 from toolkit.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle import Bundle, verify_bundle
 from toolkit.device import Device, connect

@@ -14,8 +14,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, overload
 
-from toolkit.agent import PROTOCOL, agent_archive, agent_file, agent_sha256
-from toolkit.answers import A, Answer, Missing, Settled, check, parse
+from toolkit.agent.answers import A, Answer, Missing, Settled, check, parse
+from toolkit.agent.archive import PROTOCOL, agent_archive, agent_file, agent_sha256
+from toolkit.agent.messages import (
+    Authorize,
+    Event,
+    Failure,
+    Held,
+    Holder,
+    ProgressMade,
+    Result,
+    Waiting,
+    Warned,
+    decode,
+    parse_event,
+    without_noise,
+)
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -30,20 +44,6 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
-from toolkit.messages import (
-    Authorize,
-    Event,
-    Failure,
-    Held,
-    Holder,
-    ProgressMade,
-    Result,
-    Waiting,
-    Warned,
-    decode,
-    parse_event,
-    without_noise,
-)
 from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.propose_profile import Match, misfit, propose_profile
 from toolkit.remote_paths import from_login_folder, python_argv

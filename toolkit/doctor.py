@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from toolkit import checks, pythons
-from toolkit.answers import Provisioned
+from toolkit.agent.answers import Provisioned
 from toolkit.checks import Check, ok, skipped
 from toolkit.device import Device, no_python_hint
 from toolkit.errors import (

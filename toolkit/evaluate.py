@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit import localhost
-from toolkit.answers import Evaluated
+from toolkit.agent.answers import Evaluated
 from toolkit.bench import installed
 from toolkit.bundle import Bundle, Manifest, record_quality, signature_files
 from toolkit.deploy import prepare

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, Queue
 
-from toolkit.answers import Releases
+from toolkit.agent.answers import Releases
 from toolkit.bundle import Bundle, verify_bundle
 from toolkit.deploy import Delivery, check_active, deploy
 from toolkit.device import Device, connect

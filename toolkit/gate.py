@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toolkit.answers import Releases, RolledBack
+from toolkit.agent.answers import Releases, RolledBack
 from toolkit.bench import bench
 from toolkit.bundle import Bundle
 from toolkit.config import shown

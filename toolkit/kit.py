@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.agent import PROTOCOL, agent_archive, agent_sha256
+from toolkit.agent.archive import PROTOCOL, agent_archive, agent_sha256
 from toolkit.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle import Bundle, describe_file, verify_bundle
 from toolkit.deploy import check_request, needed_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 
-from toolkit.answers import Measured
+from toolkit.agent.answers import Measured
 from toolkit.device import Device
 from toolkit.events import Service, Step
 from toolkit.kernel import INNER, ROWS, matrix_product

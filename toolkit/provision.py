@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.answers import Provisioned, Pythons
+from toolkit.agent.answers import Provisioned, Pythons
 from toolkit.bundle import describe_file
 from toolkit.device import Device, check_profile
 from toolkit.errors import ConfigError, NoIndex

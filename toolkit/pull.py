@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolkit.answers import Pulled
+from toolkit.agent.answers import Pulled
+from toolkit.agent.messages import Authorize
 from toolkit.blocks import Block, lists_of
 from toolkit.bundle import Artifact
 from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step
-from toolkit.messages import Authorize
 from toolkit.oci import Repository, Source, file_layer, is_loopback
 from toolkit.registry import Registry
 

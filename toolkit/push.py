@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.answers import Missing, Reused
+from toolkit.agent.answers import Missing, Reused
 from toolkit.blocks import Block, as_json
 from toolkit.device import Device
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError

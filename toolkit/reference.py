@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from toolkit.agent import agent_sha256
-from toolkit.answers import ReferenceMade
+from toolkit.agent.answers import ReferenceMade
+from toolkit.agent.archive import agent_sha256
 from toolkit.bench import held_out_text
 from toolkit.build import optimize
 from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.answers import KeptManifest, PrunedReleases, Releases, Verified
+from toolkit.agent.answers import KeptManifest, PrunedReleases, Releases, Verified
 from toolkit.deploy import check_active, check_request, damaged_files, prepare
 from toolkit.device import Device
 from toolkit.errors import ConfigError, CorruptBundle

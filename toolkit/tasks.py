@@ -13,12 +13,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from toolkit.agent.messages import Completed, Event, Result, Scored
 from toolkit.bench import installed
 from toolkit.deploy import prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
-from toolkit.messages import Completed, Event, Result, Scored
 
 Ask = Callable[[dict[str, Any]], Scored | Completed]
 S = TypeVar("S", Scored, Completed)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import errors
-from toolkit.agent import agent_sha256
+from toolkit.agent.archive import agent_sha256
 from toolkit.bench import bench, target_key
 from toolkit.build import build_provider, optimize
 from toolkit.bundle import Bundle

@@ -26,7 +26,7 @@ from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
-from toolkit.agent import agent_archive
+from toolkit.agent.archive import agent_archive
 from toolkit.bundle import Bundle
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device, connect

@@ -16,7 +16,7 @@ def releases(target: str, as_json: bool) -> None:
     """List what is installed on a target."""
     import time
 
-    from toolkit.answers import Releases
+    from toolkit.agent.answers import Releases
     from toolkit.cli import render
     from toolkit.device import connect
 
@@ -66,7 +66,7 @@ def rollback(target: str, as_json: bool) -> None:
 
     Works without a network too, on the device itself: the agent's own text says how.
     """
-    from toolkit.answers import RolledBack
+    from toolkit.agent.answers import RolledBack
     from toolkit.cli import render
     from toolkit.device import connect
 

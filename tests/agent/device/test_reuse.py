@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.test_agent import ask, deliver, fake_runtime, root
+from tests.agent.device.test_main import ask, deliver, fake_runtime, root
 
 __all__ = ["root"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.test_answers import impostor, said
+from tests.agent.test_answers import impostor, said
+from toolkit.agent.messages import LONGEST_LINE_BYTES, TurnEnd, decode, parse_event
 from toolkit.errors import AgentError
-from toolkit.messages import LONGEST_LINE_BYTES, TurnEnd, decode, parse_event
 
 
 @pytest.mark.parametrize(

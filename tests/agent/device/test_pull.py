@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.agent.test_agent import root
-from tests.agent.test_reuse import install, listed
+from tests.agent.device.test_main import root
+from tests.agent.device.test_reuse import install, listed
 from tests.support.registries import (
     MIB,
     CuttingRelay,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.test_agent import ask, deliver, install, root
+from tests.agent.device.test_main import ask, deliver, install, root
 from tests.support import hostile
 from toolkit.agent.device.manifests import read_manifest, read_signatures
 from toolkit.agent.device.protocol import AgentFailure

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.test_agent import LOCK, ask, deliver, fake_runtime, install, root
+from tests.agent.device.test_main import LOCK, ask, deliver, fake_runtime, install, root
 
 __all__ = ["root"]
 

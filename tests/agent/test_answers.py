@@ -11,8 +11,8 @@ import pytest
 from tests.support.builds import follow
 from tests.test_device import impostor as device_with_python
 from tests.test_device import make_target
+from toolkit.agent.answers import Answer, Evaluated, Missing, PrunedReleases, Releases, RolledBack, Verified
 from toolkit.agent.device.main import OPS
-from toolkit.answers import Answer, Evaluated, Missing, PrunedReleases, Releases, RolledBack, Verified
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.push import Upload, push

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.agent import agent_archive
+from toolkit.agent.archive import agent_archive
 from toolkit.agent.device import inference, likelihood, parsers, protocol, quality, store
 
 LOCK = "0123456789abcdef"
