@@ -15,7 +15,10 @@ from pathlib import Path
 
 import startup
 
-from toolkit.bench import target_key
+from toolkit.bench.evaluate import evaluate
+from toolkit.bench.measure import measure
+from toolkit.bench.reference import read_sample
+from toolkit.bench.run import target_key
 from toolkit.bundle import find_bundle
 from toolkit.cli import render
 from toolkit.cli.tables import as_markdown
@@ -23,13 +26,10 @@ from toolkit.config import cache_dir
 from toolkit.demo import demo, loopback_target
 from toolkit.deploy import prepare
 from toolkit.device import connect
-from toolkit.evaluate import evaluate
-from toolkit.measure import measure
 from toolkit.optimizer.synth import synthesize
 from toolkit.pipeline import Options, Row, run
 from toolkit.presets import PRESETS
 from toolkit.recipes import impossible, list_recipes
-from toolkit.reference import read_sample
 from toolkit.report import Report, metrics
 from toolkit.targets import Target
 from toolkit.transport.loopback import start_loopback

@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toolkit.agent.answers import Releases, RolledBack
-from toolkit.bench import bench
+from toolkit.bench.evaluate import evaluate, record
+from toolkit.bench.reference import find_reference, sample_for
+from toolkit.bench.run import bench
 from toolkit.bundle import Bundle
 from toolkit.config import shown
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
-from toolkit.evaluate import evaluate, record
 from toolkit.events import Service, Step
 from toolkit.profiles import Limits, Profile
 from toolkit.quality import Quality, headline
-from toolkit.reference import find_reference, sample_for
 from toolkit.report import Report, metrics
 from toolkit.signatures import check_signed
 from toolkit.stats import Summary

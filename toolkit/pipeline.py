@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.bench import bench
+from toolkit.bench.evaluate import with_figures
+from toolkit.bench.run import bench
 from toolkit.build import optimize
 from toolkit.deploy import PLAIN, Delivery, check_here, deploy, prepare
 from toolkit.device import connect
 from toolkit.errors import ToolkitError
-from toolkit.evaluate import with_figures
 from toolkit.events import Service, Step, Warning_
 from toolkit.profiles import load_profile
 from toolkit.recipes import check_calibration, load_recipe

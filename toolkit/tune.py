@@ -18,7 +18,9 @@ from typing import Any
 
 from toolkit import errors
 from toolkit.agent.archive import agent_sha256
-from toolkit.bench import bench, target_key
+from toolkit.bench.evaluate import evaluate, record
+from toolkit.bench.reference import ensure_reference, read_sample
+from toolkit.bench.run import bench, target_key
 from toolkit.build import build_provider, optimize
 from toolkit.bundle import Bundle
 from toolkit.config import data_dir
@@ -33,7 +35,6 @@ from toolkit.errors import (
     SignatureError,
     ToolkitError,
 )
-from toolkit.evaluate import evaluate, record
 from toolkit.events import Service, Step, Warning_
 from toolkit.models import hash_model
 from toolkit.optimizer import require_extra, tool_versions
@@ -42,7 +43,6 @@ from toolkit.pareto import OBJECTIVES, Verdict, judge
 from toolkit.profiles import Profile, load_profile
 from toolkit.proposal import Point, Proposal, Question, propose
 from toolkit.recipes import Recipe, check_calibration
-from toolkit.reference import ensure_reference, read_sample
 from toolkit.report import Report, metrics, report_path
 from toolkit.settings import RuntimeSettings
 from toolkit.study import Asked, Study, open_study

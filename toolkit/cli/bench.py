@@ -19,7 +19,7 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     With a target, its active release is measured there. With a bundle (a folder, an id or a name), that
     bundle is measured on this machine, without SSH. Every report is kept with its raw samples.
     """
-    from toolkit.bench import bench as bench_service
+    from toolkit.bench.run import bench as bench_service
     from toolkit.bundle import find_bundle
     from toolkit.cli import render
     from toolkit.cli.tables import write_reports

@@ -10,9 +10,9 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.bench.evaluate import Evaluation
+    from toolkit.bench.reference import Sample
     from toolkit.bundle import Bundle
-    from toolkit.evaluate import Evaluation
-    from toolkit.reference import Sample
 
 COLUMNS = (
     "bundle", "ppl", "±", "fp32\nppl", "increase", "KLD\nmean", "±", "KLD\np99", "top-1", "±", "token\nmatch", "±",
@@ -73,9 +73,9 @@ def evaluate(
     standard errors. A bundle is evaluated on this machine, or on the target that --on names; a target's name means its
     active release, there. The reference always runs here, so that it needn't fit on the device.
     """
+    from toolkit.bench.reference import read_sample
     from toolkit.bundle import find_bundle
     from toolkit.cli import render
-    from toolkit.reference import read_sample
 
     if tasks is not None:
         _run_tasks(subjects, target, tasks.split(","), limit, as_json=as_json)
@@ -106,10 +106,10 @@ def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle 
 
 
 def _here(bundle: Bundle, reference: Bundle | None, sample: Sample, *, record: bool) -> Evaluation:
+    from toolkit.bench.evaluate import evaluate as evaluate_service
+    from toolkit.bench.evaluate import record as record_figures
+    from toolkit.bench.reference import is_reference
     from toolkit.cli import render
-    from toolkit.evaluate import evaluate as evaluate_service
-    from toolkit.evaluate import record as record_figures
-    from toolkit.reference import is_reference
 
     result = render.follow(evaluate_service(bundle, reference, sample))
     if not record:
@@ -122,10 +122,10 @@ def _here(bundle: Bundle, reference: Bundle | None, sample: Sample, *, record: b
 
 
 def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample: Sample) -> Evaluation:
+    from toolkit.bench.evaluate import evaluate_on
     from toolkit.cli import render
     from toolkit.deploy import install
     from toolkit.device import connect
-    from toolkit.evaluate import evaluate_on
 
     with connect(target, render.prompt_secret()) as device:
         if bundle is not None:
@@ -183,10 +183,10 @@ def _decimals(value: float | None, digits: int) -> str:
 def _run_tasks(
     subjects: tuple[str, ...], target: str | None, tasks: list[str], limit: int | None, *, as_json: bool
 ) -> None:
+    from toolkit.bench.lm_eval_tasks import require_harness, run_tasks
     from toolkit.cli import render
     from toolkit.deploy import install
     from toolkit.device import connect
-    from toolkit.tasks import require_harness, run_tasks
 
     require_harness()
     results = []

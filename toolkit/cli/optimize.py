@@ -66,9 +66,9 @@ def optimize(
     MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
     """
     from toolkit import build
+    from toolkit.bench.evaluate import with_figures
     from toolkit.cli import render
     from toolkit.deploy import check_here
-    from toolkit.evaluate import with_figures
     from toolkit.profiles import load_profile
     from toolkit.recipes import load_recipe
 

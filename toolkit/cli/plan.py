@@ -128,11 +128,11 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
 
     The profile `local` is this machine, whose data sheet nobody has: it is measured the first time.
     """
-    from toolkit.bench import target_key
+    from toolkit.bench.measure import measure
+    from toolkit.bench.run import target_key
     from toolkit.cli import render
     from toolkit.deploy import prepare
     from toolkit.device import connect
-    from toolkit.measure import measure
     from toolkit.runtime import describe
     from toolkit.speed import find_measurement
 

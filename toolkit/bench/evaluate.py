@@ -9,15 +9,7 @@ from typing import Any
 
 from toolkit import localhost
 from toolkit.agent.answers import Evaluated
-from toolkit.bench import installed
-from toolkit.bundle import Bundle, Manifest, record_quality, signature_files
-from toolkit.deploy import prepare
-from toolkit.device import Device, connect
-from toolkit.errors import AgentError
-from toolkit.events import Service, Step, Warning_
-from toolkit.push import discard, push
-from toolkit.quality import HELD_OUT, Quality
-from toolkit.reference import (
+from toolkit.bench.reference import (
     Reference,
     Sample,
     check_comparable,
@@ -26,6 +18,14 @@ from toolkit.reference import (
     reference_files,
     sample_for,
 )
+from toolkit.bench.run import installed
+from toolkit.bundle import Bundle, Manifest, record_quality, signature_files
+from toolkit.deploy import prepare
+from toolkit.device import Device, connect
+from toolkit.errors import AgentError
+from toolkit.events import Service, Step, Warning_
+from toolkit.push import discard, push
+from toolkit.quality import HELD_OUT, Quality
 from toolkit.stats import mean_and_error, percentile, perplexity
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.test_deploy import target_at
-from toolkit.bench import bench
+from toolkit.bench.run import bench
 from toolkit.deploy import deploy, install
 from toolkit.device import connect
 from toolkit.errors import ConfigError

@@ -10,13 +10,13 @@ from typing import Any
 from toolkit import __version__
 from toolkit.agent.answers import Releases, parse
 from toolkit.agent.archive import agent_sha256
+from toolkit.bench.measure import measure
 from toolkit.bundle import Manifest
 from toolkit.config import data_path
 from toolkit.deploy import prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
-from toolkit.measure import measure
 from toolkit.report import Predicted, Report, Run, find_report, save_report
 from toolkit.runtime import Runtime
 from toolkit.settings import RuntimeSettings

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
-from toolkit.bench import target_key
+from toolkit.bench.measure import measure
+from toolkit.bench.run import target_key
 from toolkit.deploy import prepare
 from toolkit.device import connect
 from toolkit.events import Event, Step
-from toolkit.measure import measure
 from toolkit.runtime import describe
 from toolkit.speed import find_measurement
 

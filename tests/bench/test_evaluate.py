@@ -13,15 +13,15 @@ from tests.support.servers import needs_sshd
 from tests.test_deploy import target_at, target_over
 from tests.test_quality import figures
 from toolkit import localhost
-from toolkit.bench import held_out_text
+from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
+from toolkit.bench.reference import read_sample
+from toolkit.bench.run import held_out_text
 from toolkit.bundle import find_bundle, list_bundles, open_bundle, record_quality
 from toolkit.deploy import deploy, install
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError
-from toolkit.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
 from toolkit.events import Event, Progress, Step, Warning_
 from toolkit.quality import HELD_OUT
-from toolkit.reference import read_sample
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.sshd import PrivateSshd
 

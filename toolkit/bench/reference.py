@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
-from toolkit.bench import held_out_text
+from toolkit.bench.run import held_out_text
 from toolkit.build import optimize
 from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.config import cache_dir

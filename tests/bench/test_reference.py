@@ -9,11 +9,11 @@ import pytest
 
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
+from toolkit.bench.reference import Reference, Sample, check_comparable, find_reference, read_sample, reference_files
 from toolkit.config import cache_dir
 from toolkit.device import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
-from toolkit.reference import Reference, Sample, check_comparable, find_reference, read_sample, reference_files
 
 
 def compute(sample: Sample, events: list[Event] | None = None) -> Reference:

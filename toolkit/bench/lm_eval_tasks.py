@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from toolkit.agent.messages import Completed, Event, Result, Scored
-from toolkit.bench import installed
+from toolkit.bench.run import installed
 from toolkit.deploy import prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
