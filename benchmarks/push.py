@@ -25,7 +25,7 @@ from pathlib import Path
 
 from shaped_link import ADDRESSES, CLIENT, SERVER, Link, shaped
 
-from toolkit.bundle import describe_file
+from toolkit.bundle.store import describe_file
 from toolkit.cli import render
 from toolkit.device import connect
 from toolkit.events import drain

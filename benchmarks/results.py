@@ -19,7 +19,7 @@ from toolkit.bench.evaluate import evaluate
 from toolkit.bench.measure import measure
 from toolkit.bench.reference import read_sample
 from toolkit.bench.run import target_key
-from toolkit.bundle import find_bundle
+from toolkit.bundle.store import find_bundle
 from toolkit.cli import render
 from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir

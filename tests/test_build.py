@@ -20,7 +20,7 @@ from tests.support import builds
 from tests.support.builds import MODEL, follow
 from tests.support.paths import REPO
 from toolkit import build
-from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.bundle.store import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.config import shipped_dir
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_

@@ -13,7 +13,7 @@ import pytest
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.servers import needs_root, needs_sshd, small_disk
-from toolkit.bundle import Bundle, open_bundle
+from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.deploy import Delivery, check_active, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
@@ -153,7 +153,7 @@ def test_a_corrupted_bundle_never_leaves_this_machine(root: Path, copy: Bundle) 
 
 
 def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundle, copy: Bundle) -> None:
-    from toolkit.bundle import describe_file, write_bundle
+    from toolkit.bundle.store import describe_file, write_bundle
 
     config = copy.path / "genai_config.json"
     config.write_text("{}")
@@ -257,7 +257,7 @@ def test_what_another_release_has_is_not_sent(
 
 def planned(bundle: Bundle, folder: Path, **changes: int) -> Bundle:
     """The bundle as if its plan had said something else."""
-    from toolkit.bundle import write_bundle
+    from toolkit.bundle.store import write_bundle
 
     assert bundle.manifest.plan is not None
     plan = bundle.manifest.plan.model_copy(update=changes)
@@ -301,7 +301,7 @@ def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:
 
 
 def test_bundles_of_before_the_plan_deploy(root: Path, copy: Bundle) -> None:
-    from toolkit.bundle import write_bundle
+    from toolkit.bundle.store import write_bundle
 
     old = write_bundle(copy.path, copy.manifest.model_copy(update={"plan": None}))
     with device_at(root) as device:

@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from tests.bundle.test_store import make
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.fleets import (
@@ -23,9 +24,8 @@ from tests.support.fleets import (
     switched_off,
 )
 from tests.support.servers import needs_root, needs_sshd, small_disk
-from tests.test_bundle import make
 from tests.test_deploy import pointer
-from toolkit.bundle import Bundle, open_bundle
+from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.deploy import deploy
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle

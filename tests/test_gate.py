@@ -15,7 +15,7 @@ from tests.support.builds import follow, seed_cache
 from tests.test_deploy import pointer, target_at
 from tests.test_quality import figures
 from tests.test_report import make_report, make_run
-from toolkit.bundle import find_bundle, record_quality
+from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.deploy import deploy
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed

@@ -14,7 +14,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.test_deploy import target_at
 from toolkit.agent.archive import agent_archive
-from toolkit.bundle import open_bundle
+from toolkit.bundle.store import open_bundle
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.kit import export_kit

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.test_bundle import make
-from toolkit.bundle import MANIFEST_NAME, Bundle
+from tests.bundle.test_store import make
+from toolkit.bundle.store import MANIFEST_NAME, Bundle
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.oci import (
     ARTIFACT_TYPE,

@@ -22,7 +22,7 @@ from tests.support.registries import (
     registry,
     reply,
 )
-from toolkit.bundle import MANIFEST_NAME, Bundle, list_bundles, store_dir, verify_bundle
+from toolkit.bundle.store import MANIFEST_NAME, Bundle, list_bundles, store_dir, verify_bundle
 from toolkit.errors import ConfigError, CorruptBundle, RegistryError
 from toolkit.events import Event, Progress, Step
 from toolkit.oci import TITLE, Reference, file_layer, image_manifest, parse_reference

@@ -24,8 +24,8 @@ from tests.support.registries import (
 )
 from tests.test_deploy import device_at, pointer, steps, target_over
 from toolkit.agent.messages import Authorize
-from toolkit.blocks import Block, block_lists
-from toolkit.bundle import Bundle
+from toolkit.bundle.blocks import Block, block_lists
+from toolkit.bundle.store import Bundle
 from toolkit.deploy import Delivery, deploy, install
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError, RegistryError

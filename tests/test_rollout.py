@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from tests.bundle.test_store import manifest
 from tests.support.paths import DATA
-from tests.test_bundle import manifest
-from toolkit.bundle import Bundle
+from toolkit.bundle.store import Bundle
 from toolkit.errors import ConfigError
 from toolkit.rollout import (
     DeviceRecord,

@@ -12,7 +12,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.test_deploy import pointer, target_over
 from tests.test_profiles import write
-from toolkit.bundle import list_bundles
+from toolkit.bundle.store import list_bundles
 from toolkit.deploy import deploy
 from toolkit.device import connect
 from toolkit.errors import ConfigError, HostUnreachable

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit import __version__
-from toolkit.bundle import (
+from toolkit.bundle.store import (
     READ_ONLY,
     Artifact,
     Bundle,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.agent.answers import Missing, Releases, Verified
-from toolkit.blocks import Block, bundle_blocks, lists_of
-from toolkit.bundle import Bundle, verify_bundle
+from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
+from toolkit.bundle.signatures import check_signed, read_signatures
+from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
@@ -20,7 +21,6 @@ from toolkit.provision import ensure_runtime, suitable_probe
 from toolkit.pull import pull
 from toolkit.push import Upload, push
 from toolkit.runtime import Runtime
-from toolkit.signatures import check_signed, read_signatures
 
 CHECK_PROMPT = "In the beginning"
 CHECK_TOKENS = 4

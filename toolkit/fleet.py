@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from queue import Empty, Queue
 
 from toolkit.agent.answers import Releases
-from toolkit.bundle import Bundle, verify_bundle
+from toolkit.bundle.signatures import check_signed
+from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.deploy import Delivery, check_active, deploy
 from toolkit.device import Device, connect
 from toolkit.errors import ToolkitError
@@ -34,7 +35,6 @@ from toolkit.rollout import (
     save_rollout,
     stop_reason,
 )
-from toolkit.signatures import check_signed
 from toolkit.targets import Target
 from toolkit.transport import Transport
 from toolkit.transport.watched import WatchedTransport

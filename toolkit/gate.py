@@ -10,7 +10,8 @@ from toolkit.agent.answers import Releases, RolledBack
 from toolkit.bench.evaluate import evaluate, record
 from toolkit.bench.reference import find_reference, sample_for
 from toolkit.bench.run import bench
-from toolkit.bundle import Bundle
+from toolkit.bundle.signatures import check_signed
+from toolkit.bundle.store import Bundle
 from toolkit.config import shown
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device
@@ -19,7 +20,6 @@ from toolkit.events import Service, Step
 from toolkit.profiles import Limits, Profile
 from toolkit.quality import Quality, headline
 from toolkit.report import Report, metrics
-from toolkit.signatures import check_signed
 from toolkit.stats import Summary
 from toolkit.workloads import load_workload
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.agent.archive import PROTOCOL, agent_archive, agent_sha256
-from toolkit.blocks import Block, bundle_blocks, lists_of
-from toolkit.bundle import Bundle, describe_file, verify_bundle
+from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
+from toolkit.bundle.signatures import read_signatures
+from toolkit.bundle.store import Bundle, describe_file, verify_bundle
 from toolkit.deploy import check_request, needed_bytes
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
@@ -28,7 +29,6 @@ from toolkit.pull import requested
 from toolkit.push import CHUNK_BYTES
 from toolkit.pythons import MINORS, suits
 from toolkit.runtime import Runtime, fetch_wheels, runtime_for
-from toolkit.signatures import read_signatures
 
 KIT_VERSION = 1
 KIT_FILE = "kit.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.agent.answers import Provisioned, Pythons
-from toolkit.bundle import describe_file
+from toolkit.bundle.store import describe_file
 from toolkit.device import Device, check_profile
 from toolkit.errors import ConfigError, NoIndex
 from toolkit.events import Service, Step

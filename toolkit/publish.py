@@ -12,15 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from toolkit.blocks import LARGEST_LISTS_BYTES, block_lists, bundle_blocks, keep_block_lists
-from toolkit.bundle import (
-    READ_ONLY,
-    Bundle,
-    Manifest,
-    open_bundle,
-    parse_manifest,
-    store_dir,
-)
+from toolkit.bundle.blocks import LARGEST_LISTS_BYTES, block_lists, bundle_blocks, keep_block_lists
+from toolkit.bundle.signatures import read_signatures
+from toolkit.bundle.store import READ_ONLY, Bundle, Manifest, open_bundle, parse_manifest, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
@@ -41,7 +35,6 @@ from toolkit.oci import (
     signature_layers,
 )
 from toolkit.registry import Registry
-from toolkit.signatures import read_signatures
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Beside what is pulled, for the file system's own needs.

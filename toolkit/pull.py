@@ -7,8 +7,8 @@ from typing import Any
 
 from toolkit.agent.answers import Pulled
 from toolkit.agent.messages import Authorize
-from toolkit.blocks import Block, lists_of
-from toolkit.bundle import Artifact
+from toolkit.bundle.blocks import Block, lists_of
+from toolkit.bundle.store import Artifact
 from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step

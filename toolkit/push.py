@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.agent.answers import Missing, Reused
-from toolkit.blocks import Block, as_json
+from toolkit.bundle.blocks import Block, as_json
 from toolkit.device import Device
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step

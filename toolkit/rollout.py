@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.bundle import Bundle, canonical_json
+from toolkit.bundle.store import Bundle, canonical_json
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
 from toolkit.locks import try_lock

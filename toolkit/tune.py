@@ -22,7 +22,7 @@ from toolkit.bench.evaluate import evaluate, record
 from toolkit.bench.reference import ensure_reference, read_sample
 from toolkit.bench.run import bench, target_key
 from toolkit.build import build_provider, optimize
-from toolkit.bundle import Bundle
+from toolkit.bundle.store import Bundle
 from toolkit.config import data_dir
 from toolkit.deploy import PLAIN, Delivery, check_here, install, prepare
 from toolkit.device import connect

@@ -16,7 +16,7 @@ from toolkit import localhost
 from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
 from toolkit.bench.reference import read_sample
 from toolkit.bench.run import held_out_text
-from toolkit.bundle import find_bundle, list_bundles, open_bundle, record_quality
+from toolkit.bundle.store import find_bundle, list_bundles, open_bundle, record_quality
 from toolkit.deploy import deploy, install
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError

@@ -13,7 +13,7 @@ from tests.support import builds
 from tests.support.fleets import write_targets
 from tests.support.registries import needs_registry, registry
 from tests.test_quality import figures
-from toolkit.bundle import Bundle, find_bundle, record_quality
+from toolkit.bundle.store import Bundle, find_bundle, record_quality
 from toolkit.cli import main
 from toolkit.quality import HELD_OUT
 from toolkit.targets import Target

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.builds import seed_cache
 from tests.system.test_loop import edgephi
-from toolkit.bundle import find_bundle
+from toolkit.bundle.store import find_bundle
 from toolkit.cli import main
 
 SMALL = ("--tokens", "256", "--window", "128", "--prompts", "2")

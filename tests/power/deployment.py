@@ -14,7 +14,7 @@ from tests.power.initrd import DATA, RUN
 from tests.power.machine import Machine
 from tests.power.volatile_disk import Phase, Recording
 from tests.support.builds import follow
-from toolkit.bundle import Bundle
+from toolkit.bundle.store import Bundle
 from toolkit.device import Device, connect
 from toolkit.push import Upload, push
 from toolkit.releases import verify

@@ -16,7 +16,7 @@ from typing import TypeVar
 import pytest
 
 from toolkit.build import optimize
-from toolkit.bundle import Bundle
+from toolkit.bundle.store import Bundle
 from toolkit.events import Event, Service, drain
 from toolkit.profiles import Profile, load_profile
 from toolkit.recipes import load_recipe

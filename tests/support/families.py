@@ -17,7 +17,7 @@ import pytest
 from tests.support.builds import follow, profile, session_cache
 from tests.support.paths import DATA
 from toolkit.build import optimize
-from toolkit.bundle import Bundle
+from toolkit.bundle.store import Bundle
 from toolkit.capabilities import Record, needs_remote_code
 from toolkit.optimizer import tool_versions
 from toolkit.optimizer.synth import synthesize

@@ -25,8 +25,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.test_bundle import manifest
-from toolkit.bundle import Bundle, describe_file, write_bundle
+from tests.bundle.test_store import manifest
+from toolkit.bundle.store import Bundle, describe_file, write_bundle
 
 _PROGRAM = shutil.which("docker-registry")
 needs_registry = pytest.mark.skipif("CI" not in os.environ and _PROGRAM is None, reason="needs docker-registry")

@@ -28,7 +28,7 @@ from tests.support.families import (
 )
 from toolkit import capabilities
 from toolkit.build import optimize
-from toolkit.bundle import Bundle, list_bundles
+from toolkit.bundle.store import Bundle, list_bundles
 from toolkit.capabilities import Proof, needs_remote_code, refusal, workflow_sha256
 from toolkit.cli import main
 from toolkit.deploy import check_here

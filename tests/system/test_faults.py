@@ -27,7 +27,7 @@ from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
 from toolkit.agent.archive import agent_archive
-from toolkit.bundle import Bundle
+from toolkit.bundle.store import Bundle
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceError

@@ -15,7 +15,7 @@ import pytest
 from tests.support.boards import BOARDS
 from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
-from toolkit.bundle import Bundle, describe_file, write_bundle
+from toolkit.bundle.store import Bundle, describe_file, write_bundle
 from toolkit.deploy import check_active, deploy
 from toolkit.device import Device, connect
 from toolkit.doctor import examine_target

@@ -19,7 +19,7 @@ from toolkit.bench.reference import (
     sample_for,
 )
 from toolkit.bench.run import installed
-from toolkit.bundle import Bundle, Manifest, record_quality, signature_files
+from toolkit.bundle.store import Bundle, Manifest, record_quality, signature_files
 from toolkit.deploy import prepare
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError

@@ -14,7 +14,7 @@ from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.run import held_out_text
 from toolkit.build import optimize
-from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.bundle.store import Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.config import cache_dir
 from toolkit.deploy import check_here, prepare
 from toolkit.device import Device, connect

@@ -11,7 +11,7 @@ from toolkit import __version__
 from toolkit.agent.answers import Releases, parse
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.measure import measure
-from toolkit.bundle import Manifest
+from toolkit.bundle.store import Manifest
 from toolkit.config import data_path
 from toolkit.deploy import prepare
 from toolkit.device import Device

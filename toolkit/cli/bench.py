@@ -20,7 +20,7 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     bundle is measured on this machine, without SSH. Every report is kept with its raw samples.
     """
     from toolkit.bench.run import bench as bench_service
-    from toolkit.bundle import find_bundle
+    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
     from toolkit.cli.tables import write_reports
     from toolkit.deploy import install

@@ -11,9 +11,9 @@ from toolkit.cli import options
 from toolkit.pythons import MINORS
 
 if TYPE_CHECKING:
-    from toolkit.bundle import Bundle
+    from toolkit.bundle.signatures import Signature
+    from toolkit.bundle.store import Bundle
     from toolkit.quality import Quality
-    from toolkit.signatures import Signature
 
 
 @click.group()
@@ -25,7 +25,7 @@ def bundle() -> None:
 @options.as_json
 def list_(as_json: bool) -> None:
     """List the bundles built on this machine."""
-    from toolkit.bundle import list_bundles
+    from toolkit.bundle.store import list_bundles
     from toolkit.cli import render
 
     bundles = list_bundles()
@@ -58,7 +58,7 @@ def show(ref: str, as_json: bool) -> None:
 
     BUNDLE is a folder, a name, or 6 or more characters of an id.
     """
-    from toolkit.bundle import find_bundle
+    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     found = find_bundle(ref)
@@ -95,9 +95,9 @@ def sign(ref: str, key: Path | None, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. A key may be a private key's file, or a public one's
     whose other part ssh-agent has. The bundle keeps its id; several people may sign one.
     """
-    from toolkit.bundle import find_bundle
+    from toolkit.bundle.signatures import sign as sign_service
+    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
-    from toolkit.signatures import sign as sign_service
 
     found = find_bundle(ref)
     made = render.follow(sign_service(found, key))
@@ -119,9 +119,9 @@ def verify(ref: str, target: str | None, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong with the files,
     with 9 when a signature isn't right or, with --target, when the target wouldn't take the bundle.
     """
-    from toolkit.bundle import find_bundle, verify_bundle
+    from toolkit.bundle.signatures import check_signed, examine, read_signatures, refuse_wrong
+    from toolkit.bundle.store import find_bundle, verify_bundle
     from toolkit.cli import render
-    from toolkit.signatures import check_signed, examine, read_signatures, refuse_wrong
     from toolkit.targets import load_target
 
     found = find_bundle(ref)
@@ -156,7 +156,7 @@ def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. Content that the repository has isn't sent again. The
     tag is `latest` where none is given. Credentials are those of `docker login`, `podman login` or `oras login`.
     """
-    from toolkit.bundle import find_bundle
+    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
     from toolkit.oci import parse_reference
     from toolkit.publish import push_bundle
@@ -243,11 +243,11 @@ def export(
     BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or as oci://HOST/REPOSITORY[:TAG], the
     devices pull its files from a registry that wants no password, and they aren't in the kit.
     """
+    from toolkit.bundle.signatures import check_signed
     from toolkit.cli import render
     from toolkit.cli.sources import find_with_source
     from toolkit.kit import export_kit
     from toolkit.profiles import load_profile
-    from toolkit.signatures import check_signed
     from toolkit.targets import select_targets
 
     if not (profiles or targets):

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bundle import Bundle
+    from toolkit.bundle.store import Bundle
     from toolkit.deploy import Delivery
     from toolkit.gate import Verdict
 

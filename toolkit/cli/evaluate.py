@@ -12,7 +12,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bench.evaluate import Evaluation
     from toolkit.bench.reference import Sample
-    from toolkit.bundle import Bundle
+    from toolkit.bundle.store import Bundle
 
 COLUMNS = (
     "bundle", "ppl", "±", "fp32\nppl", "increase", "KLD\nmean", "±", "KLD\np99", "top-1", "±", "token\nmatch", "±",
@@ -74,7 +74,7 @@ def evaluate(
     active release, there. The reference always runs here, so that it needn't fit on the device.
     """
     from toolkit.bench.reference import read_sample
-    from toolkit.bundle import find_bundle
+    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     if tasks is not None:
@@ -96,7 +96,7 @@ def evaluate(
 
 def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle | None, str | None]]:
     """(bundle, None): on this machine; (bundle, target); (None, target): what is active there."""
-    from toolkit.bundle import find_bundle
+    from toolkit.bundle.store import find_bundle
     from toolkit.targets import list_targets
 
     if target is not None:

@@ -10,7 +10,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bundle import Bundle
+    from toolkit.bundle.store import Bundle
     from toolkit.models import SourceModel
     from toolkit.profiles import Profile
     from toolkit.recipes import Recipe

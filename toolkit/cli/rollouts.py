@@ -11,7 +11,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bundle import Bundle
+    from toolkit.bundle.store import Bundle
     from toolkit.rollout import DeviceRecord, Rollout, RolloutOptions, State
     from toolkit.targets import Target
 

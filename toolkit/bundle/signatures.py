@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.bundle import READ_ONLY, Bundle, signature_files, verify_bundle
+from toolkit.bundle.store import READ_ONLY, Bundle, signature_files, verify_bundle
 from toolkit.config import shown
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Service, Step

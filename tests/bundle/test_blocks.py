@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import bundle, follow
-from toolkit.blocks import (
+from toolkit.bundle.blocks import (
     BLOCK_BYTES,
     Block,
     block_lists,
@@ -19,7 +19,7 @@ from toolkit.blocks import (
     external_tensors,
     keep_block_lists,
 )
-from toolkit.bundle import MANIFEST_NAME, Bundle, open_bundle
+from toolkit.bundle.store import MANIFEST_NAME, Bundle, open_bundle
 from toolkit.config import cache_dir
 
 MIB = 2**20

@@ -1,4 +1,4 @@
-"""toolkit.signatures: real keys, real ssh-keygen."""
+"""toolkit.bundle.signatures: real keys, real ssh-keygen."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundle.test_store import FILES, make
 from tests.support.builds import follow
 from tests.support.keys import keygen, make_key, public_text, ssh_agent, write_signers
 from tests.support.paths import REPO
-from tests.test_bundle import FILES, make
 from tests.test_quality import figures
-from toolkit.bundle import Bundle, open_bundle, record_quality, verify_bundle
+from toolkit.bundle.signatures import (
+    Signature,
+    check_signatures,
+    check_signed,
+    examine,
+    read_signatures,
+    refuse_wrong,
+    sign,
+)
+from toolkit.bundle.store import Bundle, open_bundle, record_quality, verify_bundle
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.public_keys import public_key
 from toolkit.quality import HELD_OUT
-from toolkit.signatures import Signature, check_signatures, check_signed, examine, read_signatures, refuse_wrong, sign
 from toolkit.signers import NAMESPACE
 from toolkit.targets import Target
 from toolkit.untrusted import MANIFEST_NAME, SIGNATURES
@@ -230,9 +238,9 @@ def test_a_key_that_is_none(bundle: Bundle, tmp_path: Path, key: str) -> None:
 def test_a_passphrase_without_a_terminal(bundle: Bundle, tmp_path: Path) -> None:
     locked = make_key(tmp_path / "locked", passphrase="correct horse")
     script = (
-        "import sys; from pathlib import Path; from toolkit.bundle import open_bundle\n"
+        "import sys; from pathlib import Path; from toolkit.bundle.store import open_bundle\n"
         "from toolkit.errors import SignatureError; from toolkit.events import drain\n"
-        "from toolkit.signatures import sign\n"
+        "from toolkit.bundle.signatures import sign\n"
         "try: drain(sign(open_bundle(Path(sys.argv[1])), Path(sys.argv[2])))\n"
         "except SignatureError as exc: print(exc.message); print(exc.hint)\n"
     )

@@ -1,4 +1,4 @@
-"""toolkit.bundle: what a manifest promises, and every way a bundle can break the promise."""
+"""toolkit.bundle.store: what a manifest promises, and every way a bundle can break the promise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.support import builds, hostile
 from tests.support.builds import follow
 from tests.test_quality import figures
-from toolkit.bundle import (
+from toolkit.bundle.store import (
     Artifact,
     Bundle,
     Manifest,
