@@ -14,11 +14,11 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.test_deploy import target_at
 from toolkit.agent.archive import agent_archive
+from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.store import open_bundle
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.kit import export_kit
-from toolkit.oci import Source
 from toolkit.profiles import load_profile
 from toolkit.wheels import sha256_of
 

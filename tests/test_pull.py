@@ -25,6 +25,8 @@ from tests.support.registries import (
 from tests.test_deploy import device_at, pointer, steps, target_over
 from toolkit.agent.messages import Authorize
 from toolkit.bundle.blocks import Block, block_lists
+from toolkit.bundle.registry.layout import Reference, Source, parse_reference, with_mirrors
+from toolkit.bundle.registry.transfer import push_bundle, remote_bundle
 from toolkit.bundle.store import Bundle
 from toolkit.deploy import Delivery, deploy, install
 from toolkit.device import connect
@@ -32,9 +34,7 @@ from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
 from toolkit.gate import with_gate_figures
-from toolkit.oci import Reference, Source, parse_reference, with_mirrors
 from toolkit.profiles import load_profile
-from toolkit.publish import push_bundle, remote_bundle
 from toolkit.pull import _Tokens, pull
 from toolkit.rollout import RolloutOptions, find_rollout
 from toolkit.transport.embedded import EmbeddedServer
@@ -95,7 +95,7 @@ def test_what_another_release_has_is_not_pulled(
     fp32, int4 = build("fp32"), build("int4-rtn-b32")
     place = parse_reference(there.reference(f"models/nano:{lists}"))
     if lists == "false":
-        monkeypatch.setattr("toolkit.publish.block_lists", lambda blocks: block_lists(shifted(blocks)))
+        monkeypatch.setattr("toolkit.bundle.registry.transfer.block_lists", lambda blocks: block_lists(shifted(blocks)))
     follow(push_bundle(int4, place))
     events: list[Event] = []
     with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:

@@ -17,12 +17,12 @@ from typing import Any
 
 from toolkit.agent.archive import PROTOCOL, agent_archive, agent_sha256
 from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
+from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.signatures import read_signatures
 from toolkit.bundle.store import Bundle, describe_file, verify_bundle
 from toolkit.deploy import check_request, needed_bytes
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.oci import Source
 from toolkit.profiles import Profile
 from toolkit.provision import provision_request
 from toolkit.pull import requested

@@ -21,11 +21,11 @@ from tests.support.paths import REPO
 from tests.support.registries import needs_registry, registry
 from tests.support.servers import needs_sshd
 from tests.test_deploy import pointer
+from toolkit.bundle.registry.layout import Source, parse_reference
+from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.config import config_dir
 from toolkit.kit import export_kit
-from toolkit.oci import Source, parse_reference
 from toolkit.profiles import load_profile
-from toolkit.publish import push_bundle
 from toolkit.transport.sshd import PrivateSshd
 
 ANSIBLE = REPO / "ansible"

@@ -27,12 +27,12 @@ from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from tests.test_deploy import target_over
 from toolkit.agent.archive import agent_archive
+from toolkit.bundle.registry.layout import Source, parse_reference
+from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.bundle.store import Bundle
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceError
-from toolkit.oci import Source, parse_reference
-from toolkit.publish import push_bundle
 from toolkit.releases import verify
 from toolkit.targets import Target
 from toolkit.transport.sshd import PrivateSshd

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from toolkit.bundle.registry.layout import Source
     from toolkit.bundle.store import Bundle
-    from toolkit.oci import Source
 
 
 def find_with_source(
     bundle: str, pull_from: str | None, mirrors: tuple[str, ...], *, plain_http: bool
 ) -> tuple[Bundle, Source | None]:
     """The bundle that is meant, and where devices are to pull its files from, None where they are pushed."""
+    from toolkit.bundle.registry.layout import Source, is_reference, parse_reference, parse_repository, with_mirrors
+    from toolkit.bundle.registry.transfer import remote_bundle
     from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
-    from toolkit.oci import Source, is_reference, parse_reference, parse_repository, with_mirrors
-    from toolkit.publish import remote_bundle
 
     if is_reference(bundle):
         if pull_from is not None:

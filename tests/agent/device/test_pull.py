@@ -106,8 +106,8 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 def fill(running: LocalRegistry, folder: Path) -> None:
     """Have BYTES in the registry, as a part of a bundle."""
     from tests.support.builds import follow
-    from toolkit.oci import parse_reference
-    from toolkit.publish import push_bundle
+    from toolkit.bundle.registry.layout import parse_reference
+    from toolkit.bundle.registry.transfer import push_bundle
 
     follow(push_bundle(bundle_of(folder / "bundle", {"model.onnx.data": BYTES}), parse_reference(running.reference())))
 

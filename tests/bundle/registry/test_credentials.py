@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from toolkit.bundle.registry.credentials import Credential, find_credential
 from toolkit.errors import ConfigError, RegistryError
-from toolkit.registry.credentials import Credential, find_credential
 
 
 @pytest.fixture(autouse=True)

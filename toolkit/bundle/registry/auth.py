@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
+from toolkit.bundle.registry.credentials import Credential
+from toolkit.bundle.registry.http import Web
+from toolkit.bundle.registry.layout import Repository, is_loopback
 from toolkit.errors import RegistryError
-from toolkit.oci import Repository, is_loopback
-from toolkit.registry.credentials import Credential
-from toolkit.registry.http import Web
 
 _LARGEST_TOKEN_BYTES = 2**20
 _CLIENT = "edgephi"

@@ -1,6 +1,6 @@
 """Container registries, as far as bundles need them; the standard library's HTTP (docs/decisions/0016-registry.md)."""
 
-from toolkit.registry.client import Registry
-from toolkit.registry.http import Unreachable
+from toolkit.bundle.registry.client import Registry
+from toolkit.bundle.registry.http import Unreachable
 
 __all__ = ["Registry", "Unreachable"]

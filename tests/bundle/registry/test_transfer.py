@@ -22,12 +22,12 @@ from tests.support.registries import (
     registry,
     reply,
 )
+from toolkit.bundle.registry import client
+from toolkit.bundle.registry.layout import TITLE, Reference, file_layer, image_manifest, parse_reference
+from toolkit.bundle.registry.transfer import pull_bundle, push_bundle, remote_bundle
 from toolkit.bundle.store import MANIFEST_NAME, Bundle, list_bundles, store_dir, verify_bundle
 from toolkit.errors import ConfigError, CorruptBundle, RegistryError
 from toolkit.events import Event, Progress, Step
-from toolkit.oci import TITLE, Reference, file_layer, image_manifest, parse_reference
-from toolkit.publish import pull_bundle, push_bundle, remote_bundle
-from toolkit.registry import client
 
 LARGE = content(9 * MIB + 7)
 

@@ -29,9 +29,9 @@ from tests.support.registries import (
     registry,
     reply,
 )
+from toolkit.bundle.registry import Registry, Unreachable, client
+from toolkit.bundle.registry.layout import Layer, Repository, file_layer
 from toolkit.errors import RegistryError
-from toolkit.oci import Layer, Repository, file_layer
-from toolkit.registry import Registry, Unreachable, client
 
 BYTES = content(3 * MIB + 11)
 

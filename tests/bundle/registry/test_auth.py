@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from toolkit.bundle.registry.auth import Challenge, authorize, parse_challenges
+from toolkit.bundle.registry.credentials import Credential
+from toolkit.bundle.registry.http import Web
+from toolkit.bundle.registry.layout import Repository
 from toolkit.errors import RegistryError
-from toolkit.oci import Repository
-from toolkit.registry.auth import Challenge, authorize, parse_challenges
-from toolkit.registry.credentials import Credential
-from toolkit.registry.http import Web
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from toolkit.bundle.registry.auth import authorize, parse_challenges
+from toolkit.bundle.registry.credentials import find_credential
+from toolkit.bundle.registry.http import Answer, Unreachable, Web, origin
+from toolkit.bundle.registry.layout import IMAGE_MANIFEST, Layer, Repository
 from toolkit.errors import CorruptBundle, RegistryError
-from toolkit.oci import IMAGE_MANIFEST, Layer, Repository
-from toolkit.registry.auth import authorize, parse_challenges
-from toolkit.registry.credentials import find_credential
-from toolkit.registry.http import Answer, Unreachable, Web, origin
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES
 
 # The largest step that every registry takes: GitHub's has this limit, Azure's one of 20 MB, others none.

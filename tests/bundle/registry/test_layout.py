@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from tests.bundle.test_store import make
-from toolkit.bundle.store import MANIFEST_NAME, Bundle
-from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.oci import (
+from toolkit.bundle.registry.layout import (
     ARTIFACT_TYPE,
     TITLE,
     Reference,
@@ -30,6 +28,8 @@ from toolkit.oci import (
     signature_layers,
     with_mirrors,
 )
+from toolkit.bundle.store import MANIFEST_NAME, Bundle
+from toolkit.errors import ConfigError, CorruptBundle
 
 DIGEST = "sha256:" + "a" * 64
 
