@@ -29,15 +29,15 @@ from pathlib import Path
 from threading import Thread
 
 from toolkit.build import optimize
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.recipe import load_recipe
+from toolkit.catalog.target import Target
 from toolkit.cli import render
 from toolkit.config import cache_dir
 from toolkit.demo import loopback_target
 from toolkit.deploy import check_active, deploy
 from toolkit.device import connect
-from toolkit.profiles import load_profile
-from toolkit.recipes import load_recipe
 from toolkit.rollout import RolloutOptions, plan_waves
-from toolkit.targets import Target
 from toolkit.transport.loopback import start_loopback
 from toolkit.transport.ssh_config import CONNECT_TIMEOUT_S
 from toolkit.units import parse_bandwidth, parse_bytes

@@ -20,6 +20,10 @@ from toolkit.bench.measure import measure
 from toolkit.bench.reference import read_sample
 from toolkit.bench.run import target_key
 from toolkit.bundle.store import find_bundle
+from toolkit.catalog.preset import PRESETS
+from toolkit.catalog.recipe import impossible, list_recipes
+from toolkit.catalog.target import Target
+from toolkit.catalog.workload import load_workload
 from toolkit.cli import render
 from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir
@@ -28,12 +32,8 @@ from toolkit.deploy import prepare
 from toolkit.device import connect
 from toolkit.optimizer.synth import synthesize
 from toolkit.pipeline import Options, Row, run
-from toolkit.presets import PRESETS
-from toolkit.recipes import impossible, list_recipes
 from toolkit.report import Report, metrics
-from toolkit.targets import Target
 from toolkit.transport.loopback import start_loopback
-from toolkit.workloads import load_workload
 
 FULL_SIZE = "phi-3-mini-4k"
 FULL_SIZE_RECIPES = (

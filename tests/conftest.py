@@ -42,9 +42,9 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session."""
     from tests.support.builds import follow
+    from toolkit.catalog.target import Target
     from toolkit.deploy import prepare
     from toolkit.device import connect
-    from toolkit.targets import Target
 
     root = tmp_path_factory.mktemp("runtime-root")
     target = Target(name="setup", transport="local", profile="local", install_root=str(root))

@@ -21,14 +21,14 @@ from tests.support.builds import MODEL, follow
 from tests.support.paths import REPO
 from toolkit import build
 from toolkit.bundle.store import Bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.catalog.model import shipped_model
+from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
 from toolkit.config import shipped_dir
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_
 from toolkit.localhost import Memory
-from toolkit.models import shipped_model
 from toolkit.plan import plan
-from toolkit.profiles import Profile, load_profile
-from toolkit.recipes import impossible, list_recipes, load_recipe
 
 RTN = "int4-rtn-b32"
 RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]

@@ -21,8 +21,8 @@ from toolkit.capabilities import (
     workflow_sha256,
     write_record,
 )
-from toolkit.presets import PRESETS, STAND_INS
-from toolkit.recipes import Recipe, list_recipes, load_recipe
+from toolkit.catalog.preset import PRESETS, STAND_INS
+from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
 
 NOTHING = Record({}, (), ())
 RTN = "int4-rtn-b32"

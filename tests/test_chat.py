@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.catalog.test_profile import write
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.servers import needs_sshd
 from tests.test_deploy import target_at, target_over
-from tests.test_profiles import write
 from toolkit.chat import Conversation, converse
 from toolkit.deploy import deploy
 from toolkit.device import Device, connect

@@ -14,11 +14,11 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle.store import Bundle, open_bundle
+from toolkit.catalog.target import Target
 from toolkit.deploy import Delivery, check_active, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
-from toolkit.targets import Target
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.sshd import PrivateSshd
 

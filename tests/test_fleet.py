@@ -26,13 +26,13 @@ from tests.support.fleets import (
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from tests.test_deploy import pointer
 from toolkit.bundle.store import Bundle, open_bundle
+from toolkit.catalog.target import Target
 from toolkit.deploy import deploy
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_
 from toolkit.fleet import roll_out
 from toolkit.rollout import Rollout, RolloutOptions, claim, find_rollout, new_rollout, plan_waves
-from toolkit.targets import Target
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.loopback import start_loopback
 from toolkit.transport.sshd import PrivateSshd

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from tests.support import builds
+from toolkit.catalog.model import ModelShape, parse_shape, shipped_model
+from toolkit.catalog.preset import PRESETS
+from toolkit.catalog.recipe import MixedPrecision, Recipe, load_recipe
 from toolkit.footprint import footprint, kv_bytes_per_token
-from toolkit.models import ModelShape, parse_shape, shipped_model
-from toolkit.presets import PRESETS
-from toolkit.recipes import MixedPrecision, Recipe, load_recipe
 
 
 def shape(name: str) -> ModelShape:

@@ -16,11 +16,11 @@ from tests.test_deploy import pointer, target_at
 from tests.test_quality import figures
 from tests.test_report import make_report, make_run
 from toolkit.bundle.store import find_bundle, record_quality
+from toolkit.catalog.profile import Limits
 from toolkit.deploy import deploy
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.gate import Check, check_limits, deploy_gated
-from toolkit.profiles import Limits
 from toolkit.quality import HELD_OUT, Quality
 
 EASY = {"min_decode_tps": 0.001, "max_memory": "100 GiB"}

@@ -6,13 +6,13 @@ import pytest
 
 from tests.support.builds import follow
 from toolkit import localhost
+from toolkit.catalog.model import parse_shape
+from toolkit.catalog.preset import PRESETS
+from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Warning_
 from toolkit.host import HostNeeds, check_host, host_needs
 from toolkit.localhost import Memory
-from toolkit.models import parse_shape
-from toolkit.presets import PRESETS
-from toolkit.recipes import load_recipe
 
 GB = 10**9
 

@@ -16,10 +16,10 @@ from tests.test_deploy import target_at
 from toolkit.agent.archive import agent_archive
 from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.store import open_bundle
+from toolkit.catalog.profile import load_profile
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.kit import export_kit
-from toolkit.profiles import load_profile
 from toolkit.wheels import sha256_of
 
 HERE, PI5 = load_profile("local"), load_profile("raspberry-pi-5-8gb")

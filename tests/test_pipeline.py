@@ -9,11 +9,11 @@ import pytest
 
 from tests.support.builds import follow, seed_cache
 from tests.test_deploy import target_at
+from toolkit.catalog.target import Target
+from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step
 from toolkit.pipeline import Options, run
-from toolkit.targets import Target
-from toolkit.workloads import load_workload
 
 RECIPES = ("fp32", "int4-rtn-b32")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support import builds
+from toolkit.catalog.model import ModelShape, parse_shape
+from toolkit.catalog.preset import PRESETS
+from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import ConfigError
-from toolkit.models import ModelShape, parse_shape
 from toolkit.plan import plan
-from toolkit.presets import PRESETS
-from toolkit.profiles import Profile, load_profile
-from toolkit.recipes import load_recipe
 
 
 def shape(name: str) -> ModelShape:

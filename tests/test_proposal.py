@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.test_profiles import board, write
+from tests.catalog.test_profile import board, write
+from toolkit.catalog.model import known_shape
+from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog.workload import Workload, load_workload
 from toolkit.errors import ConfigError
-from toolkit.models import known_shape
-from toolkit.profiles import Profile, load_profile
 from toolkit.proposal import Proposal, Question, propose
-from toolkit.workloads import Workload, load_workload
 
 MINI = known_shape("microsoft/Phi-3-mini-4k-instruct")
 NANO = known_shape("phi3-nano")

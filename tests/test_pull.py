@@ -28,13 +28,13 @@ from toolkit.bundle.blocks import Block, block_lists
 from toolkit.bundle.registry.layout import Reference, Source, parse_reference, with_mirrors
 from toolkit.bundle.registry.transfer import push_bundle, remote_bundle
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.profile import load_profile
 from toolkit.deploy import Delivery, deploy, install
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
 from toolkit.gate import with_gate_figures
-from toolkit.profiles import load_profile
 from toolkit.pull import _Tokens, pull
 from toolkit.rollout import RolloutOptions, find_rollout
 from toolkit.transport.embedded import EmbeddedServer

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.paths import DATA
 from tests.test_quality import figures
+from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
 from toolkit.report import (
     Report,
@@ -24,8 +26,6 @@ from toolkit.report import (
     to_json,
     ttft_ms,
 )
-from toolkit.settings import RuntimeSettings
-from toolkit.workloads import Workload
 
 FIXTURES = DATA / "reports"
 # 100 prompt tokens read in 200 ms, then a token every 50 ms.

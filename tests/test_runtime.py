@@ -10,8 +10,8 @@ from tests.support.builds import follow
 from tests.support.wheels import index_is, make_wheel
 from tests.test_deploy import target_at
 from toolkit import wheels
+from toolkit.catalog.profile import load_profile
 from toolkit.errors import ConfigError
-from toolkit.profiles import load_profile
 from toolkit.runtime import describe, fetch_wheels
 
 PI5 = load_profile("raspberry-pi-5-8gb")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.test_report import make_report, make_run
+from toolkit.catalog.model import parse_shape
+from toolkit.catalog.preset import PRESETS
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.recipe import load_recipe
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.footprint import Footprint, footprint
-from toolkit.models import parse_shape
 from toolkit.plan import plan
-from toolkit.presets import PRESETS
-from toolkit.profiles import load_profile
-from toolkit.recipes import load_recipe
 from toolkit.report import Predicted, Report, Sample, save_report
-from toolkit.settings import RuntimeSettings
 from toolkit.speed import Measurement, find_measurement, find_speed, predict, save_measurement
 
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import REPO
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
 from toolkit.proposal import Point, Space
-from toolkit.settings import RuntimeSettings
 from toolkit.study import open_study
 
 SPACE = Space(("a", "b"), threads=(1, 2), chunk_sizes=(0, 64), ngram_sizes=(0, 3), draft_tokens=(4,))

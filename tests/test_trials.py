@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.test_report import SAMPLE, make_report, make_run
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.proposal import Point
 from toolkit.report import report_path, save_report
-from toolkit.settings import RuntimeSettings
 from toolkit.study import Trial
 from toolkit.trials import rows_of
 

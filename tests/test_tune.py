@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.catalog.test_profile import write
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.test_deploy import pointer, target_over
-from tests.test_profiles import write
 from toolkit.bundle.store import list_bundles
+from toolkit.catalog.model import known_shape
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.recipe import load_recipe
+from toolkit.catalog.target import Target, load_target
+from toolkit.catalog.workload import Workload
 from toolkit.deploy import deploy
 from toolkit.device import connect
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
-from toolkit.models import known_shape
 from toolkit.plan import plan
-from toolkit.profiles import load_profile
 from toolkit.proposal import Question
-from toolkit.recipes import load_recipe
 from toolkit.report import read_report, reports_dir
-from toolkit.targets import Target, load_target
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.tune import Options, Outcome, tune
-from toolkit.workloads import Workload
 
 TINY = Workload(name="tiny", description="", prompt_tokens=96, generate_tokens=12, warmup=0, repetitions=3, runs=1)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_profiles import board, write
+from tests.catalog.test_profile import board, write
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.recipe import list_recipes, load_recipe
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import find_toml
 from toolkit.errors import ConfigError
-from toolkit.profiles import load_profile
-from toolkit.recipes import list_recipes, load_recipe
-from toolkit.settings import RuntimeSettings
 from toolkit.tuned import write_files
 
 SETTINGS = RuntimeSettings(threads=2, chunk_size=64, ngram_size=3, max_draft_tokens=8)

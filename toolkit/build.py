@@ -31,20 +31,20 @@ from toolkit.bundle.store import (
     store_dir,
     write_bundle,
 )
+from toolkit.catalog.model import SourceModel, hash_model
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.recipe import PROVIDERS, Recipe, calibration_file, render_workflow
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.host import check_host, host_needs
 from toolkit.locks import try_lock
-from toolkit.models import SourceModel, hash_model
 from toolkit.optimizer import require_extra, tool_versions
 from toolkit.optimizer.calibration import token_ids
 from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimizer.remote_code import without_tokenizer_code
 from toolkit.optimizer.runner import run_workflow
 from toolkit.plan import FitPlan, plan
-from toolkit.profiles import Profile
-from toolkit.recipes import PROVIDERS, Recipe, calibration_file, render_workflow
 
 Check = Callable[[Bundle], Service[None]]
 

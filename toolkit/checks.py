@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.recognize import misfit, propose_profile, recognized
+from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError
-from toolkit.profiles import Profile
-from toolkit.propose_profile import misfit, propose_profile, recognized
-from toolkit.targets import Target
 
 Probe = Mapping[str, Any]
 

@@ -12,11 +12,11 @@ from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.signatures import check_signed, read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
+from toolkit.catalog.profile import Profile
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.plan import PROMPT_TOKENS
-from toolkit.profiles import Profile
 from toolkit.provision import ensure_runtime, suitable_probe
 from toolkit.pull import pull
 from toolkit.push import Upload, push

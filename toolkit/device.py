@@ -30,6 +30,10 @@ from toolkit.agent.messages import (
     parse_event,
     without_noise,
 )
+from toolkit.catalog.profile import Profile, list_profiles, load_profile
+from toolkit.catalog.recognize import Match, misfit, propose_profile
+from toolkit.catalog.remote_path import from_login_folder, python_argv
+from toolkit.catalog.target import Target, load_target
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -44,12 +48,8 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
-from toolkit.profiles import Profile, list_profiles, load_profile
-from toolkit.propose_profile import Match, misfit, propose_profile
-from toolkit.remote_paths import from_login_folder, python_argv
 from toolkit.runtime import Runtime
 from toolkit.starters import find_starter
-from toolkit.targets import Target, load_target
 from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport, remembered
 
 

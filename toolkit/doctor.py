@@ -9,8 +9,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from toolkit import checks, pythons
+from toolkit import checks
 from toolkit.agent.answers import Provisioned
+from toolkit.catalog import python
+from toolkit.catalog.profile import Profile, list_profiles, load_profile
+from toolkit.catalog.remote_path import python_argv
+from toolkit.catalog.target import Target, load_target
 from toolkit.checks import Check, ok, skipped
 from toolkit.device import Device, no_python_hint
 from toolkit.errors import (
@@ -26,13 +30,10 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import drain
-from toolkit.profiles import Profile, list_profiles, load_profile
 from toolkit.provision import other_python
 from toolkit.releases import load_active
-from toolkit.remote_paths import python_argv
 from toolkit.runtime import describe, unsuitable_python
 from toolkit.starters import find_starter
-from toolkit.targets import Target, load_target
 from toolkit.transport import PromptSecret, Transport, finish, open_transport, remembered
 from toolkit.transport.ssh_config import SshOptions, resolve
 
@@ -190,9 +191,9 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
         found, noise = _version(device)
     if isinstance(found, Check):
         return found, False, noise
-    if pythons.suits(found, wanted):
+    if python.suits(found, wanted):
         return ok(name, f"'{device.python}' is {found}, the runtime needs {wanted}"), True, noise
-    runs = tuple(int(part) for part in found.split(".")[:2]) >= pythons.OLDEST
+    runs = tuple(int(part) for part in found.split(".")[:2]) >= python.OLDEST
     refused = unsuitable_python(device.target, device.profile, {"python": found})
     if runs and not device.target.names_python:
         with suppress(DeviceError):  # the install root may be what is wrong, and has a check of its own

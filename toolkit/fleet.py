@@ -16,12 +16,13 @@ from queue import Empty, Queue
 from toolkit.agent.answers import Releases
 from toolkit.bundle.signatures import check_signed
 from toolkit.bundle.store import Bundle, verify_bundle
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.target import Target
 from toolkit.deploy import Delivery, check_active, deploy
 from toolkit.device import Device, connect
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
 from toolkit.gate import deploy_gated, with_gate_figures, withdraw
-from toolkit.profiles import load_profile
 from toolkit.rollout import (
     DeviceRecord,
     Restored,
@@ -35,7 +36,6 @@ from toolkit.rollout import (
     save_rollout,
     stop_reason,
 )
-from toolkit.targets import Target
 from toolkit.transport import Transport
 from toolkit.transport.watched import WatchedTransport
 

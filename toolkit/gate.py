@@ -12,16 +12,16 @@ from toolkit.bench.reference import find_reference, sample_for
 from toolkit.bench.run import bench
 from toolkit.bundle.signatures import check_signed
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.profile import Limits, Profile
+from toolkit.catalog.workload import load_workload
 from toolkit.config import shown
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.events import Service, Step
-from toolkit.profiles import Limits, Profile
 from toolkit.quality import Quality, headline
 from toolkit.report import Report, metrics
 from toolkit.stats import Summary
-from toolkit.workloads import load_workload
 
 WORKLOAD = "quick"
 

@@ -20,14 +20,14 @@ from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.signatures import read_signatures
 from toolkit.bundle.store import Bundle, describe_file, verify_bundle
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.python import MINORS, suits
 from toolkit.deploy import check_request, needed_bytes
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.profiles import Profile
 from toolkit.provision import provision_request
 from toolkit.pull import requested
 from toolkit.push import CHUNK_BYTES
-from toolkit.pythons import MINORS, suits
 from toolkit.runtime import Runtime, fetch_wheels, runtime_for
 
 KIT_VERSION = 1

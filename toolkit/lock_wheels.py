@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from toolkit.profiles import Profile, list_profiles
-from toolkit.pythons import MINORS
+from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog.python import MINORS
 from toolkit.wheels import LOCKS, Platform, Wheel, WheelLock, lock_name, target_options
 
 _SYSTEMS = {"linux": ("linux", "Linux", "posix"), "windows": ("win32", "Windows", "nt")}

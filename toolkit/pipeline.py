@@ -9,16 +9,16 @@ from pathlib import Path
 from toolkit.bench.evaluate import with_figures
 from toolkit.bench.run import bench
 from toolkit.build import optimize
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.recipe import check_calibration, load_recipe
+from toolkit.catalog.target import Target
+from toolkit.catalog.workload import Workload
 from toolkit.deploy import PLAIN, Delivery, check_here, deploy, prepare
 from toolkit.device import connect
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
-from toolkit.profiles import load_profile
-from toolkit.recipes import check_calibration, load_recipe
 from toolkit.report import Report
-from toolkit.targets import Target
 from toolkit.transport import PromptSecret
-from toolkit.workloads import Workload
 
 
 @dataclass(frozen=True)

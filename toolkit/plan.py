@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolkit.catalog.model import ModelShape
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.recipe import PROVIDERS, Recipe
 from toolkit.errors import ConfigError
 from toolkit.footprint import Footprint, footprint
-from toolkit.models import ModelShape
-from toolkit.profiles import Profile
-from toolkit.recipes import PROVIDERS, Recipe
 from toolkit.report import Predicted
 from toolkit.speed import find_speed, predict
 

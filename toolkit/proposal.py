@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
+from toolkit.catalog.model import ModelShape
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.recipe import Recipe, impossible, list_recipes, load_recipe
+from toolkit.catalog.settings import DRAFT_TOKENS, OFF, RuntimeSettings
+from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
-from toolkit.models import ModelShape
 from toolkit.plan import FitPlan, plan
-from toolkit.profiles import Profile
-from toolkit.recipes import Recipe, impossible, list_recipes, load_recipe
-from toolkit.settings import DRAFT_TOKENS, OFF, RuntimeSettings
-from toolkit.workloads import Workload
 
 DEFAULT_PPL_INCREASE = 0.03
 _CHUNK_SIZES = (64, 128, 256, 512)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
 
+from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.workload import Workload
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
 from toolkit.quality import Quality
-from toolkit.settings import RuntimeSettings
 from toolkit.stats import Summary, percentile, perplexity, summarize
-from toolkit.workloads import Workload
 
 # Above this relative half-width of the decode rate's interval a row is marked: its figures are weather, not
 # climate.

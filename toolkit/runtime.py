@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.python import how_to_install, suits
+from toolkit.catalog.target import Target
 from toolkit.errors import ConfigError
 from toolkit.events import Service
-from toolkit.profiles import Profile
-from toolkit.pythons import how_to_install, suits
-from toolkit.targets import Target
 from toolkit.wheels import Platform, WheelLock, digest, fetch_locked, find_lock, resolve
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from toolkit.catalog.profile import Profile
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
 from toolkit.footprint import Footprint, block_cost
 from toolkit.kernel import BLOCK, OPERATIONS
-from toolkit.profiles import Profile
 from toolkit.report import Predicted, Report, metrics, read_report, reports_dir
 
 # Of what the memory can do, what decoding reached: of a measured read rate 0.67 (blocks of 128) to 0.74 (blocks of 32)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from toolkit.catalog.python import OLDEST
+from toolkit.catalog.remote_path import python_argv
 from toolkit.errors import RemoteCommandFailed
-from toolkit.pythons import OLDEST
-from toolkit.remote_paths import python_argv
 from toolkit.transport import Transport, finish
 
 # On Windows the launcher finds what isn't in the PATH, where a `python` may stand that only says where to buy one.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
 from toolkit.locks import try_lock
 from toolkit.proposal import Point, Space
-from toolkit.settings import RuntimeSettings
 
 SEED = 3821
 # Asked this often, the sampler has said nothing new: then one of what is left is drawn.

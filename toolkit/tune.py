@@ -23,6 +23,11 @@ from toolkit.bench.reference import ensure_reference, read_sample
 from toolkit.bench.run import bench, target_key
 from toolkit.build import build_provider, optimize
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.model import hash_model
+from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog.recipe import Recipe, check_calibration
+from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.target import Target
 from toolkit.config import data_dir
 from toolkit.deploy import PLAIN, Delivery, check_here, install, prepare
 from toolkit.device import connect
@@ -36,17 +41,12 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import Service, Step, Warning_
-from toolkit.models import hash_model
 from toolkit.optimizer import require_extra, tool_versions
 from toolkit.optimizer.hub import resolve_model
 from toolkit.pareto import OBJECTIVES, Verdict, judge
-from toolkit.profiles import Profile, load_profile
 from toolkit.proposal import Point, Proposal, Question, propose
-from toolkit.recipes import Recipe, check_calibration
 from toolkit.report import Report, metrics, report_path
-from toolkit.settings import RuntimeSettings
 from toolkit.study import Asked, Study, open_study
-from toolkit.targets import Target
 from toolkit.transport import PromptSecret
 from toolkit.trials import Row, contender, kept_report, rows_of
 from toolkit.tuned import write_files

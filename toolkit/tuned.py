@@ -9,11 +9,11 @@ from typing import Any
 
 import tomli_w
 
+from toolkit.catalog.profile import SCHEMA_VERSION, Profile
+from toolkit.catalog.recipe import Recipe
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import shown
 from toolkit.errors import ConfigError
-from toolkit.profiles import SCHEMA_VERSION, Profile
-from toolkit.recipes import Recipe
-from toolkit.settings import RuntimeSettings
 
 
 def write_files(

@@ -10,13 +10,13 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.test_deploy import target_at
 from toolkit.bench.run import bench
+from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.workload import Workload
 from toolkit.deploy import deploy, install
 from toolkit.device import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
 from toolkit.report import Report, metrics, reports_dir
-from toolkit.settings import RuntimeSettings
-from toolkit.workloads import Workload
 
 TINY = Workload(name="tiny", description="", prompt_tokens=32, generate_tokens=8, warmup=1, repetitions=2, runs=2)
 

@@ -24,11 +24,11 @@ from toolkit.bundle.signatures import (
     sign,
 )
 from toolkit.bundle.store import Bundle, open_bundle, record_quality, verify_bundle
+from toolkit.catalog.public_key import public_key
+from toolkit.catalog.signer import NAMESPACE
+from toolkit.catalog.target import Target
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
-from toolkit.public_keys import public_key
 from toolkit.quality import HELD_OUT
-from toolkit.signers import NAMESPACE
-from toolkit.targets import Target
 from toolkit.untrusted import MANIFEST_NAME, SIGNATURES
 
 

@@ -14,9 +14,9 @@ from tests.support.fleets import write_targets
 from tests.support.registries import needs_registry, registry
 from tests.test_quality import figures
 from toolkit.bundle.store import Bundle, find_bundle, record_quality
+from toolkit.catalog.target import Target
 from toolkit.cli import main
 from toolkit.quality import HELD_OUT
-from toolkit.targets import Target
 
 
 @pytest.fixture

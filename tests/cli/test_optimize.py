@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import builds
+from toolkit.catalog.model import shipped_model
 from toolkit.cli import main
-from toolkit.models import shipped_model
 
 RTN = "int4-rtn-b32"
 

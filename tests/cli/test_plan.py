@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from toolkit.catalog.preset import PRESETS
 from toolkit.cli.plan import plan
 from toolkit.errors import ConfigError, HostUnreachable
-from toolkit.presets import PRESETS
 
 HUB_ID = "microsoft/Phi-3-mini-4k-instruct"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.catalog.profile import profile_json_schema
 from toolkit.cli import main
 from toolkit.config import shipped_dir
-from toolkit.profiles import profile_json_schema
 
 
 def run(*argv: str) -> int:

@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.paths import REPO
 from toolkit import localhost
+from toolkit.catalog.target import load_target, target_json_schema
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir
-from toolkit.targets import load_target, target_json_schema
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.sshd import PrivateSshd, free_port
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from toolkit.agent.device import facts, parsers, reading
+from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog.recognize import propose_profile
 from toolkit.emulator.board import MARKER, Board, cpuinfo, find_board, list_boards, meminfo, system_files
 from toolkit.errors import ConfigError
-from toolkit.profiles import Profile, list_profiles
-from toolkit.propose_profile import propose_profile
 
 GIB = 2**30
 

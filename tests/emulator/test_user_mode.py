@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.catalog.target import Target, save_target
 from toolkit.config import config_dir
 from toolkit.emulator import user_mode
 from toolkit.emulator.board import find_board
@@ -29,7 +30,6 @@ from toolkit.emulator.user_mode import (
     stop,
 )
 from toolkit.errors import ConfigError
-from toolkit.targets import Target, save_target
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are read from /proc")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.catalog.model import shipped_model
 from toolkit.config import shipped_dir
 from toolkit.errors import ConfigError
-from toolkit.models import shipped_model
 from toolkit.optimizer.calibration import read_texts, token_ids
 
 PROSE = "In the beginning God created the heaven and the earth."

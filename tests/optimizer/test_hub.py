@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
+from toolkit.catalog.model import shipped_model
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Warning_
-from toolkit.models import shipped_model
 from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

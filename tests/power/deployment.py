@@ -15,10 +15,10 @@ from tests.power.machine import Machine
 from tests.power.volatile_disk import Phase, Recording
 from tests.support.builds import follow
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.target import Target
 from toolkit.device import Device, connect
 from toolkit.push import Upload, push
 from toolkit.releases import verify
-from toolkit.targets import Target
 
 INSTALL_ROOT = "edgephi"
 NOTHING, OLD, NEW = "nothing", "old", "new"

@@ -17,9 +17,9 @@ import pytest
 
 from toolkit.build import optimize
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog.recipe import load_recipe
 from toolkit.events import Event, Service, drain
-from toolkit.profiles import Profile, load_profile
-from toolkit.recipes import load_recipe
 
 T = TypeVar("T")
 

@@ -19,10 +19,10 @@ from tests.support.paths import DATA
 from toolkit.build import optimize
 from toolkit.bundle.store import Bundle
 from toolkit.capabilities import Record, needs_remote_code
+from toolkit.catalog.preset import PRESETS, STAND_INS, Preset
+from toolkit.catalog.recipe import Recipe, load_recipe
 from toolkit.optimizer import tool_versions
 from toolkit.optimizer.synth import synthesize
-from toolkit.presets import PRESETS, STAND_INS, Preset
-from toolkit.recipes import Recipe, load_recipe
 
 HERE = Path(__file__).parent
 PHI3_SMALL_CODE = DATA / "phi3_small"

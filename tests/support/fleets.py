@@ -7,7 +7,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from toolkit.targets import Target, target_toml
+from toolkit.catalog.target import Target, target_toml
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.sshd import PrivateSshd, free_port
 

@@ -23,9 +23,9 @@ from tests.support.servers import needs_sshd
 from tests.test_deploy import pointer
 from toolkit.bundle.registry.layout import Source, parse_reference
 from toolkit.bundle.registry.transfer import push_bundle
+from toolkit.catalog.profile import load_profile
 from toolkit.config import config_dir
 from toolkit.kit import export_kit
-from toolkit.profiles import load_profile
 from toolkit.transport.sshd import PrivateSshd
 
 ANSIBLE = REPO / "ansible"

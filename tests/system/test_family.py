@@ -30,11 +30,11 @@ from toolkit import capabilities
 from toolkit.build import optimize
 from toolkit.bundle.store import Bundle, list_bundles
 from toolkit.capabilities import Proof, needs_remote_code, refusal, workflow_sha256
+from toolkit.catalog.preset import PRESETS, STAND_INS
+from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
 from toolkit.cli import main
 from toolkit.deploy import check_here
 from toolkit.errors import AgentError, ConfigError
-from toolkit.presets import PRESETS, STAND_INS
-from toolkit.recipes import Recipe, list_recipes, load_recipe
 
 FP32_BOUND = 1e-3
 RECORD = os.environ.get("EDGEPHI_RECORD_CAPABILITIES")

@@ -30,11 +30,11 @@ from toolkit.agent.archive import agent_archive
 from toolkit.bundle.registry.layout import Source, parse_reference
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.target import Target
 from toolkit.deploy import PLAIN, Delivery, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceError
 from toolkit.releases import verify
-from toolkit.targets import Target
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [pytest.mark.faults, needs_sshd]

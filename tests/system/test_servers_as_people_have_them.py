@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import IN_CI, address_of, connects, needs_root, needs_sshd
+from toolkit.catalog.target import Target
 from toolkit.device import Device, connect
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
-from toolkit.targets import Target
 from toolkit.transport import ssh_link
 from toolkit.transport import sshd as sshd_module
 from toolkit.transport.ssh import SshTransport

@@ -16,8 +16,8 @@ import pytest
 
 from tests.support.paths import REPO
 from tests.support.servers import Address, address_of, needs_root, needs_sshd, small_disk
+from toolkit.catalog.public_key import fingerprint
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
-from toolkit.public_keys import fingerprint
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport

@@ -16,13 +16,13 @@ from tests.support.boards import BOARDS
 from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
 from toolkit.bundle.store import Bundle, describe_file, write_bundle
+from toolkit.catalog.target import Target, save_target
 from toolkit.deploy import check_active, deploy
 from toolkit.device import Device, connect
 from toolkit.doctor import examine_target
 from toolkit.errors import AgentError, CorruptBundle, RemoteCommandFailed
 from toolkit.push import Upload, push
 from toolkit.runtime import describe
-from toolkit.targets import Target, save_target
 
 PROFILE = """
 schema_version = 1
@@ -70,7 +70,7 @@ def server(shell: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def local_packages() -> tuple[str, ...]:
-    from toolkit.profiles import load_profile
+    from toolkit.catalog.profile import load_profile
 
     return load_profile("local").runtime.packages
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.public_keys import fingerprint
+from toolkit.catalog.public_key import fingerprint
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import (
     append_known_host,

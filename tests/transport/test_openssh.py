@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.paths import REPO
 from tests.support.servers import Address, Relay, address_of, needs_sshd
+from toolkit.catalog.public_key import fingerprint
+from toolkit.catalog.target import Target
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -24,8 +26,6 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.public_keys import fingerprint
-from toolkit.targets import Target
 from toolkit.transport import Transport, open_another
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import read_known_hosts

@@ -15,6 +15,7 @@ import paramiko
 import pytest
 
 from tests.support.servers import Address, address_of
+from toolkit.catalog.public_key import fingerprint
 from toolkit.errors import (
     AuthFailed,
     CorruptBundle,
@@ -24,7 +25,6 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.public_keys import fingerprint
 from toolkit.transport import embedded as embedded_module
 from toolkit.transport import ssh_auth, ssh_link
 from toolkit.transport.embedded import EmbeddedServer

@@ -15,16 +15,16 @@ from toolkit.agent.archive import agent_sha256
 from toolkit.bench.run import held_out_text
 from toolkit.build import optimize
 from toolkit.bundle.store import Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
 from toolkit.deploy import check_here, prepare
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.locks import try_lock
-from toolkit.profiles import load_profile
 from toolkit.push import Upload
 from toolkit.quality import HELD_OUT
-from toolkit.recipes import load_recipe
 
 TOKENS = 8192
 WINDOW_TOKENS = 512

@@ -12,6 +12,8 @@ from toolkit.agent.answers import Releases, parse
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.measure import measure
 from toolkit.bundle.store import Manifest
+from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.workload import Workload
 from toolkit.config import data_path
 from toolkit.deploy import prepare
 from toolkit.device import Device
@@ -19,9 +21,7 @@ from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
 from toolkit.report import Predicted, Report, Run, find_report, save_report
 from toolkit.runtime import Runtime
-from toolkit.settings import RuntimeSettings
 from toolkit.speed import find_speed, predict
-from toolkit.workloads import Workload
 
 HELD_OUT_TEXT = data_path("heldout.txt")
 # Where prompts are cut from. They only have to be ordinary text; the held-out one is the text we have.

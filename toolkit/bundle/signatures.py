@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.bundle.store import READ_ONLY, Bundle, signature_files, verify_bundle
+from toolkit.catalog.signer import NAMESPACE
+from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Service, Step
-from toolkit.signers import NAMESPACE
-from toolkit.targets import Target
 from toolkit.untrusted import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNATURES, SIGNATURES, signature_name
 
 _TIMEOUT_S = 60

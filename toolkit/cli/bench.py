@@ -21,13 +21,13 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     """
     from toolkit.bench.run import bench as bench_service
     from toolkit.bundle.store import find_bundle
+    from toolkit.catalog.target import list_targets
+    from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.cli.tables import write_reports
     from toolkit.deploy import install
     from toolkit.device import connect
     from toolkit.report import to_json
-    from toolkit.targets import list_targets
-    from toolkit.workloads import load_workload
 
     chosen = load_workload(workload)
     is_target = subject in {target.name for target in list_targets()}

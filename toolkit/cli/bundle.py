@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from toolkit.catalog.python import MINORS
 from toolkit.cli import options
-from toolkit.pythons import MINORS
 
 if TYPE_CHECKING:
     from toolkit.bundle.signatures import Signature
@@ -121,8 +121,8 @@ def verify(ref: str, target: str | None, as_json: bool) -> None:
     """
     from toolkit.bundle.signatures import check_signed, examine, read_signatures, refuse_wrong
     from toolkit.bundle.store import find_bundle, verify_bundle
+    from toolkit.catalog.target import load_target
     from toolkit.cli import render
-    from toolkit.targets import load_target
 
     found = find_bundle(ref)
     chosen = load_target(target) if target else None
@@ -244,11 +244,11 @@ def export(
     devices pull its files from a registry that wants no password, and they aren't in the kit.
     """
     from toolkit.bundle.signatures import check_signed
+    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog.target import select_targets
     from toolkit.cli import render
     from toolkit.cli.sources import find_with_source
     from toolkit.kit import export_kit
-    from toolkit.profiles import load_profile
-    from toolkit.targets import select_targets
 
     if not (profiles or targets):
         raise click.UsageError("say what devices it is for: --for @TAG, or --profile NAME")

@@ -71,10 +71,10 @@ def deploy(
     activation goes back to what was active there. The next wave starts only when no canary has failed, and not more
     than --max-failures devices have. The same command again goes on with those that failed or weren't tried.
     """
+    from toolkit.catalog.target import is_tag
     from toolkit.cli.rollouts import roll_out
     from toolkit.cli.sources import find_with_source
     from toolkit.deploy import Delivery
-    from toolkit.targets import is_tag
 
     found, source = find_with_source(bundle, pull_from, mirrors, plain_http=plain_http)
     how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "client": client, "as_json": as_json}
@@ -98,11 +98,11 @@ def _deploy_to_one(
     gate: bool,
     as_json: bool,
 ) -> None:
+    from toolkit.catalog.target import load_target, over
     from toolkit.cli import render
     from toolkit.deploy import deploy as deploy_service
     from toolkit.device import connect
     from toolkit.gate import deploy_gated
-    from toolkit.targets import load_target, over
 
     reached = over(load_target(target), client)
     with connect(reached, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:

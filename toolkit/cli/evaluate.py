@@ -97,7 +97,7 @@ def evaluate(
 def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle | None, str | None]]:
     """(bundle, None): on this machine; (bundle, target); (None, target): what is active there."""
     from toolkit.bundle.store import find_bundle
-    from toolkit.targets import list_targets
+    from toolkit.catalog.target import list_targets
 
     if target is not None:
         return [(find_bundle(name), target) for name in subjects]

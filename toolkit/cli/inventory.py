@@ -9,7 +9,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.targets import Target
+    from toolkit.catalog.target import Target
 
 
 @click.command()
@@ -29,9 +29,9 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
     #!/bin/sh
     exec edgephi inventory --ansible "$@"
     """
+    from toolkit.catalog.inventory import ansible_host, ansible_inventory
+    from toolkit.catalog.target import MARK, load_target, target_groups
     from toolkit.cli import render
-    from toolkit.inventory import ansible_host, ansible_inventory
-    from toolkit.targets import MARK, load_target, target_groups
 
     if (list_ or host) and not ansible:
         raise click.UsageError("--list and --host go with --ansible")
@@ -55,8 +55,8 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
 
 def _readable() -> list[Target]:
     """Every target whose file can be read; the others are warned of."""
+    from toolkit.catalog.target import Target, list_targets
     from toolkit.cli import render
-    from toolkit.targets import Target, list_targets
 
     found = list_targets()
     for target in found:

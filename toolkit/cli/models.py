@@ -74,8 +74,8 @@ def _general(cell: Capability) -> str:
 @options.as_json
 def list_(as_json: bool) -> None:
     """List the presets: shapes that `synth` can make."""
+    from toolkit.catalog.preset import PRESETS
     from toolkit.cli import render
-    from toolkit.presets import PRESETS
 
     if as_json:
         render.print_json(
@@ -107,8 +107,8 @@ def show(ref: str, as_json: bool) -> None:
 
     MODEL is a folder in Hugging Face layout, a hub id (downloaded first), or phi3-nano.
     """
+    from toolkit.catalog.model import model_files
     from toolkit.cli import render
-    from toolkit.models import model_files
     from toolkit.optimizer.hub import resolve_model
 
     found = render.follow(resolve_model(ref))
@@ -139,9 +139,9 @@ def synth(name: str, out: Path, layers: int | None, seed: int) -> None:
 
     Its size, speed and memory are the real ones; its words are not.
     """
+    from toolkit.catalog.preset import preset
     from toolkit.cli import render
     from toolkit.optimizer.synth import synthesize
-    from toolkit.presets import preset
 
     folder = render.follow(synthesize(preset(name), out, layers=layers, seed=seed))
     render.note(f"{folder}: {name} with random weights")

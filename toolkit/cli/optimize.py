@@ -11,9 +11,9 @@ from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
-    from toolkit.models import SourceModel
-    from toolkit.profiles import Profile
-    from toolkit.recipes import Recipe
+    from toolkit.catalog.model import SourceModel
+    from toolkit.catalog.profile import Profile
+    from toolkit.catalog.recipe import Recipe
 
 
 @click.command()
@@ -67,10 +67,10 @@ def optimize(
     """
     from toolkit import build
     from toolkit.bench.evaluate import with_figures
+    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog.recipe import load_recipe
     from toolkit.cli import render
     from toolkit.deploy import check_here
-    from toolkit.profiles import load_profile
-    from toolkit.recipes import load_recipe
 
     profile = load_profile(profile_name)
     recipe = load_recipe(recipe_name or profile.defaults.recipe)
@@ -98,12 +98,12 @@ def optimize(
 
 def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None, *, trust_remote_code: bool) -> None:
     from toolkit.build import build_provider
+    from toolkit.catalog.model import known_shape
+    from toolkit.catalog.preset import PRESETS
     from toolkit.cli import render
     from toolkit.host import host_needs
-    from toolkit.models import known_shape
     from toolkit.optimizer.hub import local_model
     from toolkit.plan import plan
-    from toolkit.presets import PRESETS
 
     model: SourceModel | None = local_model(ref, trust_remote_code=trust_remote_code)
     if model is None and ref not in {preset.hub_id for preset in PRESETS.values()}:

@@ -40,7 +40,7 @@ def parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None], 
 
 def several_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion by the names of targets and their `@tags`."""
-    from toolkit.targets import MARK, Target, list_targets, target_groups
+    from toolkit.catalog.target import MARK, Target, list_targets, target_groups
 
     # bash ends a word at every @ and hands over `@` and `lab` for `@lab`; it replaces both.
     given = ctx.params.get(param.name or "") or ()

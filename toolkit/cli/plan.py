@@ -9,11 +9,11 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.catalog.model import ModelShape
+    from toolkit.catalog.profile import Profile
+    from toolkit.catalog.recipe import Recipe
     from toolkit.host import HostNeeds
-    from toolkit.models import ModelShape
     from toolkit.plan import FitPlan
-    from toolkit.profiles import Profile
-    from toolkit.recipes import Recipe
 
 _COLUMNS = (
     "recipe",
@@ -104,8 +104,8 @@ def plan(
 
 
 def _profile(name: str | None, target: str | None) -> Profile:
-    from toolkit.profiles import load_profile
-    from toolkit.targets import load_target
+    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog.target import load_target
 
     if (name is None) == (target is None):
         raise click.UsageError("give either --profile or --target")
@@ -114,7 +114,7 @@ def _profile(name: str | None, target: str | None) -> Profile:
 
 def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> list[Recipe]:
     from toolkit.build import build_provider
-    from toolkit.recipes import impossible, list_recipes, load_recipe
+    from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
 
     if names and all_recipes:
         raise click.UsageError("give either --recipe or --all")

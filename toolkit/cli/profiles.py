@@ -10,7 +10,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.profiles import BrokenProfile, Profile
+    from toolkit.catalog.profile import BrokenProfile, Profile
 
 STATUS = {
     "hardware": "tested on hardware",
@@ -31,8 +31,8 @@ def profiles(ctx: click.Context) -> None:
 @options.as_json
 def list_(as_json: bool = False) -> None:
     """List every profile: those that came with edgephi, and yours."""
+    from toolkit.catalog.profile import BrokenProfile, list_profiles
     from toolkit.cli import render
-    from toolkit.profiles import BrokenProfile, list_profiles
 
     found = list_profiles()
     for profile in found:
@@ -56,8 +56,8 @@ def show(name: str, as_toml: bool, as_json: bool) -> None:
     """
     import tomli_w
 
+    from toolkit.catalog.profile import load_profile, profile_table
     from toolkit.cli import render
-    from toolkit.profiles import load_profile, profile_table
 
     profile = load_profile(name)
     if as_json:
@@ -96,8 +96,8 @@ def validate(paths: tuple[str, ...], as_json: bool) -> None:
 @profiles.command()
 def schema() -> None:
     """Print the JSON Schema of profile files, for editors."""
+    from toolkit.catalog.profile import profile_json_schema
     from toolkit.cli import render
-    from toolkit.profiles import profile_json_schema
 
     render.print_json(profile_json_schema())
 
@@ -122,8 +122,8 @@ def _files(paths: tuple[str, ...]) -> list[str]:
 
 
 def _error(name_or_path: str) -> str | None:
+    from toolkit.catalog.profile import load_profile
     from toolkit.errors import ConfigError
-    from toolkit.profiles import load_profile
 
     try:
         load_profile(name_or_path)
@@ -133,7 +133,7 @@ def _error(name_or_path: str) -> str | None:
 
 
 def _row(profile: Profile | BrokenProfile) -> list[str]:
-    from toolkit.profiles import BrokenProfile
+    from toolkit.catalog.profile import BrokenProfile
 
     if isinstance(profile, BrokenProfile):
         return [profile.name, "–", "–", "–", "–", "–", "broken", _source(profile.path)]
@@ -150,7 +150,7 @@ def _row(profile: Profile | BrokenProfile) -> list[str]:
 
 
 def _as_json(profile: Profile | BrokenProfile) -> dict[str, Any]:
-    from toolkit.profiles import BrokenProfile
+    from toolkit.catalog.profile import BrokenProfile
 
     known = {"name": profile.name, "path": str(profile.path), "source": _source(profile.path)}
     if isinstance(profile, BrokenProfile):

@@ -12,8 +12,8 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.propose_profile import Match
-    from toolkit.targets import Target
+    from toolkit.catalog.recognize import Match
+    from toolkit.catalog.target import Target
 
 
 @click.command()
@@ -50,8 +50,8 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
     Read the fingerprint on the device itself (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`): the key
     goes into known_hosts only if the server at that address really has it.
     """
+    from toolkit.catalog.target import load_target, parse_target
     from toolkit.errors import ConfigError
-    from toolkit.targets import load_target, parse_target
     from toolkit.transport.ssh import trust_host_key
 
     if host is None and (port is not None or known_hosts is not None):

@@ -19,8 +19,8 @@ def recipes(ctx: click.Context) -> None:
 @options.as_json
 def list_(as_json: bool) -> None:
     """List the recipes: the shipped ones, and those in ./recipes or in the config folder."""
+    from toolkit.catalog.recipe import list_recipes
     from toolkit.cli import render
-    from toolkit.recipes import list_recipes
 
     found = list_recipes()
     if as_json:
@@ -34,8 +34,8 @@ def list_(as_json: bool) -> None:
 @options.as_json
 def show(name: str, as_json: bool) -> None:
     """Show a recipe's settings. NAME may be the path of a TOML file."""
+    from toolkit.catalog.recipe import load_recipe
     from toolkit.cli import render
-    from toolkit.recipes import load_recipe
 
     recipe = load_recipe(name)
     table = recipe.table() | {"description": recipe.description}

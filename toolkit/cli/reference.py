@@ -47,8 +47,8 @@ def _section(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def profile_section() -> str:
     """The shipped device classes as Markdown."""
+    from toolkit.catalog.profile import Profile, list_profiles
     from toolkit.cli.profiles import STATUS
-    from toolkit.profiles import Profile, list_profiles
 
     rows = [
         [f"`{p.name}`", p.description, f"{p.hardware.ram_bytes / 2**30:.0f} GiB", p.runtime.provider, STATUS[p.status]]
@@ -60,7 +60,7 @@ def profile_section() -> str:
 
 def recipe_section() -> str:
     """The shipped recipes as Markdown."""
-    from toolkit.recipes import list_recipes
+    from toolkit.catalog.recipe import list_recipes
 
     return markdown_table(
         ["recipe", "what it does"], [[f"`{recipe.name}`", recipe.description] for recipe in list_recipes()]
@@ -83,8 +83,8 @@ def fill_sections(text: str) -> str:
 
 def generated(repository: Path) -> dict[Path, str]:
     """Every generated document of a checkout, by path."""
-    from toolkit.profiles import profile_json_schema
-    from toolkit.targets import target_json_schema
+    from toolkit.catalog.profile import profile_json_schema
+    from toolkit.catalog.target import target_json_schema
 
     readme = repository / "README.md"
     schemas = repository / "docs" / "schema"

@@ -12,8 +12,8 @@ from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
+    from toolkit.catalog.target import Target
     from toolkit.rollout import DeviceRecord, Rollout, RolloutOptions, State
-    from toolkit.targets import Target
 
 STATES: tuple[State, ...] = ("done", "failed", "pending")
 
@@ -34,11 +34,11 @@ def roll_out(
 
     Raises RolloutFailed when devices failed.
     """
+    from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
     from toolkit.errors import RolloutFailed
     from toolkit.fleet import roll_out as roll_out_service
     from toolkit.rollout import RolloutOptions, rollout_exit_code
-    from toolkit.targets import over, select_targets
 
     targets = [over(target, client) for target in select_targets(words)]
     # The options are a part of the rollout's identity, which is the same wherever one stands.

@@ -56,14 +56,14 @@ def run(
     edgephi. TARGET is a name, `@tag` for every target with that tag, or `@all`. What is already done (built,
     installed, measured) is skipped, so an interrupted run goes on where it stopped.
     """
+    from toolkit.catalog.recipe import load_recipe
+    from toolkit.catalog.target import over, select_targets
+    from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
     from toolkit.deploy import Delivery
     from toolkit.pipeline import Options
     from toolkit.pipeline import run as run_service
-    from toolkit.recipes import load_recipe
-    from toolkit.targets import over, select_targets
-    from toolkit.workloads import load_workload
 
     for recipe in recipes:
         load_recipe(recipe)

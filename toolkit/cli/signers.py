@@ -10,7 +10,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.signers import Signer
+    from toolkit.catalog.signer import Signer
 
 
 @click.group()
@@ -27,9 +27,9 @@ def signers() -> None:
 @options.as_json
 def list_(target: str, as_json: bool) -> None:
     """List who may sign for a target."""
+    from toolkit.catalog.signer import list_signers
+    from toolkit.catalog.target import load_target
     from toolkit.cli import render
-    from toolkit.signers import list_signers
-    from toolkit.targets import load_target
 
     loaded = load_target(target)
     found = list_signers(loaded)
@@ -58,9 +58,9 @@ def add(target: str, identity: str, key: Path, as_json: bool) -> None:
     NAME is how messages call them, an e-mail address for instance; KEY.pub their public key. From the first signer on
     the target takes only signed bundles.
     """
+    from toolkit.catalog.signer import add_signer
+    from toolkit.catalog.target import load_target
     from toolkit.cli import render
-    from toolkit.signers import add_signer
-    from toolkit.targets import load_target
 
     file, signer = add_signer(load_target(target), identity, key)
     if as_json:
@@ -79,9 +79,9 @@ def remove(target: str, reference: str, as_json: bool) -> None:
     What they have signed counts no more, but releases that are installed stay. When nobody is left the target takes no
     bundle at all; to take unsigned ones again, delete `allowed_signers` in its file.
     """
+    from toolkit.catalog.signer import remove_signer
+    from toolkit.catalog.target import load_target
     from toolkit.cli import render
-    from toolkit.signers import remove_signer
-    from toolkit.targets import load_target
 
     file, left = remove_signer(load_target(target), reference)
     if as_json:

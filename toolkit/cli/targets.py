@@ -12,7 +12,7 @@ from toolkit.cli.reach import identified, probe, trust
 from toolkit.cli.signers import signers
 
 if TYPE_CHECKING:
-    from toolkit.targets import BrokenTarget, Target
+    from toolkit.catalog.target import BrokenTarget, Target
 
 
 @click.group(invoke_without_command=True)
@@ -32,8 +32,8 @@ targets.add_command(signers)
 @options.as_json
 def list_(as_json: bool = False) -> None:
     """List every target."""
+    from toolkit.catalog.target import BrokenTarget, list_targets
     from toolkit.cli import render
-    from toolkit.targets import BrokenTarget, list_targets
 
     found = list_targets()
     for target in found:
@@ -50,8 +50,8 @@ def list_(as_json: bool = False) -> None:
 @options.as_json
 def show(name: str, as_json: bool) -> None:
     """Show one target."""
+    from toolkit.catalog.target import load_target
     from toolkit.cli import render
-    from toolkit.targets import load_target
 
     target = load_target(name)
     if as_json:
@@ -98,10 +98,10 @@ def add(
     it best; with it nothing is connected to. The file goes into your configuration folder; a ./targets folder, where
     there is one, is read before it.
     """
+    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog.target import parse_target, save_target, split_address
     from toolkit.cli import render
     from toolkit.config import config_dir
-    from toolkit.profiles import load_profile
-    from toolkit.targets import parse_target, save_target, split_address
 
     login, address, port = split_address(host)
     if login and user is not None:
@@ -142,8 +142,8 @@ def add(
 @options.as_json
 def remove(name: str, as_json: bool) -> None:
     """Delete a target's file; the machine itself isn't touched."""
+    from toolkit.catalog.target import remove_target
     from toolkit.cli import render
-    from toolkit.targets import remove_target
 
     path = remove_target(name)
     if as_json:
@@ -155,8 +155,8 @@ def remove(name: str, as_json: bool) -> None:
 @targets.command()
 def schema() -> None:
     """Print the JSON Schema of target files, for editors."""
+    from toolkit.catalog.target import target_json_schema
     from toolkit.cli import render
-    from toolkit.targets import target_json_schema
 
     render.print_json(target_json_schema())
 
@@ -179,8 +179,8 @@ def _refuse_taken(name: str) -> None:
 
 def _demanded_by(name: str) -> Path | None:
     """The signers of the target that is replaced: nobody should lose that demand by chance."""
+    from toolkit.catalog.target import load_target
     from toolkit.config import find_toml
-    from toolkit.targets import load_target
 
     return load_target(name).signers_file if name in find_toml("targets") else None
 
@@ -195,7 +195,7 @@ def _warn_if_hidden(name: str, path: Path) -> None:
 
 
 def _row(target: Target | BrokenTarget) -> list[str]:
-    from toolkit.targets import BrokenTarget
+    from toolkit.catalog.target import BrokenTarget
 
     if isinstance(target, BrokenTarget):
         return [target.name, "broken", "–", "–", "", _source(target.path)]
@@ -217,7 +217,7 @@ def _address(target: Target) -> str:
 
 
 def _as_json(target: Target | BrokenTarget) -> dict[str, Any]:
-    from toolkit.targets import BrokenTarget
+    from toolkit.catalog.target import BrokenTarget
 
     known = {"name": target.name, "path": str(target.path), "source": _source(target.path)}
     if isinstance(target, BrokenTarget):

@@ -119,13 +119,13 @@ def tune(
     threads, prompt chunks and n-gram speculation of the best one are searched. Interrupted, the same command goes on
     where it stopped. What is active on the target stays active.
     """
+    from toolkit.catalog.target import load_target
+    from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.deploy import Delivery
     from toolkit.proposal import Question
-    from toolkit.targets import load_target
     from toolkit.tune import Options
     from toolkit.tune import tune as tune_service
-    from toolkit.workloads import load_workload
 
     question = Question(
         load_workload(workload), objective, recipes, tuple(map(int, block_sizes)), context, max_ppl_increase
@@ -155,9 +155,9 @@ def tune(
 
 def _show_proposal(model: str, profile_name: str, question: Question, *, as_json: bool) -> None:
     from toolkit.build import build_provider
+    from toolkit.catalog.model import known_shape
+    from toolkit.catalog.profile import load_profile
     from toolkit.cli import render
-    from toolkit.models import known_shape
-    from toolkit.profiles import load_profile
     from toolkit.proposal import propose
 
     profile = load_profile(profile_name)
@@ -209,8 +209,8 @@ def _choice(value: int | None) -> str:
 
 
 def _cells(row: Row, *, recommended: bool) -> list[str]:
+    from toolkit.catalog.settings import NAMES as SETTING_NAMES
     from toolkit.cli import render
-    from toolkit.settings import NAMES as SETTING_NAMES
 
     def median(name: str) -> float | None:
         return row.figures[name].median if name in row.figures else None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from toolkit.catalog.profile import Profile, load_profile
 from toolkit.config import find_toml, parse_table, read_toml, unknown_name
-from toolkit.profiles import Profile, load_profile
 
 # Where a board says that it is emulated, and by what: the agent's probe looks there.
 MARKER = "run/edgephi/emulated"

@@ -20,6 +20,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit import localhost
+from toolkit.catalog.profile import Profile
+from toolkit.catalog.target import Target, load_target, remove_target, save_target
 from toolkit.config import cache_dir, config_dir, data_path, find_toml, shown
 from toolkit.emulator.binfmt import register
 from toolkit.emulator.board import MARKER, Board, system_files
@@ -27,8 +29,6 @@ from toolkit.emulator.rootfs import USER, USER_ID, Definition, root_file_system
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Progress, Service, Step
 from toolkit.locks import try_lock
-from toolkit.profiles import Profile
-from toolkit.targets import Target, load_target, remove_target, save_target
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.sshd import HOST, free_port
 

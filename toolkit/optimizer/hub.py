@@ -18,10 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from toolkit.config import import_root, suggestion
-from toolkit.errors import BuildError, ConfigError, ToolkitError
-from toolkit.events import Progress, Service, Step, Warning_
-from toolkit.models import (
+from toolkit.catalog.model import (
     REMOTE_CODE,
     SHIPPED,
     TOKENIZER_FILES,
@@ -34,8 +31,11 @@ from toolkit.models import (
     refuse_remote_code,
     shipped_model,
 )
+from toolkit.catalog.preset import PRESETS
+from toolkit.config import import_root, suggestion
+from toolkit.errors import BuildError, ConfigError, ToolkitError
+from toolkit.events import Progress, Service, Step, Warning_
 from toolkit.optimizer import require_extra
-from toolkit.presets import PRESETS
 
 # What a build reads. Python files only when the code that comes with a model is trusted.
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")

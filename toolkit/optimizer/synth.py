@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import IO, Any, Literal
 
+from toolkit.catalog.preset import Preset
 from toolkit.config import data_path
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Progress, Service
-from toolkit.presets import Preset
 
 BYTES_PER_VALUE = 2  # bfloat16
 SHARD_BYTES = 1 << 30

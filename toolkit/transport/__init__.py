@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
-    from toolkit.targets import Target
+    from toolkit.catalog.target import Target
 
 
 PromptSecret = Callable[[str], str]

@@ -13,8 +13,8 @@ import paramiko
 from paramiko.common import cMSG_CHANNEL_REQUEST
 from paramiko.sftp import SFTPError
 
+from toolkit.catalog.public_key import fingerprint
 from toolkit.errors import ConfigError, HostKeyChanged, HostUnreachable
-from toolkit.public_keys import fingerprint
 from toolkit.transport import PromptSecret
 from toolkit.transport.known_hosts import append_known_host, hashed, host_names
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp

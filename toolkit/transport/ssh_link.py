@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import paramiko
 from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
+from toolkit.catalog.public_key import fingerprint
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
-from toolkit.public_keys import fingerprint
 from toolkit.transport.certificates import SUFFIX, host_certificate_fault
 from toolkit.transport.known_hosts import KnownKey, host_names, read_known_hosts
 from toolkit.transport.ssh_config import SshOptions, SshTarget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.pythons import Interpreter, best, how_to_install, suits
+from toolkit.catalog.python import Interpreter, best, how_to_install, suits
 
 WANTED = ">=3.11,<3.15"
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolkit.catalog.preset import PRESETS
 from toolkit.config import cache_dir, data_path, shown, unknown_name
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
-from toolkit.presets import PRESETS
 
 SUPPORTED = ("Phi3ForCausalLM",)
 # Transformers has no code for it: it comes with the model, and runs only when it is trusted.

@@ -21,6 +21,8 @@ from pydantic import (
 )
 
 from toolkit import localhost
+from toolkit.catalog.settings import NAMES as SETTING_NAMES
+from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import (
     file_schema,
     find_toml,
@@ -33,8 +35,6 @@ from toolkit.config import (
 )
 from toolkit.errors import ConfigError
 from toolkit.localhost import ARCH_NAMES
-from toolkit.settings import NAMES as SETTING_NAMES
-from toolkit.settings import RuntimeSettings
 from toolkit.units import bandwidth_text, bytes_text, compute_text, parse_bandwidth, parse_bytes, parse_compute
 
 SCHEMA_VERSION = 1

@@ -1,4 +1,4 @@
-"""toolkit.signers: OpenSSH's allowed_signers files, and the demand in a target's file."""
+"""toolkit.catalog.signer: OpenSSH's allowed_signers files, and the demand in a target's file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.keys import make_key, public_text
+from toolkit.catalog.public_key import public_key
+from toolkit.catalog.signer import add_signer, list_signers, parse_signers, remove_signer
+from toolkit.catalog.target import Target, load_target
 from toolkit.errors import ConfigError
-from toolkit.public_keys import public_key
-from toolkit.signers import add_signer, list_signers, parse_signers, remove_signer
-from toolkit.targets import Target, load_target
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support.boards import probe_of
+from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog.recognize import Match, misfit, propose_profile, recognized
 from toolkit.errors import ConfigError
-from toolkit.profiles import Profile, list_profiles
-from toolkit.propose_profile import Match, misfit, propose_profile, recognized
 
 PROBE: dict[str, Any] = {
     "board": "Raspberry Pi 5 Model B Rev 1.0",

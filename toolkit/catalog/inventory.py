@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from toolkit.catalog.target import ALL, Target
 from toolkit.errors import ConfigError
-from toolkit.targets import ALL, Target
 
 _NOT_IN_A_GROUP_NAME = re.compile(r"[^A-Za-z0-9_]")
 # Ansible's own groups: every host is in the first, and in the second who is in no other.

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.catalog.workload import load_workload
 from toolkit.config import find_toml
 from toolkit.errors import ConfigError
-from toolkit.workloads import load_workload
 
 
 def test_every_shipped_workload_loads() -> None:

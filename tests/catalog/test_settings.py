@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from toolkit.settings import RuntimeSettings
+from toolkit.catalog.settings import RuntimeSettings
 
 
 def test_what_is_left_open_is_chosen_for_the_device() -> None:

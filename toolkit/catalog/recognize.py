@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.catalog.profile import Profile
 from toolkit.errors import ConfigError
-from toolkit.profiles import Profile
 
 # A board's firmware and GPU keep a part of the memory that the data sheet counts.
 _RAM_SHARE = 0.8

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.remote_paths import own_folder, python_argv, python_command, remote_path, sftp_path
+from toolkit.catalog.remote_path import own_folder, python_argv, python_command, remote_path, sftp_path
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from toolkit.catalog.inventory import ansible_host, ansible_inventory
+from toolkit.catalog.target import Target
 from toolkit.errors import ConfigError
-from toolkit.inventory import ansible_host, ansible_inventory
-from toolkit.targets import Target
 
 
 def pi(name: str, **fields: object) -> Target:

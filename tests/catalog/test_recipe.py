@@ -1,4 +1,4 @@
-"""toolkit.recipes: recipe files, their errors, and workflows that plain Olive runs."""
+"""toolkit.catalog.recipe: recipe files, their errors, and workflows that plain Olive runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from tests.support import builds
-from toolkit.errors import ConfigError
-from toolkit.models import shipped_model
-from toolkit.recipes import (
+from toolkit.catalog.model import shipped_model
+from toolkit.catalog.recipe import (
     PROVIDERS,
     calibration_file,
     check_calibration,
@@ -23,6 +22,7 @@ from toolkit.recipes import (
     load_recipe,
     render_workflow,
 )
+from toolkit.errors import ConfigError
 
 SHIPPED = [recipe.name for recipe in list_recipes()]
 

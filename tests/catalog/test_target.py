@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from toolkit.config import config_dir, shipped_dir
-from toolkit.errors import ConfigError
-from toolkit.targets import (
+from toolkit.catalog.target import (
     BrokenTarget,
     Target,
     expand,
@@ -24,6 +22,8 @@ from toolkit.targets import (
     target_json_schema,
     target_toml,
 )
+from toolkit.config import config_dir, shipped_dir
+from toolkit.errors import ConfigError
 
 PI5: dict[str, Any] = {"host": "pi5.local", "profile": "raspberry-pi-5-8gb"}
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.catalog.public_key import PublicKey, public_key
+from toolkit.catalog.target import Target, demand_signers
 from toolkit.config import is_shipped, shown, write_whole
 from toolkit.errors import ConfigError
-from toolkit.public_keys import PublicKey, public_key
-from toolkit.targets import Target, demand_signers
 
 # What a signature says that it is for; a key that signs mails or commits doesn't release bundles by that.
 NAMESPACE = "edgephi-bundle"

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from toolkit.config import config_dir, shipped_dir
-from toolkit.errors import ConfigError
-from toolkit.profiles import (
+from toolkit.catalog.profile import (
     BrokenProfile,
     Profile,
     list_profiles,
@@ -21,6 +19,8 @@ from toolkit.profiles import (
     profile_json_schema,
     profile_table,
 )
+from toolkit.config import config_dir, shipped_dir
+from toolkit.errors import ConfigError
 
 SHIPPED = [
     "jetson-agx-orin-64gb",

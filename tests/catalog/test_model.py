@@ -1,4 +1,4 @@
-"""toolkit.models: which folders are a usable Phi-3, and what each other one is told."""
+"""toolkit.catalog.model: which folders are a usable Phi-3, and what each other one is told."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
+from toolkit.catalog.model import ModelShape, hash_model, model_files, open_model, parse_shape, shipped_model
+from toolkit.catalog.preset import PRESETS
 from toolkit.errors import ConfigError
-from toolkit.models import ModelShape, hash_model, model_files, open_model, parse_shape, shipped_model
-from toolkit.presets import PRESETS
 
 
 @pytest.fixture

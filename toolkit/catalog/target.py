@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from toolkit.catalog.remote_path import own_folder, python_command
 from toolkit.config import (
     file_schema,
     find_toml,
@@ -22,7 +23,6 @@ from toolkit.config import (
     write_whole,
 )
 from toolkit.errors import ConfigError
-from toolkit.remote_paths import own_folder, python_command
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")
