@@ -39,7 +39,7 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m toolkit.cli.reference
+	$(BIN)/python -m toolkit.cli.docs
 
 # Two minutes; pip's index says the hashes.
 locks: $(VENV)/.ready

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli import options
-from toolkit.cli.reach import identified, probe, trust
+from toolkit.cli.probe import identified, probe, trust
 from toolkit.cli.signers import signers
 
 if TYPE_CHECKING:

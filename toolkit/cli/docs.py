@@ -1,4 +1,4 @@
-"""Writes the generated documentation: `python -m toolkit.cli.reference docs`. A test holds it in step with
+"""Writes the generated documentation: `python -m toolkit.cli.docs docs`. A test holds it in step with
 the code.
 """
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.cli.reach import _value
+from toolkit.cli.probe import _value
 
 
 @pytest.mark.parametrize(
