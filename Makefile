@@ -43,7 +43,7 @@ docs: $(VENV)/.ready
 
 # Two minutes; pip's index says the hashes.
 locks: $(VENV)/.ready
-	$(BIN)/python -m toolkit.lock_wheels
+	$(BIN)/python -m toolkit.deploy.lock_wheels
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py > benchmarks/RESULTS.md.new

@@ -35,7 +35,7 @@ from toolkit.catalog.target import Target
 from toolkit.cli import render
 from toolkit.config import cache_dir
 from toolkit.demo import loopback_target
-from toolkit.deploy import check_active, deploy
+from toolkit.deploy.install import check_active, deploy
 from toolkit.device import connect
 from toolkit.rollout import RolloutOptions, plan_waves
 from toolkit.transport.loopback import start_loopback

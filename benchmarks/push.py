@@ -28,9 +28,9 @@ from shaped_link import ADDRESSES, CLIENT, SERVER, Link, shaped
 from toolkit.bundle.store import describe_file
 from toolkit.catalog.target import Target, over
 from toolkit.cli import render
+from toolkit.deploy.push import Upload, push
 from toolkit.device import connect
 from toolkit.events import drain
-from toolkit.push import Upload, push
 from toolkit.transport.sshd import PrivateSshd
 
 LOSSY = Link(round_trip_s=0.05, loss=0.01, bits_per_s=50e6)

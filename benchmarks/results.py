@@ -28,7 +28,7 @@ from toolkit.cli import render
 from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir
 from toolkit.demo import demo, loopback_target
-from toolkit.deploy import prepare
+from toolkit.deploy.install import prepare
 from toolkit.device import connect
 from toolkit.optimizer.synth import synthesize
 from toolkit.pipeline import Options, Row, run

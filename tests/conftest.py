@@ -43,7 +43,7 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session."""
     from tests.support.builds import follow
     from toolkit.catalog.target import Target
-    from toolkit.deploy import prepare
+    from toolkit.deploy.install import prepare
     from toolkit.device import connect
 
     root = tmp_path_factory.mktemp("runtime-root")

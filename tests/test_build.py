@@ -240,7 +240,7 @@ def test_device_whose_provider_cannot_be_built_for_gets_a_cpu_bundle() -> None:
 
 def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache: Path) -> None:
     """No GPU is needed to build it, and none is here to run it."""
-    from toolkit.deploy import check_here
+    from toolkit.deploy.install import check_here
 
     events: list[Event] = []
     bundle = optimize(events, profile=load_profile("jetson-orin-nano-8gb"), check=check_here)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.catalog.test_profile import write
+from tests.deploy.test_install import target_at, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.servers import needs_sshd
-from tests.test_deploy import target_at, target_over
 from toolkit.chat import Conversation, converse
-from toolkit.deploy import deploy
+from toolkit.deploy.install import deploy
+from toolkit.deploy.releases import activate
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Event, Token, Warning_
-from toolkit.releases import activate
 from toolkit.transport.sshd import PrivateSshd
 
 QUESTION = "And it came to pass in those days, that there went out a decree."

@@ -17,10 +17,10 @@ from toolkit.agent.archive import agent_archive, agent_sha256
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
 from toolkit.config import config_dir, shipped_dir
+from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.device import Device, check_profile, connect, identify
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
 from toolkit.events import drain
-from toolkit.push import CHUNK_BYTES
 from toolkit.transport import open_transport
 
 

@@ -20,7 +20,7 @@ from tests.support.pythons import calling_itself, real_python, script
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.checks import Check
 from toolkit.config import config_dir
-from toolkit.deploy import deploy
+from toolkit.deploy.install import deploy
 from toolkit.device import connect
 from toolkit.doctor import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
 from toolkit.transport.embedded import EmbeddedServer

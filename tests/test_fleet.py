@@ -12,6 +12,7 @@ from threading import Thread
 import pytest
 
 from tests.bundle.test_store import make
+from tests.deploy.test_install import pointer
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.fleets import (
@@ -24,10 +25,9 @@ from tests.support.fleets import (
     switched_off,
 )
 from tests.support.servers import needs_root, needs_sshd, small_disk
-from tests.test_deploy import pointer
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
-from toolkit.deploy import deploy
+from toolkit.deploy.install import deploy
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import pointer, target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
-from tests.test_deploy import pointer, target_at
 from tests.test_quality import figures
 from tests.test_report import make_report, make_run
 from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.catalog.profile import Limits
-from toolkit.deploy import deploy
+from toolkit.deploy.install import deploy
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.gate import Check, check_limits, deploy_gated

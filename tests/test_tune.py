@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.catalog.test_profile import write
+from tests.deploy.test_install import pointer, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
-from tests.test_deploy import pointer, target_over
 from toolkit.bundle.store import list_bundles
 from toolkit.catalog.model import known_shape
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import Target, load_target
 from toolkit.catalog.workload import Workload
-from toolkit.deploy import deploy
+from toolkit.deploy.install import deploy
 from toolkit.device import connect
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_

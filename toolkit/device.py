@@ -34,6 +34,7 @@ from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.recognize import Match, misfit, propose_profile
 from toolkit.catalog.remote_path import from_login_folder, python_argv
 from toolkit.catalog.target import Target, load_target
+from toolkit.deploy.runtime import Runtime
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -48,7 +49,6 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
-from toolkit.runtime import Runtime
 from toolkit.starters import find_starter
 from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport, remembered
 

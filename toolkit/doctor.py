@@ -16,6 +16,9 @@ from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.remote_path import python_argv
 from toolkit.catalog.target import Target, load_target
 from toolkit.checks import Check, ok, skipped
+from toolkit.deploy.provision import other_python
+from toolkit.deploy.releases import load_active
+from toolkit.deploy.runtime import describe, unsuitable_python
 from toolkit.device import Device, no_python_hint
 from toolkit.errors import (
     AgentDied,
@@ -30,9 +33,6 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import drain
-from toolkit.provision import other_python
-from toolkit.releases import load_active
-from toolkit.runtime import describe, unsuitable_python
 from toolkit.starters import find_starter
 from toolkit.transport import PromptSecret, Transport, finish, open_transport, remembered
 from toolkit.transport.ssh_config import SshOptions, resolve

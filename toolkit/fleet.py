@@ -18,7 +18,7 @@ from toolkit.bundle.signatures import check_signed
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
-from toolkit.deploy import Delivery, check_active, deploy
+from toolkit.deploy.install import Delivery, check_active, deploy
 from toolkit.device import Device, connect
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain

@@ -13,7 +13,7 @@ from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import check_calibration, load_recipe
 from toolkit.catalog.target import Target
 from toolkit.catalog.workload import Workload
-from toolkit.deploy import PLAIN, Delivery, check_here, deploy, prepare
+from toolkit.deploy.install import PLAIN, Delivery, check_here, deploy, prepare
 from toolkit.device import connect
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_

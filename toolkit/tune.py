@@ -29,7 +29,7 @@ from toolkit.catalog.recipe import Recipe, check_calibration
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.target import Target
 from toolkit.config import data_dir
-from toolkit.deploy import PLAIN, Delivery, check_here, install, prepare
+from toolkit.deploy.install import PLAIN, Delivery, check_here, install, prepare
 from toolkit.device import connect
 from toolkit.errors import (
     AuthFailed,

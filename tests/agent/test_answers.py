@@ -13,9 +13,9 @@ from tests.test_device import impostor as device_with_python
 from tests.test_device import make_target
 from toolkit.agent.answers import Answer, Evaluated, Missing, PrunedReleases, Releases, RolledBack, Verified
 from toolkit.agent.device.main import OPS
+from toolkit.deploy.push import Upload, push
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
-from toolkit.push import Upload, push
 
 SHA256 = "0123456789abcdef" * 4
 MANIFEST = {"name": "small", "artifacts": [{"path": "model.onnx", "size_bytes": 3, "sha256": SHA256}], "later": {}}

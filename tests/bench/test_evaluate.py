@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import target_at, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.servers import needs_sshd
-from tests.test_deploy import target_at, target_over
 from tests.test_quality import figures
 from toolkit import localhost
 from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
 from toolkit.bench.reference import read_sample
 from toolkit.bench.run import held_out_text
 from toolkit.bundle.store import find_bundle, list_bundles, open_bundle, record_quality
-from toolkit.deploy import deploy, install
+from toolkit.deploy.install import deploy, install
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Event, Progress, Step, Warning_

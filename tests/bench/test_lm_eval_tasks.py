@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
-from tests.test_deploy import target_at
 from toolkit.agent.messages import Completed, Scored
 from toolkit.bench.lm_eval_tasks import Ask, answers, run_tasks, task_name
-from toolkit.deploy import install, prepare
+from toolkit.deploy.install import install, prepare
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError
 

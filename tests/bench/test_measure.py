@@ -7,10 +7,10 @@ import pytest
 from tests.support.builds import follow
 from toolkit.bench.measure import measure
 from toolkit.bench.run import target_key
-from toolkit.deploy import prepare
+from toolkit.deploy.install import prepare
+from toolkit.deploy.runtime import describe
 from toolkit.device import connect
 from toolkit.events import Event, Step
-from toolkit.runtime import describe
 from toolkit.speed import find_measurement
 
 

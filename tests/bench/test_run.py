@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
-from tests.test_deploy import target_at
 from toolkit.bench.run import bench
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
-from toolkit.deploy import deploy, install
+from toolkit.deploy.install import deploy, install
 from toolkit.device import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step

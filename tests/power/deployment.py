@@ -16,9 +16,9 @@ from tests.power.volatile_disk import Phase, Recording
 from tests.support.builds import follow
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.target import Target
+from toolkit.deploy.push import Upload, push
+from toolkit.deploy.releases import verify
 from toolkit.device import Device, connect
-from toolkit.push import Upload, push
-from toolkit.releases import verify
 
 INSTALL_ROOT = "edgephi"
 NOTHING, OLD, NEW = "nothing", "old", "new"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.wheels import Wheel, sha256_of
+from toolkit.deploy.wheels import Wheel, sha256_of
 
 
 def make_wheel(folder: Path, name: str, version: str, code: str = "", requires: Sequence[str] = ()) -> Path:

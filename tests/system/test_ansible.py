@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import pointer
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.fleets import over, write_targets
 from tests.support.paths import REPO
 from tests.support.registries import needs_registry, registry
 from tests.support.servers import needs_sshd
-from tests.test_deploy import pointer
 from toolkit.bundle.registry.layout import Source, parse_reference
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.config import config_dir
-from toolkit.kit import export_kit
+from toolkit.deploy.kit import export_kit
 from toolkit.transport.sshd import PrivateSshd
 
 ANSIBLE = REPO / "ansible"

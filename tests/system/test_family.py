@@ -33,7 +33,7 @@ from toolkit.capabilities import Proof, needs_remote_code, refusal, workflow_sha
 from toolkit.catalog.preset import PRESETS, STAND_INS
 from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
 from toolkit.cli import main
-from toolkit.deploy import check_here
+from toolkit.deploy.install import check_here
 from toolkit.errors import AgentError, ConfigError
 
 FP32_BOUND = 1e-3

@@ -20,21 +20,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
-from tests.test_deploy import target_over
 from toolkit.agent.archive import agent_archive
 from toolkit.bundle.registry.layout import Source, parse_reference
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.target import Target
-from toolkit.deploy import PLAIN, Delivery, deploy, install
+from toolkit.deploy.install import PLAIN, Delivery, deploy, install
+from toolkit.deploy.releases import verify
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceError
-from toolkit.releases import verify
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [pytest.mark.faults, needs_sshd]
@@ -204,7 +204,7 @@ def fill(disk: Path) -> None:
 def test_the_disk_becomes_full(
     table: Table, server: PrivateSshd, disk: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr("toolkit.push.SPARE_BYTES", 0)
+    monkeypatch.setattr("toolkit.deploy.push.SPARE_BYTES", 0)
     target = target_over(server, disk)
     with connect(target) as device:
         follow(deploy(old(), device))

@@ -38,12 +38,12 @@ from tests.support.builds import follow
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.servers import needs_root
 from toolkit.config import cache_dir
-from toolkit.deploy import Delivery, deploy, install, prepare
+from toolkit.deploy.install import Delivery, deploy, install, prepare
+from toolkit.deploy.push import push
+from toolkit.deploy.releases import load_active, prune, verify
 from toolkit.device import connect
 from toolkit.emulator.rootfs import Definition, root_file_system
 from toolkit.errors import AgentError, DeviceError, HostUnreachable, ToolkitError
-from toolkit.push import push
-from toolkit.releases import load_active, prune, verify
 
 pytestmark = [
     pytest.mark.power,

@@ -25,10 +25,10 @@ from tests.support.fleets import over, write_targets
 from tests.support.servers import address_of, needs_sshd
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
-from toolkit.deploy import install
+from toolkit.deploy.install import install
+from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
-from toolkit.push import CHUNK_BYTES
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd

@@ -17,12 +17,12 @@ from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
 from toolkit.bundle.store import Bundle, describe_file, write_bundle
 from toolkit.catalog.target import Target, save_target
-from toolkit.deploy import check_active, deploy
+from toolkit.deploy.install import check_active, deploy
+from toolkit.deploy.push import Upload, push
+from toolkit.deploy.runtime import describe
 from toolkit.device import Device, connect
 from toolkit.doctor import examine_target
 from toolkit.errors import AgentError, CorruptBundle, RemoteCommandFailed
-from toolkit.push import Upload, push
-from toolkit.runtime import describe
 
 PROFILE = """
 schema_version = 1

@@ -20,11 +20,11 @@ from toolkit.bench.reference import (
 )
 from toolkit.bench.run import installed
 from toolkit.bundle.store import Bundle, Manifest, record_quality, signature_files
-from toolkit.deploy import prepare
+from toolkit.deploy.install import prepare
+from toolkit.deploy.push import discard, push
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Service, Step, Warning_
-from toolkit.push import discard, push
 from toolkit.quality import HELD_OUT, Quality
 from toolkit.stats import mean_and_error, percentile, perplexity
 

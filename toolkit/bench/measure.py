@@ -6,10 +6,10 @@ import base64
 import time
 
 from toolkit.agent.answers import Measured
+from toolkit.deploy.runtime import Runtime
 from toolkit.device import Device
 from toolkit.events import Service, Step
 from toolkit.kernel import INNER, ROWS, matrix_product
-from toolkit.runtime import Runtime
 from toolkit.speed import Measurement, find_measurement, save_measurement
 
 

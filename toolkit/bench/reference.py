@@ -18,12 +18,12 @@ from toolkit.bundle.store import Bundle, Manifest, canonical_json, describe_file
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
-from toolkit.deploy import check_here, prepare
+from toolkit.deploy.install import check_here, prepare
+from toolkit.deploy.push import Upload
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.locks import try_lock
-from toolkit.push import Upload
 from toolkit.quality import HELD_OUT
 
 TOKENS = 8192

@@ -15,12 +15,12 @@ from toolkit.bundle.store import Manifest
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_path
-from toolkit.deploy import prepare
+from toolkit.deploy.install import prepare
+from toolkit.deploy.runtime import Runtime
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
 from toolkit.report import Predicted, Report, Run, find_report, save_report
-from toolkit.runtime import Runtime
 from toolkit.speed import find_speed, predict
 
 HELD_OUT_TEXT = data_path("heldout.txt")

@@ -25,7 +25,7 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.cli.tables import write_reports
-    from toolkit.deploy import install
+    from toolkit.deploy.install import install
     from toolkit.device import connect
     from toolkit.report import to_json
 

@@ -248,7 +248,7 @@ def export(
     from toolkit.catalog.target import select_targets
     from toolkit.cli import render
     from toolkit.cli.sources import find_with_source
-    from toolkit.kit import export_kit
+    from toolkit.deploy.kit import export_kit
 
     if not (profiles or targets):
         raise click.UsageError("say what devices it is for: --for @TAG, or --profile NAME")

@@ -13,7 +13,7 @@ from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
-    from toolkit.deploy import Delivery
+    from toolkit.deploy.install import Delivery
     from toolkit.gate import Verdict
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
@@ -74,7 +74,7 @@ def deploy(
     from toolkit.catalog.target import is_tag
     from toolkit.cli.rollouts import roll_out
     from toolkit.cli.sources import find_with_source
-    from toolkit.deploy import Delivery
+    from toolkit.deploy.install import Delivery
 
     found, source = find_with_source(bundle, pull_from, mirrors, plain_http=plain_http)
     how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "client": client, "as_json": as_json}
@@ -100,7 +100,7 @@ def _deploy_to_one(
 ) -> None:
     from toolkit.catalog.target import load_target, over
     from toolkit.cli import render
-    from toolkit.deploy import deploy as deploy_service
+    from toolkit.deploy.install import deploy as deploy_service
     from toolkit.device import connect
     from toolkit.gate import deploy_gated
 

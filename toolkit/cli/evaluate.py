@@ -124,7 +124,7 @@ def _here(bundle: Bundle, reference: Bundle | None, sample: Sample, *, record: b
 def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample: Sample) -> Evaluation:
     from toolkit.bench.evaluate import evaluate_on
     from toolkit.cli import render
-    from toolkit.deploy import install
+    from toolkit.deploy.install import install
     from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
@@ -185,7 +185,7 @@ def _run_tasks(
 ) -> None:
     from toolkit.bench.lm_eval_tasks import require_harness, run_tasks
     from toolkit.cli import render
-    from toolkit.deploy import install
+    from toolkit.deploy.install import install
     from toolkit.device import connect
 
     require_harness()

@@ -70,7 +70,7 @@ def optimize(
     from toolkit.catalog.profile import load_profile
     from toolkit.catalog.recipe import load_recipe
     from toolkit.cli import render
-    from toolkit.deploy import check_here
+    from toolkit.deploy.install import check_here
 
     profile = load_profile(profile_name)
     recipe = load_recipe(recipe_name or profile.defaults.recipe)

@@ -131,9 +131,9 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
     from toolkit.bench.measure import measure
     from toolkit.bench.run import target_key
     from toolkit.cli import render
-    from toolkit.deploy import prepare
+    from toolkit.deploy.install import prepare
+    from toolkit.deploy.runtime import describe
     from toolkit.device import connect
-    from toolkit.runtime import describe
     from toolkit.speed import find_measurement
 
     here = profile.name == "local" and target in (None, "local")

@@ -50,8 +50,8 @@ def activate(target: str, release: str, as_json: bool) -> None:
     RELEASE is an id, its first characters, or a name that `edgephi releases` shows.
     """
     from toolkit.cli import render
+    from toolkit.deploy.releases import activate as activate_service
     from toolkit.device import connect
-    from toolkit.releases import activate as activate_service
 
     with connect(target, render.prompt_secret()) as device:
         activated = render.follow(activate_service(device, release))
@@ -95,8 +95,8 @@ def verify(target: str, repair: bool, as_json: bool) -> None:
     them, the newest whole one that was active before takes its place.
     """
     from toolkit.cli import render
+    from toolkit.deploy.releases import verify as verify_service
     from toolkit.device import connect
-    from toolkit.releases import verify as verify_service
 
     with connect(target, render.prompt_secret()) as device:
         found = render.follow(verify_service(device, repair=repair))
@@ -135,8 +135,8 @@ def prune(target: str, keep: int, dry_run: bool, as_json: bool) -> None:
     The active release always stays. A power cut in the middle leaves a store in which everything named is there.
     """
     from toolkit.cli import render
+    from toolkit.deploy.releases import prune as prune_service
     from toolkit.device import connect
-    from toolkit.releases import prune as prune_service
 
     with connect(target, render.prompt_secret()) as device:
         found = render.follow(prune_service(device, keep=keep, dry_run=dry_run))

@@ -61,7 +61,7 @@ def run(
     from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
-    from toolkit.deploy import Delivery
+    from toolkit.deploy.install import Delivery
     from toolkit.pipeline import Options
     from toolkit.pipeline import run as run_service
 

@@ -122,7 +122,7 @@ def tune(
     from toolkit.catalog.target import load_target
     from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
-    from toolkit.deploy import Delivery
+    from toolkit.deploy.install import Delivery
     from toolkit.proposal import Question
     from toolkit.tune import Options
     from toolkit.tune import tune as tune_service

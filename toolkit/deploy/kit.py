@@ -22,13 +22,13 @@ from toolkit.bundle.signatures import read_signatures
 from toolkit.bundle.store import Bundle, describe_file, verify_bundle
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.python import MINORS, suits
-from toolkit.deploy import check_request, needed_bytes
+from toolkit.deploy.install import check_request, needed_bytes
+from toolkit.deploy.provision import provision_request
+from toolkit.deploy.pull import requested
+from toolkit.deploy.push import CHUNK_BYTES
+from toolkit.deploy.runtime import Runtime, fetch_wheels, runtime_for
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.provision import provision_request
-from toolkit.pull import requested
-from toolkit.push import CHUNK_BYTES
-from toolkit.runtime import Runtime, fetch_wheels, runtime_for
 
 KIT_VERSION = 1
 KIT_FILE = "kit.json"

@@ -10,11 +10,11 @@ from toolkit.agent.answers import Provisioned, Pythons
 from toolkit.bundle.store import describe_file
 from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
+from toolkit.deploy.push import Upload, push
+from toolkit.deploy.runtime import Runtime, describe, fetch_wheels, unsuitable_python
 from toolkit.device import Device, check_profile
 from toolkit.errors import ConfigError, NoIndex
 from toolkit.events import Service, Step
-from toolkit.push import Upload, push
-from toolkit.runtime import Runtime, describe, fetch_wheels, unsuitable_python
 
 
 def suitable_probe(device: Device) -> Service[dict[str, Any]]:

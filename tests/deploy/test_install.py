@@ -15,7 +15,7 @@ from tests.support.builds import follow
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
-from toolkit.deploy import Delivery, check_active, deploy, install
+from toolkit.deploy.install import Delivery, check_active, deploy, install
 from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
@@ -289,7 +289,7 @@ def test_a_context_that_would_fit_is_named(root: Path, copy: Bundle) -> None:
 
 
 def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:
-    from toolkit.deploy import check_memory
+    from toolkit.deploy.install import check_memory
 
     probe = {"ram_bytes": 16 * 10**9, "mem_available_bytes": 10**7}
     events: list[Event] = []

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import target_over
 from tests.support.builds import follow
 from tests.support.servers import Relay
-from tests.test_deploy import target_over
-from toolkit import push as engine
 from toolkit.catalog.target import Target
 from toolkit.catalog.target import over as with_client
+from toolkit.deploy.install import push as engine
+from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
 from toolkit.device import Device, connect
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Service
-from toolkit.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
 from toolkit.transport import open_transport
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.watched import WatchedTransport

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import device_at, pointer, steps, target_at, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.keys import make_key, write_signers
-from tests.test_deploy import device_at, pointer, steps, target_at, target_over
 from toolkit.bundle.signatures import sign
 from toolkit.bundle.store import open_bundle
-from toolkit.deploy import deploy, install
+from toolkit.deploy.install import deploy, install
+from toolkit.deploy.push import CHUNK_BYTES
+from toolkit.deploy.releases import activate, prune, verify
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Event, Step, Warning_
-from toolkit.push import CHUNK_BYTES
-from toolkit.releases import activate, prune, verify
 from toolkit.transport.embedded import EmbeddedServer
 
 NAMES = ("fp32", "int4-rtn-b32", "int4-rtn-b128")

@@ -13,14 +13,14 @@ from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.signatures import check_signed, read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import Profile
+from toolkit.deploy.provision import ensure_runtime, suitable_probe
+from toolkit.deploy.pull import pull
+from toolkit.deploy.push import Upload, push
+from toolkit.deploy.runtime import Runtime
 from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.plan import PROMPT_TOKENS
-from toolkit.provision import ensure_runtime, suitable_probe
-from toolkit.pull import pull
-from toolkit.push import Upload, push
-from toolkit.runtime import Runtime
 
 CHECK_PROMPT = "In the beginning"
 CHECK_TOKENS = 4

@@ -10,10 +10,10 @@ import pytest
 from tests.support import wheels as made
 from tests.support.builds import follow
 from tests.support.fleets import processes_naming
-from toolkit import wheels
+from toolkit.deploy.install import wheels
+from toolkit.deploy.wheels import Platform, WheelLock, fetch_locked, find_lock, resolve
 from toolkit.errors import ConfigError
 from toolkit.events import Progress
-from toolkit.wheels import Platform, WheelLock, fetch_locked, find_lock, resolve
 
 TAGS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 PI = Platform("3.11", "linux", "aarch64", TAGS)

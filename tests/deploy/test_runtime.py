@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import target_at
 from tests.support.builds import follow
 from tests.support.wheels import index_is, make_wheel
-from tests.test_deploy import target_at
-from toolkit import wheels
 from toolkit.catalog.profile import load_profile
+from toolkit.deploy.install import wheels
+from toolkit.deploy.runtime import describe, fetch_wheels
 from toolkit.errors import ConfigError
-from toolkit.runtime import describe, fetch_wheels
 
 PI5 = load_profile("raspberry-pi-5-8gb")
 PROBE = {"python": "3.11.2", "arch": "aarch64", "os": "linux"}

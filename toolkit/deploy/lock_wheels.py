@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from toolkit.catalog.profile import Profile, list_profiles
 from toolkit.catalog.python import MINORS
-from toolkit.wheels import LOCKS, Platform, Wheel, WheelLock, lock_name, target_options
+from toolkit.deploy.wheels import LOCKS, Platform, Wheel, WheelLock, lock_name, target_options
 
 _SYSTEMS = {"linux": ("linux", "Linux", "posix"), "windows": ("win32", "Windows", "nt")}
 _WINDOWS_MACHINES = {"aarch64": "ARM64", "x86_64": "AMD64"}

@@ -1,4 +1,4 @@
-"""toolkit.pace: when another connection is tried, and how a limit is held."""
+"""toolkit.deploy.pace: when another connection is tried, and how a limit is held."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from toolkit.pace import MOST_CONNECTIONS, Ramp, Throttle
+from toolkit.deploy.pace import MOST_CONNECTIONS, Ramp, Throttle
 
 
 @pytest.mark.parametrize(

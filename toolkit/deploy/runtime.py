@@ -10,9 +10,9 @@ from typing import Any
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.python import how_to_install, suits
 from toolkit.catalog.target import Target
+from toolkit.deploy.wheels import Platform, WheelLock, digest, fetch_locked, find_lock, resolve
 from toolkit.errors import ConfigError
 from toolkit.events import Service
-from toolkit.wheels import Platform, WheelLock, digest, fetch_locked, find_lock, resolve
 
 
 @dataclass(frozen=True)

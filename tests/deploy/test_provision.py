@@ -11,23 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import pointer, steps, target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.pythons import calling_itself, real_python, script, without_index
 from tests.support.wheels import make_wheel
-from tests.test_deploy import pointer, steps, target_at
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.python import suits
 from toolkit.catalog.target import Target
 from toolkit.config import config_dir
-from toolkit.deploy import Delivery, check_active, deploy, prepare
+from toolkit.deploy.install import Delivery, check_active, deploy, prepare
+from toolkit.deploy.provision import suitable_probe
+from toolkit.deploy.releases import prune
+from toolkit.deploy.runtime import describe
+from toolkit.deploy.wheels import find_lock
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError, NoIndex, NoPython
 from toolkit.events import Event
-from toolkit.provision import suitable_probe
-from toolkit.releases import prune
-from toolkit.runtime import describe
-from toolkit.wheels import find_lock
 
 WANTED = load_profile("local").runtime.python
 

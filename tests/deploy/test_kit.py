@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
+from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
-from tests.test_deploy import target_at
 from toolkit.agent.archive import agent_archive
 from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.store import open_bundle
 from toolkit.catalog.profile import load_profile
+from toolkit.deploy.kit import export_kit
+from toolkit.deploy.wheels import sha256_of
 from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.kit import export_kit
-from toolkit.wheels import sha256_of
 
 HERE, PI5 = load_profile("local"), load_profile("raspberry-pi-5-8gb")
 MINOR = ".".join(platform.python_version_tuple()[:2])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.test_install import device_at, pointer, steps, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.fleets import device_root, here
@@ -22,20 +23,19 @@ from tests.support.registries import (
     registry,
     reply,
 )
-from tests.test_deploy import device_at, pointer, steps, target_over
 from toolkit.agent.messages import Authorize
 from toolkit.bundle.blocks import Block, block_lists
 from toolkit.bundle.registry.layout import Reference, Source, parse_reference, with_mirrors
 from toolkit.bundle.registry.transfer import push_bundle, remote_bundle
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.profile import load_profile
-from toolkit.deploy import Delivery, deploy, install
+from toolkit.deploy.install import Delivery, deploy, install
+from toolkit.deploy.pull import _Tokens, pull
 from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
 from toolkit.gate import with_gate_figures
-from toolkit.pull import _Tokens, pull
 from toolkit.rollout import RolloutOptions, find_rollout
 from toolkit.transport.embedded import EmbeddedServer
 
