@@ -36,7 +36,7 @@ from toolkit.cli import render
 from toolkit.config import cache_dir
 from toolkit.demo import loopback_target
 from toolkit.deploy.install import check_active, deploy
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.rollout import RolloutOptions, plan_waves
 from toolkit.transport.loopback import start_loopback
 from toolkit.transport.ssh_config import CONNECT_TIMEOUT_S

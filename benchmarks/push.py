@@ -29,7 +29,7 @@ from toolkit.bundle.store import describe_file
 from toolkit.catalog.target import Target, over
 from toolkit.cli import render
 from toolkit.deploy.push import Upload, push
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.events import drain
 from toolkit.transport.sshd import PrivateSshd
 

@@ -29,7 +29,7 @@ from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir
 from toolkit.demo import demo, loopback_target
 from toolkit.deploy.install import prepare
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.optimizer.synth import synthesize
 from toolkit.pipeline import Options, Row, run
 from toolkit.report import Report, metrics

@@ -44,7 +44,7 @@ def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.builds import follow
     from toolkit.catalog.target import Target
     from toolkit.deploy.install import prepare
-    from toolkit.device import connect
+    from toolkit.device.session import connect
 
     root = tmp_path_factory.mktemp("runtime-root")
     target = Target(name="setup", transport="local", profile="local", install_root=str(root))

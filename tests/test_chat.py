@@ -15,7 +15,7 @@ from tests.support.servers import needs_sshd
 from toolkit.chat import Conversation, converse
 from toolkit.deploy.install import deploy
 from toolkit.deploy.releases import activate
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Event, Token, Warning_
 from toolkit.transport.sshd import PrivateSshd

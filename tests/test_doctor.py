@@ -21,7 +21,7 @@ from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.checks import Check
 from toolkit.config import config_dir
 from toolkit.deploy.install import deploy
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.doctor import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair

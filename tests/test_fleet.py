@@ -28,7 +28,7 @@ from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import deploy
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_
 from toolkit.fleet import roll_out

@@ -18,7 +18,7 @@ from tests.test_report import make_report, make_run
 from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.gate import Check, check_limits, deploy_gated
 from toolkit.quality import HELD_OUT, Quality

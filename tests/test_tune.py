@@ -19,7 +19,7 @@ from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import Target, load_target
 from toolkit.catalog.workload import Workload
 from toolkit.deploy.install import deploy
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
 from toolkit.plan import plan

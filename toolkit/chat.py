@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toolkit.agent.messages import Forgot, ModelReady, ProgressMade, Result, TokenText, TurnEnd
-from toolkit.device import Device
+from toolkit.device.session import Device
+from toolkit.device.transport import Process
 from toolkit.errors import AgentError
 from toolkit.events import Progress, Service, Step, Token, Warning_
-from toolkit.transport import Process
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from toolkit.checks import Check, ok, skipped
 from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
-from toolkit.device import Device, no_python_hint
+from toolkit.device.session import Device, no_python_hint
+from toolkit.device.starter import find_starter
+from toolkit.device.transport import PromptSecret, Transport, finish, open_transport, remembered
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -33,8 +35,6 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import drain
-from toolkit.starters import find_starter
-from toolkit.transport import PromptSecret, Transport, finish, open_transport, remembered
 from toolkit.transport.ssh_config import SshOptions, resolve
 
 TARGET = "target"

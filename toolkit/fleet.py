@@ -19,7 +19,9 @@ from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import Delivery, check_active, deploy
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
+from toolkit.device.transport import Transport
+from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
 from toolkit.gate import deploy_gated, with_gate_figures, withdraw
@@ -36,8 +38,6 @@ from toolkit.rollout import (
     save_rollout,
     stop_reason,
 )
-from toolkit.transport import Transport
-from toolkit.transport.watched import WatchedTransport
 
 # What an interrupted rollout waits for its threads; who hasn't ended by then dies with the process.
 _CUT_S = 3.0

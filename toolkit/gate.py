@@ -16,7 +16,7 @@ from toolkit.catalog.profile import Limits, Profile
 from toolkit.catalog.workload import load_workload
 from toolkit.config import shown
 from toolkit.deploy.install import PLAIN, Delivery, deploy, install
-from toolkit.device import Device
+from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.events import Service, Step
 from toolkit.quality import Quality, headline

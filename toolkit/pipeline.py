@@ -14,11 +14,11 @@ from toolkit.catalog.recipe import check_calibration, load_recipe
 from toolkit.catalog.target import Target
 from toolkit.catalog.workload import Workload
 from toolkit.deploy.install import PLAIN, Delivery, check_here, deploy, prepare
-from toolkit.device import connect
+from toolkit.device.session import connect
+from toolkit.device.transport import PromptSecret
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
 from toolkit.report import Report
-from toolkit.transport import PromptSecret
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.target import Target
 from toolkit.config import data_dir
 from toolkit.deploy.install import PLAIN, Delivery, check_here, install, prepare
-from toolkit.device import connect
+from toolkit.device.session import connect
+from toolkit.device.transport import PromptSecret
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -47,7 +48,6 @@ from toolkit.pareto import OBJECTIVES, Verdict, judge
 from toolkit.proposal import Point, Proposal, Question, propose
 from toolkit.report import Report, metrics, report_path
 from toolkit.study import Asked, Study, open_study
-from toolkit.transport import PromptSecret
 from toolkit.trials import Row, contender, kept_report, rows_of
 from toolkit.tuned import write_files
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.device.test_session import impostor as device_with_python
+from tests.device.test_session import make_target
 from tests.support.builds import follow
-from tests.test_device import impostor as device_with_python
-from tests.test_device import make_target
 from toolkit.agent.answers import Answer, Evaluated, Missing, PrunedReleases, Releases, RolledBack, Verified
 from toolkit.agent.device.main import OPS
 from toolkit.deploy.push import Upload, push
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError
 
 SHA256 = "0123456789abcdef" * 4

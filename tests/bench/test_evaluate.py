@@ -18,7 +18,7 @@ from toolkit.bench.reference import read_sample
 from toolkit.bench.run import held_out_text
 from toolkit.bundle.store import find_bundle, list_bundles, open_bundle, record_quality
 from toolkit.deploy.install import deploy, install
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Event, Progress, Step, Warning_
 from toolkit.quality import HELD_OUT

@@ -16,7 +16,7 @@ from tests.support.builds import follow
 from toolkit.agent.messages import Completed, Scored
 from toolkit.bench.lm_eval_tasks import Ask, answers, run_tasks, task_name
 from toolkit.deploy.install import install, prepare
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError, ConfigError
 
 CHOICES = """\

@@ -9,7 +9,7 @@ from toolkit.bench.measure import measure
 from toolkit.bench.run import target_key
 from toolkit.deploy.install import prepare
 from toolkit.deploy.runtime import describe
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.events import Event, Step
 from toolkit.speed import find_measurement
 

@@ -11,7 +11,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from toolkit.bench.reference import Reference, Sample, check_comparable, find_reference, read_sample, reference_files
 from toolkit.config import cache_dir
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
 

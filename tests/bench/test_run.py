@@ -13,7 +13,7 @@ from toolkit.bench.run import bench
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.deploy.install import deploy, install
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
 from toolkit.report import Report, metrics, reports_dir

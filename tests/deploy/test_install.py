@@ -16,7 +16,7 @@ from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import Delivery, check_active, deploy, install
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
 from toolkit.transport.embedded import EmbeddedServer

@@ -19,7 +19,7 @@ from toolkit.bundle.store import open_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.deploy.kit import export_kit
 from toolkit.deploy.wheels import sha256_of
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import ConfigError, CorruptBundle
 
 HERE, PI5 = load_profile("local"), load_profile("raspberry-pi-5-8gb")

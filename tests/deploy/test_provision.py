@@ -25,7 +25,7 @@ from toolkit.deploy.provision import suitable_probe
 from toolkit.deploy.releases import prune
 from toolkit.deploy.runtime import describe
 from toolkit.deploy.wheels import find_lock
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import AgentError, ConfigError, NoIndex, NoPython
 from toolkit.events import Event
 

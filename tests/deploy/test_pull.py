@@ -31,7 +31,7 @@ from toolkit.bundle.store import Bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.deploy.install import Delivery, deploy, install
 from toolkit.deploy.pull import _Tokens, pull
-from toolkit.device import connect
+from toolkit.device.session import connect
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out

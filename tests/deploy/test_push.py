@@ -17,12 +17,12 @@ from toolkit.catalog.target import Target
 from toolkit.catalog.target import over as with_client
 from toolkit.deploy.install import push as engine
 from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
+from toolkit.device.transport import open_transport
+from toolkit.device.watched import WatchedTransport
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Service
-from toolkit.transport import open_transport
 from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.watched import WatchedTransport
 
 MIB = 2**20
 

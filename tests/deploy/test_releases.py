@@ -18,7 +18,7 @@ from toolkit.bundle.store import open_bundle
 from toolkit.deploy.install import deploy, install
 from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.deploy.releases import activate, prune, verify
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Event, Step, Warning_
 from toolkit.transport.embedded import EmbeddedServer

@@ -18,7 +18,7 @@ from toolkit.bundle.store import Bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.releases import verify
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 
 INSTALL_ROOT = "edgephi"
 NOTHING, OLD, NEW = "nothing", "old", "new"

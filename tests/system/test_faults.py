@@ -33,7 +33,7 @@ from toolkit.bundle.store import Bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import PLAIN, Delivery, deploy, install
 from toolkit.deploy.releases import verify
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import CorruptBundle, DeviceError
 from toolkit.transport.sshd import PrivateSshd
 

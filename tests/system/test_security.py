@@ -27,7 +27,7 @@ from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import install
 from toolkit.deploy.push import CHUNK_BYTES
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.ssh import SshTransport

@@ -213,7 +213,7 @@ SILENT_LINK = """
 import subprocess, sys, time
 from pathlib import Path
 from toolkit.errors import HostUnreachable
-from toolkit.transport import ssh_link
+from toolkit.device.transport import ssh_link
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd

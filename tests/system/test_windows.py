@@ -20,7 +20,7 @@ from toolkit.catalog.target import Target, save_target
 from toolkit.deploy.install import check_active, deploy
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import describe
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.doctor import examine_target
 from toolkit.errors import AgentError, CorruptBundle, RemoteCommandFailed
 

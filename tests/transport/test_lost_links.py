@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import Address, Relay, address_of, needs_sshd
+from toolkit.device.transport import ssh_link
 from toolkit.errors import HostUnreachable
-from toolkit.transport import ssh_link
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport
 

@@ -18,6 +18,7 @@ from tests.support.paths import REPO
 from tests.support.servers import Address, Relay, address_of, needs_sshd
 from toolkit.catalog.public_key import fingerprint
 from toolkit.catalog.target import Target
+from toolkit.device.transport import Transport, open_another
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -26,7 +27,6 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.transport import Transport, open_another
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import read_known_hosts
 from toolkit.transport.openssh import OpenSshTransport

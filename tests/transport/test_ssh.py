@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.servers import Address, address_of
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.transport import embedded as embedded_module
+from toolkit.device.transport import ssh_auth, ssh_link
 from toolkit.errors import (
     AuthFailed,
     CorruptBundle,
@@ -25,8 +27,6 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.transport import embedded as embedded_module
-from toolkit.transport import ssh_auth, ssh_link
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair
 from toolkit.transport.known_hosts import read_known_hosts

@@ -10,7 +10,7 @@ import paramiko
 import pytest
 
 from tests.support.servers import address_of, needs_sshd
-from toolkit.transport import ssh_link
+from toolkit.device.transport import ssh_link
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.ssh_packets import BurstPacketizer, send_all

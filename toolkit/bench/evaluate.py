@@ -22,7 +22,7 @@ from toolkit.bench.run import installed
 from toolkit.bundle.store import Bundle, Manifest, record_quality, signature_files
 from toolkit.deploy.install import prepare
 from toolkit.deploy.push import discard, push
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Service, Step, Warning_
 from toolkit.quality import HELD_OUT, Quality

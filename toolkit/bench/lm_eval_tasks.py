@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from toolkit.agent.messages import Completed, Event, Result, Scored
 from toolkit.bench.run import installed
 from toolkit.deploy.install import prepare
-from toolkit.device import Device
+from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
 

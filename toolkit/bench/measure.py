@@ -7,7 +7,7 @@ import time
 
 from toolkit.agent.answers import Measured
 from toolkit.deploy.runtime import Runtime
-from toolkit.device import Device
+from toolkit.device.session import Device
 from toolkit.events import Service, Step
 from toolkit.kernel import INNER, ROWS, matrix_product
 from toolkit.speed import Measurement, find_measurement, save_measurement

@@ -20,7 +20,7 @@ from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
 from toolkit.deploy.install import check_here, prepare
 from toolkit.deploy.push import Upload
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.locks import try_lock

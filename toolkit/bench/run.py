@@ -17,7 +17,7 @@ from toolkit.catalog.workload import Workload
 from toolkit.config import data_path
 from toolkit.deploy.install import prepare
 from toolkit.deploy.runtime import Runtime
-from toolkit.device import Device
+from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
 from toolkit.report import Predicted, Report, Run, find_report, save_report

@@ -26,7 +26,7 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     from toolkit.cli import render
     from toolkit.cli.tables import write_reports
     from toolkit.deploy.install import install
-    from toolkit.device import connect
+    from toolkit.device.session import connect
     from toolkit.report import to_json
 
     chosen = load_workload(workload)

@@ -39,7 +39,7 @@ def chat(
     """
     from toolkit.chat import converse
     from toolkit.cli import render
-    from toolkit.device import connect
+    from toolkit.device.session import connect
 
     interactive = prompt is None and sys.stdin.isatty()
     one_shot = None if interactive else _read_prompt(prompt)

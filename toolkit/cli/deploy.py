@@ -101,7 +101,7 @@ def _deploy_to_one(
     from toolkit.catalog.target import load_target, over
     from toolkit.cli import render
     from toolkit.deploy.install import deploy as deploy_service
-    from toolkit.device import connect
+    from toolkit.device.session import connect
     from toolkit.gate import deploy_gated
 
     reached = over(load_target(target), client)

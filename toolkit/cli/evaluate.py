@@ -125,7 +125,7 @@ def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample:
     from toolkit.bench.evaluate import evaluate_on
     from toolkit.cli import render
     from toolkit.deploy.install import install
-    from toolkit.device import connect
+    from toolkit.device.session import connect
 
     with connect(target, render.prompt_secret()) as device:
         if bundle is not None:
@@ -186,7 +186,7 @@ def _run_tasks(
     from toolkit.bench.lm_eval_tasks import require_harness, run_tasks
     from toolkit.cli import render
     from toolkit.deploy.install import install
-    from toolkit.device import connect
+    from toolkit.device.session import connect
 
     require_harness()
     results = []

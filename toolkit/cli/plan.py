@@ -133,7 +133,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
     from toolkit.cli import render
     from toolkit.deploy.install import prepare
     from toolkit.deploy.runtime import describe
-    from toolkit.device import connect
+    from toolkit.device.session import connect
     from toolkit.speed import find_measurement
 
     here = profile.name == "local" and target in (None, "local")

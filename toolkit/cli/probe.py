@@ -26,7 +26,7 @@ def probe(name: str, as_json: bool) -> None:
     profile.
     """
     from toolkit.cli import render
-    from toolkit.device import check_profile, connect
+    from toolkit.device.session import check_profile, connect
 
     with connect(name, render.prompt_secret()) as device:
         facts = device.ask("probe")
@@ -73,7 +73,7 @@ def identified(target: Target) -> Match:
     Raises whatever connecting does; the command that trusts a host key then works without the file.
     """
     from toolkit.cli import render
-    from toolkit.device import identify
+    from toolkit.device.session import identify
     from toolkit.errors import HostKeyChanged, HostKeyUnknown
 
     try:

@@ -17,7 +17,7 @@ from toolkit.deploy.provision import ensure_runtime, suitable_probe
 from toolkit.deploy.pull import pull
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime
-from toolkit.device import Device, connect
+from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.plan import PROMPT_TOKENS

@@ -12,7 +12,7 @@ from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime, describe, fetch_wheels, unsuitable_python
-from toolkit.device import Device, check_profile
+from toolkit.device.session import Device, check_profile
 from toolkit.errors import ConfigError, NoIndex
 from toolkit.events import Service, Step
 

@@ -11,7 +11,7 @@ from toolkit.bundle.blocks import Block, lists_of
 from toolkit.bundle.registry import Registry
 from toolkit.bundle.registry.layout import Repository, Source, file_layer, is_loopback
 from toolkit.bundle.store import Artifact
-from toolkit.device import Device
+from toolkit.device.session import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from toolkit.agent.answers import Missing, Reused
 from toolkit.bundle.blocks import Block, as_json
 from toolkit.deploy.pace import Ramp, Throttle
-from toolkit.device import Device
+from toolkit.device.session import Device
+from toolkit.device.transport import Pace, Transport
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
-from toolkit.transport import Pace, Transport
 
 # What the store and the runtime's own files may need on top of what is sent.
 SPARE_BYTES = 64 * 2**20

@@ -22,14 +22,14 @@ from typing import Any
 
 import paramiko
 
+from toolkit.device.local import LocalProcess
+from toolkit.device.shells import ServerShell
+from toolkit.device.streams import Tail
+from toolkit.device.transport import ssh_link
 from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
-from toolkit.transport import ssh_link
-from toolkit.transport.local import LocalProcess
 from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp, sessions_refused
-from toolkit.transport.shells import ServerShell
 from toolkit.transport.ssh_config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.transport.ssh_link import connected, known_key_types, verify_host_key
-from toolkit.transport.streams import Tail
 
 # A security key waits to be touched; nothing else takes so long.
 _LOGIN_TIMEOUT_S = 60.0

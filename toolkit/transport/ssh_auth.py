@@ -17,8 +17,8 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
+from toolkit.device.transport import PromptSecret
 from toolkit.errors import AuthFailed, HostUnreachable
-from toolkit.transport import PromptSecret
 from toolkit.transport.certificates import SUFFIX, certified_key, public_part, read_blob
 from toolkit.transport.ssh_config import SshOptions, public_file
 from toolkit.transport.ssh_link import Link

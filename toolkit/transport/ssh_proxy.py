@@ -10,7 +10,7 @@ from functools import partial
 from threading import Thread
 from typing import IO
 
-from toolkit.transport.streams import Tail
+from toolkit.device.streams import Tail
 
 # On Windows sockets aren't files that a command could have for its streams.
 _TAKES_SOCKET = os.name != "nt"

@@ -35,6 +35,8 @@ from toolkit.catalog.recognize import Match, misfit, propose_profile
 from toolkit.catalog.remote_path import from_login_folder, python_argv
 from toolkit.catalog.target import Target, load_target
 from toolkit.deploy.runtime import Runtime
+from toolkit.device.starter import find_starter
+from toolkit.device.transport import Process, PromptSecret, Transport, open_another, open_transport, remembered
 from toolkit.errors import (
     AgentDied,
     AgentError,
@@ -49,8 +51,6 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.events import Progress, Service, Step, Warning_, drain
-from toolkit.starters import find_starter
-from toolkit.transport import Process, PromptSecret, Transport, open_another, open_transport, remembered
 
 
 class _DamagedAgent(AgentError):

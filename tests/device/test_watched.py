@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import address_of
+from toolkit.device.local import LocalTransport
+from toolkit.device.transport import Transport
+from toolkit.device.watched import WatchedTransport
 from toolkit.errors import DeviceError, HostUnreachable
-from toolkit.transport import Transport
 from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.local import LocalTransport
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
-from toolkit.transport.watched import WatchedTransport
 
 
 @pytest.fixture(params=["local", "embedded", "sshd", "openssh"])

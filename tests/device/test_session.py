@@ -18,10 +18,10 @@ from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
 from toolkit.config import config_dir, shipped_dir
 from toolkit.deploy.push import CHUNK_BYTES
-from toolkit.device import Device, check_profile, connect, identify
+from toolkit.device.session import Device, check_profile, connect, identify
+from toolkit.device.transport import open_transport
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
 from toolkit.events import drain
-from toolkit.transport import open_transport
 
 
 def make_target(root: Path, **changes: str) -> Target:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.windows_shells import NotUnderstood, Run, cmd, powershell, split_arguments
+from toolkit.device.shells import Shell, command_line, quoted_argument, shell_of
 from toolkit.errors import ConfigError
-from toolkit.transport.shells import Shell, command_line, quoted_argument, shell_of
 
 ENVIRONMENT = {"PATH": r"C:\Windows", "USERNAME": "me", "OS": "Windows_NT"}
 VARIABLES = {"HOME": "no", "PSHOME": r"C:\Windows\System32\WindowsPowerShell\v1.0"}

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.servers import needs_root, small_disk
+from toolkit.device.local import LocalTransport
+from toolkit.device.transport import Transport
 from toolkit.errors import DeviceFull
-from toolkit.transport import Transport
-from toolkit.transport.local import LocalTransport
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import address_of, needs_sshd
+from toolkit.device.local import LocalTransport
+from toolkit.device.transport import Process, Transport
 from toolkit.errors import DeviceError, RemoteCommandFailed
-from toolkit.transport import Process, Transport
-from toolkit.transport.local import LocalTransport
 from toolkit.transport.openssh import OpenSshTransport
 from toolkit.transport.ssh import SshTransport
 

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from toolkit.device.transport import Process, finish
 from toolkit.errors import ConfigError
-from toolkit.transport import Process, finish
 
 Shell = Literal["posix", "cmd", "powershell"]
 

@@ -6,8 +6,8 @@ import re
 
 from toolkit.catalog.python import OLDEST
 from toolkit.catalog.remote_path import python_argv
+from toolkit.device.transport import Transport, finish
 from toolkit.errors import RemoteCommandFailed
-from toolkit.transport import Transport, finish
 
 # On Windows the launcher finds what isn't in the PATH, where a `python` may stand that only says where to buy one.
 WINDOWS_STARTERS = ("py -3", "python", "python3")

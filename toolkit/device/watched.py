@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from toolkit.device.transport import End, Pace, Process, Transport
 from toolkit.errors import HostUnreachable
-from toolkit.transport import End, Pace, Process, Transport
 
 
 class _WatchedProcess:

@@ -110,7 +110,7 @@ def open_transport(target: Target, prompt_secret: PromptSecret | None = None) ->
     `prompt_secret` asks the user for a passphrase or a password, at most once; without it nothing is asked for.
     """
     if target.transport == "local":
-        from toolkit.transport.local import LocalTransport
+        from toolkit.device.local import LocalTransport
 
         return LocalTransport()
     if target.transport == "openssh":

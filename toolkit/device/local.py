@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from toolkit.device.streams import Feeder, Tail, split_lines
+from toolkit.device.transport import End, Pace
 from toolkit.environment import without_secrets
 from toolkit.errors import RemoteCommandFailed
-from toolkit.transport import End, Pace
 from toolkit.transport.failures import device_full
-from toolkit.transport.streams import Feeder, Tail, split_lines
 
 WHERE = "this machine"
 _READ_BYTES = 64 * 1024
