@@ -20,6 +20,7 @@ from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
 from toolkit.device.session import Device, no_python_hint
+from toolkit.device.ssh.config import SshOptions, resolve
 from toolkit.device.starter import find_starter
 from toolkit.device.transport import PromptSecret, Transport, finish, open_transport, remembered
 from toolkit.errors import (
@@ -35,7 +36,6 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import drain
-from toolkit.transport.ssh_config import SshOptions, resolve
 
 TARGET = "target"
 REACHED_BY_SSH = ("name", "port", "host key", "login", "SFTP", "sessions")
@@ -98,12 +98,12 @@ def _reach(
 ) -> Generator[Check, None, Transport | None]:
     """From the name to a session for files; the connection, None when it can't be had."""
     name, port, host_key, login, sftp, sessions = REACHED_BY_SSH
-    from toolkit.transport.ssh import SshTransport
+    from toolkit.device.ssh.client import SshTransport
 
     if options.proxy_command:
         yield skipped(name, "the host on the way to it looks it up")
     else:
-        from toolkit.transport.ssh_link import look_up
+        from toolkit.device.ssh.link import look_up
 
         try:
             yield ok(name, f"is {', '.join(look_up(target, options))}")

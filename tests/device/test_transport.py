@@ -19,10 +19,10 @@ import pytest
 
 from tests.support.servers import address_of, needs_sshd
 from toolkit.device.local import LocalTransport
+from toolkit.device.ssh.client import SshTransport
+from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.transport import Process, Transport
 from toolkit.errors import DeviceError, RemoteCommandFailed
-from toolkit.transport.openssh import OpenSshTransport
-from toolkit.transport.ssh import SshTransport
 
 PYTHON = sys.executable
 

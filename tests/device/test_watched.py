@@ -10,12 +10,12 @@ import pytest
 
 from tests.support.servers import address_of
 from toolkit.device.local import LocalTransport
+from toolkit.device.ssh.client import SshTransport
+from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.transport import Transport
 from toolkit.device.watched import WatchedTransport
 from toolkit.errors import DeviceError, HostUnreachable
 from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.openssh import OpenSshTransport
-from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.transport.ssh import SshTransport
+from toolkit.device.ssh.client import SshTransport
 from toolkit.transport.sshd import find_sshd
 
 # Nothing is skipped in CI, which runs as root and has everything installed.

@@ -28,9 +28,9 @@ from toolkit.catalog.target import Target
 from toolkit.deploy.install import install
 from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.device.session import Device, connect
+from toolkit.device.ssh.client import SshTransport
 from toolkit.errors import AgentError
 from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
 NAME = "phi3-nano-int4-rtn-b32"

@@ -18,10 +18,10 @@ import pytest
 from tests.support.servers import IN_CI, address_of, connects, needs_root, needs_sshd
 from toolkit.catalog.target import Target
 from toolkit.device.session import Device, connect
+from toolkit.device.ssh.client import SshTransport
 from toolkit.device.transport import ssh_link
 from toolkit.device.transport import sshd as sshd_module
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
-from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd, find_sshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]

@@ -15,10 +15,10 @@ import pytest
 
 from tests.support.servers import Address, address_of, connects, needs_sshd
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.transport import ssh_proxy
 from toolkit.errors import AuthFailed, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
-from toolkit.transport.known_hosts import read_known_hosts
-from toolkit.transport.ssh import SshTransport, trust_host_key
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]

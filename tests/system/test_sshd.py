@@ -17,11 +17,11 @@ import pytest
 from tests.support.paths import REPO
 from tests.support.servers import Address, address_of, needs_root, needs_sshd, small_disk
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.known_hosts import read_known_hosts
+from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import read_known_hosts
-from toolkit.transport.openssh import OpenSshTransport
-from toolkit.transport.ssh import SshTransport, trust_host_key
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
@@ -214,8 +214,8 @@ import subprocess, sys, time
 from pathlib import Path
 from toolkit.errors import HostUnreachable
 from toolkit.device.transport import ssh_link
-from toolkit.transport.openssh import OpenSshTransport
-from toolkit.transport.ssh import SshTransport
+from toolkit.device.ssh.openssh import OpenSshTransport
+from toolkit.device.ssh.client import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
 ssh_link.LINK_TIMEOUT_S, ssh_link.KEEPALIVE_S = 2, 1

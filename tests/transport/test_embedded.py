@@ -10,11 +10,11 @@ import paramiko
 import pytest
 
 from tests.support.servers import address_of, needs_sshd
+from toolkit.device.ssh.client import SshTransport
 from toolkit.device.transport import sshd as sshd_module
 from toolkit.errors import HostUnreachable, RemoteCommandFailed
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.loopback import start_loopback
-from toolkit.transport.ssh import SshTransport
 
 
 @pytest.fixture

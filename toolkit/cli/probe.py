@@ -51,8 +51,8 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
     goes into known_hosts only if the server at that address really has it.
     """
     from toolkit.catalog.target import load_target, parse_target
+    from toolkit.device.ssh.client import trust_host_key
     from toolkit.errors import ConfigError
-    from toolkit.transport.ssh import trust_host_key
 
     if host is None and (port is not None or known_hosts is not None):
         raise click.UsageError("--port and --known-hosts go with --host; a target's own stand in its file")

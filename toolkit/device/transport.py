@@ -114,10 +114,10 @@ def open_transport(target: Target, prompt_secret: PromptSecret | None = None) ->
 
         return LocalTransport()
     if target.transport == "openssh":
-        from toolkit.transport.openssh import OpenSshTransport
+        from toolkit.device.ssh.openssh import OpenSshTransport
 
         return OpenSshTransport(target)
-    from toolkit.transport.ssh import SshTransport
+    from toolkit.device.ssh.client import SshTransport
 
     return SshTransport(target, prompt_secret)
 
@@ -129,7 +129,7 @@ def open_another(target: Target, prompt_secret: PromptSecret | None = None) -> T
     process, which has one processor for all that it does.
     """
     if target.transport == "ssh":
-        from toolkit.transport.openssh import OpenSshTransport, ssh_is_here
+        from toolkit.device.ssh.openssh import OpenSshTransport, ssh_is_here
 
         with suppress(ToolkitError):
             if ssh_is_here():

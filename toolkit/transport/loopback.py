@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from toolkit.device.ssh.client import SshTransport
 from toolkit.errors import DeviceError
 from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
 

@@ -10,10 +10,10 @@ import paramiko
 import pytest
 
 from tests.support.servers import address_of, needs_sshd
+from toolkit.device.ssh.client import SshTransport
+from toolkit.device.ssh.packets import BurstPacketizer, send_all
 from toolkit.device.transport import ssh_link
 from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.ssh import SshTransport
-from toolkit.transport.ssh_packets import BurstPacketizer, send_all
 from toolkit.transport.sshd import PrivateSshd
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import Address, Relay, address_of, needs_sshd
+from toolkit.device.ssh.client import SshTransport
+from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.transport import ssh_link
 from toolkit.errors import HostUnreachable
-from toolkit.transport.openssh import OpenSshTransport
-from toolkit.transport.ssh import SshTransport
 
 Client = type[SshTransport] | type[OpenSshTransport]
 

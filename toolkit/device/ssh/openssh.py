@@ -24,12 +24,12 @@ import paramiko
 
 from toolkit.device.local import LocalProcess
 from toolkit.device.shells import ServerShell
+from toolkit.device.ssh.config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
+from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp, sessions_refused
+from toolkit.device.ssh.link import connected, known_key_types, verify_host_key
 from toolkit.device.streams import Tail
 from toolkit.device.transport import ssh_link
 from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
-from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp, sessions_refused
-from toolkit.transport.ssh_config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
-from toolkit.transport.ssh_link import connected, known_key_types, verify_host_key
 
 # A security key waits to be touched; nothing else takes so long.
 _LOGIN_TIMEOUT_S = 60.0

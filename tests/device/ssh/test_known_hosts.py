@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.known_hosts import append_known_host, host_names, parse_known_hosts, read_known_hosts
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import (
-    append_known_host,
-    host_names,
-    parse_known_hosts,
-    read_known_hosts,
-)
 
 BLOB = base64.b64encode(b"some key").decode()
 

@@ -15,10 +15,10 @@ import paramiko
 from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE, SFTPError
 
 from toolkit.catalog.remote_path import sftp_path
+from toolkit.device.ssh.upload import CHUNK_BYTES, Upload
 from toolkit.device.transport import End, Pace
 from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
 from toolkit.transport.failures import device_full
-from toolkit.transport.sftp_upload import CHUNK_BYTES, Upload
 
 
 class SftpFiles(ABC):

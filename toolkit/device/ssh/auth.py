@@ -17,11 +17,11 @@ import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
+from toolkit.device.ssh.certificates import SUFFIX, certified_key, public_part, read_blob
+from toolkit.device.ssh.config import SshOptions, public_file
+from toolkit.device.ssh.link import Link
 from toolkit.device.transport import PromptSecret
 from toolkit.errors import AuthFailed, HostUnreachable
-from toolkit.transport.certificates import SUFFIX, certified_key, public_part, read_blob
-from toolkit.transport.ssh_config import SshOptions, public_file
-from toolkit.transport.ssh_link import Link
 
 # A key may wait in a security token to be touched; nothing else takes so long.
 _LOGIN_TIMEOUT_S = 60.0

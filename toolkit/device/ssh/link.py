@@ -17,12 +17,12 @@ import paramiko
 from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.certificates import SUFFIX, host_certificate_fault
+from toolkit.device.ssh.config import SshOptions, SshTarget
+from toolkit.device.ssh.known_hosts import KnownKey, host_names, read_known_hosts
+from toolkit.device.ssh.packets import BurstPacketizer
+from toolkit.device.ssh.proxy import Proxy
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
-from toolkit.transport.certificates import SUFFIX, host_certificate_fault
-from toolkit.transport.known_hosts import KnownKey, host_names, read_known_hosts
-from toolkit.transport.ssh_config import SshOptions, SshTarget
-from toolkit.transport.ssh_packets import BurstPacketizer
-from toolkit.transport.ssh_proxy import Proxy
 
 LINK_TIMEOUT_S = 20
 KEEPALIVE_S = 10

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import Address
+from toolkit.device.ssh.config import parse_ssh_g, resolve, ssh_options
 from toolkit.device.transport import ssh_config
 from toolkit.errors import ConfigError
-from toolkit.transport.ssh_config import parse_ssh_g, resolve, ssh_options
 
 TARGET = Address("pi5", "pi")
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.support.servers import Address, address_of
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.transport import embedded as embedded_module
 from toolkit.device.transport import ssh_auth, ssh_link
 from toolkit.errors import (
@@ -29,8 +31,6 @@ from toolkit.errors import (
 )
 from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import read_known_hosts
-from toolkit.transport.ssh import SshTransport, trust_host_key
 
 
 @pytest.fixture

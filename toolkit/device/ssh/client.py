@@ -15,15 +15,15 @@ from paramiko.sftp import SFTPError
 
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.shells import ServerShell
+from toolkit.device.ssh.auth import log_in
+from toolkit.device.ssh.config import SshTarget, resolve
+from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp
+from toolkit.device.ssh.known_hosts import append_known_host, hashed, host_names
+from toolkit.device.ssh.link import Link, connected, host_key_changed, known_key_types, known_keys, verify_host_key
+from toolkit.device.ssh.packets import send_all
 from toolkit.device.streams import Feeder, Tail, split_lines
 from toolkit.device.transport import PromptSecret
 from toolkit.errors import ConfigError, HostKeyChanged, HostUnreachable
-from toolkit.transport.known_hosts import append_known_host, hashed, host_names
-from toolkit.transport.sftp_files import SftpFiles, link_lost, no_sftp
-from toolkit.transport.ssh_auth import log_in
-from toolkit.transport.ssh_config import SshTarget, resolve
-from toolkit.transport.ssh_link import Link, connected, host_key_changed, known_key_types, known_keys, verify_host_key
-from toolkit.transport.ssh_packets import send_all
 
 _OPEN_TIMEOUT_S = 20
 _KILL_TIMEOUT_S = 1

@@ -18,6 +18,9 @@ from tests.support.paths import REPO
 from tests.support.servers import Address, Relay, address_of, needs_sshd
 from toolkit.catalog.public_key import fingerprint
 from toolkit.catalog.target import Target
+from toolkit.device.ssh.client import SshTransport
+from toolkit.device.ssh.known_hosts import read_known_hosts
+from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.transport import Transport, open_another
 from toolkit.errors import (
     AuthFailed,
@@ -28,9 +31,6 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.known_hosts import read_known_hosts
-from toolkit.transport.openssh import OpenSshTransport
-from toolkit.transport.ssh import SshTransport
 from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = needs_sshd
@@ -175,7 +175,7 @@ def test_nothing_stays_behind(address: Address) -> None:
 ABANDONED = """
 import os, sys
 from tests.support.servers import Address
-from toolkit.transport.openssh import OpenSshTransport
+from toolkit.device.ssh.openssh import OpenSshTransport
 transport = OpenSshTransport(Address("pi5", "127.0.0.1", sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]))
 sleeping = transport.start(["cat"])
 print(transport._child.pid, flush=True)
