@@ -38,8 +38,8 @@ from toolkit.demo import loopback_target
 from toolkit.deploy.install import check_active, deploy
 from toolkit.device.session import connect
 from toolkit.device.ssh.config import CONNECT_TIMEOUT_S
+from toolkit.emulate.loopback import start_loopback
 from toolkit.rollout import RolloutOptions, plan_waves
-from toolkit.transport.loopback import start_loopback
 from toolkit.units import parse_bandwidth, parse_bytes
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)

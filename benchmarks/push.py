@@ -30,8 +30,8 @@ from toolkit.catalog.target import Target, over
 from toolkit.cli import render
 from toolkit.deploy.push import Upload, push
 from toolkit.device.session import connect
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.events import drain
-from toolkit.transport.sshd import PrivateSshd
 
 LOSSY = Link(round_trip_s=0.05, loss=0.01, bits_per_s=50e6)
 MIB = 2**20

@@ -30,10 +30,10 @@ from toolkit.config import cache_dir
 from toolkit.demo import demo, loopback_target
 from toolkit.deploy.install import prepare
 from toolkit.device.session import connect
+from toolkit.emulate.loopback import start_loopback
 from toolkit.optimizer.synth import synthesize
 from toolkit.pipeline import Options, Row, run
 from toolkit.report import Report, metrics
-from toolkit.transport.loopback import start_loopback
 
 FULL_SIZE = "phi-3-mini-4k"
 FULL_SIZE_RECIPES = (

@@ -16,9 +16,9 @@ from toolkit.chat import Conversation, converse
 from toolkit.deploy.install import deploy
 from toolkit.deploy.releases import activate
 from toolkit.device.session import Device, connect
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError
 from toolkit.events import Event, Token, Warning_
-from toolkit.transport.sshd import PrivateSshd
 
 QUESTION = "And it came to pass in those days, that there went out a decree."
 

@@ -29,13 +29,13 @@ from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import deploy
 from toolkit.device.session import connect
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.loopback import start_loopback
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_
 from toolkit.fleet import roll_out
 from toolkit.rollout import Rollout, RolloutOptions, claim, find_rollout, new_rollout, plan_waves
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.loopback import start_loopback
-from toolkit.transport.sshd import PrivateSshd
 
 INT4 = "int4-rtn-b32"
 

@@ -20,12 +20,12 @@ from toolkit.catalog.target import Target, load_target
 from toolkit.catalog.workload import Workload
 from toolkit.deploy.install import deploy
 from toolkit.device.session import connect
+from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
 from toolkit.plan import plan
 from toolkit.proposal import Question
 from toolkit.report import read_report, reports_dir
-from toolkit.transport.embedded import EmbeddedServer
 from toolkit.tune import Options, Outcome, tune
 
 TINY = Workload(name="tiny", description="", prompt_tokens=96, generate_tokens=12, warmup=0, repetitions=3, runs=1)

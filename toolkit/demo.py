@@ -7,11 +7,11 @@ from pathlib import Path
 from toolkit.catalog.target import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.config import cache_dir
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.loopback import start_loopback
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.events import Service, Step
 from toolkit.pipeline import Options, Row, run
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.loopback import start_loopback
-from toolkit.transport.sshd import PrivateSshd
 
 MODEL = "phi3-nano"
 RECIPES = ("fp32", "int4-rtn-b32", "int4-kquant-b32", "int4-gptq-b32")

@@ -19,11 +19,11 @@ from toolkit.bench.run import held_out_text
 from toolkit.bundle.store import find_bundle, list_bundles, open_bundle, record_quality
 from toolkit.deploy.install import deploy, install
 from toolkit.device.session import connect
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Event, Progress, Step, Warning_
 from toolkit.quality import HELD_OUT
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
 
 
 def compare(

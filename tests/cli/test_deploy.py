@@ -12,7 +12,7 @@ from tests.support.builds import seed_cache
 from tests.support.fleets import switched_off, write_targets
 from tests.support.registries import needs_registry, registry
 from tests.system.test_loop import edgephi
-from toolkit.transport.sshd import free_port
+from toolkit.emulate.sshd import free_port
 
 
 @pytest.fixture

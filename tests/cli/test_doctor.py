@@ -8,8 +8,8 @@ import pytest
 
 from toolkit.cli import main
 from toolkit.config import config_dir
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import free_port
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import free_port
 
 
 def run(*argv: str) -> int:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.emulator.test_user_mode import board
+from tests.emulate.test_boards import board
 from toolkit.cli import main
 
 

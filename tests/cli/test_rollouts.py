@@ -14,7 +14,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import interruptible, seed_cache
 from tests.support.fleets import device_root, here, over, processes_naming, switched_off, write_targets
 from tests.system.test_loop import edgephi
-from toolkit.transport.embedded import EmbeddedServer
+from toolkit.emulate.embedded import EmbeddedServer
 
 NAME = "phi3-nano-int4-rtn-b32"
 

@@ -14,8 +14,8 @@ from toolkit import localhost
 from toolkit.catalog.target import load_target, target_json_schema
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd, free_port
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd, free_port
 
 ADD = ("add", "pi5", "pi@pi5.local", "--profile", "raspberry-pi-5-8gb")
 

@@ -17,10 +17,10 @@ from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import Delivery, check_active, deploy, install
 from toolkit.device.session import Device, connect
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Step, Warning_
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
 
 
 def target_at(root: Path) -> Target:

@@ -32,12 +32,12 @@ from toolkit.catalog.profile import load_profile
 from toolkit.deploy.install import Delivery, deploy, install
 from toolkit.deploy.pull import _Tokens, pull
 from toolkit.device.session import connect
+from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
 from toolkit.gate import with_gate_figures
 from toolkit.rollout import RolloutOptions, find_rollout
-from toolkit.transport.embedded import EmbeddedServer
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking
 from toolkit.device.session import Device, connect
 from toolkit.device.transport import open_transport
 from toolkit.device.watched import WatchedTransport
+from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Service
-from toolkit.transport.embedded import EmbeddedServer
 
 MIB = 2**20
 

@@ -19,9 +19,9 @@ from toolkit.deploy.install import deploy, install
 from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.deploy.releases import activate, prune, verify
 from toolkit.device.session import Device, connect
+from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Event, Step, Warning_
-from toolkit.transport.embedded import EmbeddedServer
 
 NAMES = ("fp32", "int4-rtn-b32", "int4-rtn-b128")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 
 
 @pytest.fixture(autouse=True)

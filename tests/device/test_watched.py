@@ -14,9 +14,9 @@ from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.transport import Transport
 from toolkit.device.watched import WatchedTransport
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import DeviceError, HostUnreachable
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
 
 
 @pytest.fixture(params=["local", "embedded", "sshd", "openssh"])

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from toolkit.catalog.target import Target, target_toml
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd, free_port
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd, free_port
 
 
 def device_root(folder: Path, runtimes: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from toolkit.device.ssh.client import SshTransport
-from toolkit.transport.sshd import find_sshd
+from toolkit.emulate.sshd import find_sshd
 
 # Nothing is skipped in CI, which runs as root and has everything installed.
 IN_CI = "CI" in os.environ

@@ -10,7 +10,7 @@ from typing import Any
 
 import paramiko
 
-from toolkit.transport.embedded_files import FilesUnder, OpenFile, answering
+from toolkit.emulate.embedded_files import FilesUnder, OpenFile, answering
 
 _RESERVED = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[<>"|?*\x00-\x1f].*|.*[. ]', re.IGNORECASE)
 

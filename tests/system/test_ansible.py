@@ -26,7 +26,7 @@ from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.config import config_dir
 from toolkit.deploy.kit import export_kit
-from toolkit.transport.sshd import PrivateSshd
+from toolkit.emulate.sshd import PrivateSshd
 
 ANSIBLE = REPO / "ansible"
 MINOR = ".".join(platform.python_version_tuple()[:2])

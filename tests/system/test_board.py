@@ -22,8 +22,8 @@ import pytest
 
 from tests.support.paths import REPO
 from toolkit.config import cache_dir
-from toolkit.emulator.binfmt import register
-from toolkit.emulator.user_mode import check_machine, load_state
+from toolkit.emulate.binfmt import register
+from toolkit.emulate.boards import check_machine, load_state
 from toolkit.errors import ConfigError
 from toolkit.events import drain
 

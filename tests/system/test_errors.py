@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import needs_sshd
-from toolkit.transport.sshd import PrivateSshd, free_port
+from toolkit.emulate.sshd import PrivateSshd, free_port
 
 pytestmark = needs_sshd
 

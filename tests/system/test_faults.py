@@ -34,8 +34,8 @@ from toolkit.catalog.target import Target
 from toolkit.deploy.install import PLAIN, Delivery, deploy, install
 from toolkit.deploy.releases import verify
 from toolkit.device.session import Device, connect
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import CorruptBundle, DeviceError
-from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [pytest.mark.faults, needs_sshd]
 

@@ -42,7 +42,7 @@ from toolkit.deploy.install import Delivery, deploy, install, prepare
 from toolkit.deploy.push import push
 from toolkit.deploy.releases import load_active, prune, verify
 from toolkit.device.session import connect
-from toolkit.emulator.rootfs import Definition, root_file_system
+from toolkit.emulate.rootfs import Definition, root_file_system
 from toolkit.errors import AgentError, DeviceError, HostUnreachable, ToolkitError
 
 pytestmark = [

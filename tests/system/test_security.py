@@ -29,9 +29,9 @@ from toolkit.deploy.install import install
 from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.device.session import Device, connect
 from toolkit.device.ssh.client import SshTransport
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
 
 NAME = "phi3-nano-int4-rtn-b32"
 PASSPHRASE, TOKEN = "correct-horse-battery", "hf_staple0123456789"

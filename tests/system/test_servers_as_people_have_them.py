@@ -21,8 +21,8 @@ from toolkit.device.session import Device, connect
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.transport import ssh_link
 from toolkit.device.transport import sshd as sshd_module
+from toolkit.emulate.sshd import PrivateSshd, find_sshd
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
-from toolkit.transport.sshd import PrivateSshd, find_sshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
 

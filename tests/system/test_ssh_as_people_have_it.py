@@ -18,8 +18,8 @@ from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.transport import ssh_proxy
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AuthFailed, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
-from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
 

@@ -20,9 +20,9 @@ from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
 
@@ -216,7 +216,7 @@ from toolkit.errors import HostUnreachable
 from toolkit.device.transport import ssh_link
 from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.ssh.client import SshTransport
-from toolkit.transport.sshd import PrivateSshd
+from toolkit.emulate.sshd import PrivateSshd
 
 ssh_link.LINK_TIMEOUT_S, ssh_link.KEEPALIVE_S = 2, 1
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

@@ -9,7 +9,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.emulator.user_mode import State
+    from toolkit.emulate.boards import State
 
 
 @click.group(invoke_without_command=True)
@@ -30,14 +30,14 @@ def emulate(ctx: click.Context) -> None:
 
 
 def _complete_boards(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    from toolkit.emulator.board import list_boards
+    from toolkit.emulate.definition import list_boards
 
     words = [word for board in list_boards() for word in (board.name, *board.profiles)]
     return [word for word in words if word.startswith(incomplete)]
 
 
 def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    from toolkit.emulator.user_mode import list_states
+    from toolkit.emulate.boards import list_states
 
     return [state.name for state in list_states() if state.name.startswith(incomplete)]
 
@@ -55,8 +55,8 @@ def start(board: str, name: str | None, port: int | None, as_json: bool) -> None
     Debian's packages mmdebstrap and qemu-user-static. The first start makes the board's Debian, in a minute.
     """
     from toolkit.cli import render
-    from toolkit.emulator.board import find_board
-    from toolkit.emulator.user_mode import start as start_service
+    from toolkit.emulate.boards import start as start_service
+    from toolkit.emulate.definition import find_board
 
     kind, profile = find_board(board)
     started = render.follow(start_service(kind, profile, name or f"emulated-{board}", port))
@@ -73,7 +73,7 @@ def start(board: str, name: str | None, port: int | None, as_json: bool) -> None
 def stop(name: str, as_json: bool) -> None:
     """End an emulated board with everything that runs on it; what is installed there stays."""
     from toolkit.cli import render
-    from toolkit.emulator.user_mode import stop as stop_service
+    from toolkit.emulate.boards import stop as stop_service
 
     stopped = stop_service(name)
     if as_json:
@@ -87,7 +87,7 @@ def stop(name: str, as_json: bool) -> None:
 def list_(as_json: bool = False) -> None:
     """List emulated boards, whether they run, and what they take on disk."""
     from toolkit.cli import render
-    from toolkit.emulator.user_mode import disk_bytes, list_states
+    from toolkit.emulate.boards import disk_bytes, list_states
 
     states = list_states()
     if as_json:
@@ -116,9 +116,9 @@ def list_(as_json: bool = False) -> None:
 def remove(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Stop emulated boards and delete them with what is installed on them, and their targets."""
     from toolkit.cli import render
-    from toolkit.emulator.rootfs import remove_root_file_systems
-    from toolkit.emulator.user_mode import list_states
-    from toolkit.emulator.user_mode import remove as remove_service
+    from toolkit.emulate.boards import list_states
+    from toolkit.emulate.boards import remove as remove_service
+    from toolkit.emulate.rootfs import remove_root_file_systems
 
     if bool(names) == everything:
         raise click.UsageError("name the boards, or --all")

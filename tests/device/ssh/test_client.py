@@ -20,6 +20,7 @@ from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.transport import embedded as embedded_module
 from toolkit.device.transport import ssh_auth, ssh_link
+from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import (
     AuthFailed,
     CorruptBundle,
@@ -29,7 +30,6 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.transport.embedded import EmbeddedServer
 from toolkit.transport.keys import write_key_pair
 
 

@@ -22,6 +22,7 @@ from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.transport import Transport, open_another
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -31,7 +32,6 @@ from toolkit.errors import (
     RemoteCommandFailed,
 )
 from toolkit.transport.keys import write_key_pair
-from toolkit.transport.sshd import PrivateSshd
 
 pytestmark = needs_sshd
 

@@ -13,8 +13,8 @@ from tests.support.servers import address_of, needs_sshd
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.packets import BurstPacketizer, send_all
 from toolkit.device.transport import ssh_link
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 
 
 def sent_and_compared(server: PrivateSshd | EmbeddedServer, tmp_path: Path, size: int) -> SshTransport:

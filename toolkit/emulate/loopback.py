@@ -7,9 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from toolkit.device.ssh.client import SshTransport
+from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import DeviceError
-from toolkit.transport.embedded import EmbeddedServer
-from toolkit.transport.sshd import PrivateSshd
 
 
 @contextmanager

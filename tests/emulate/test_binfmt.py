@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.emulator.binfmt import find_line, refuse_unusable
+from toolkit.emulate.binfmt import find_line, refuse_unusable
 from toolkit.errors import ConfigError
 
 ENTRY = "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: {flags}\noffset 0\nmagic 7f454c46\n"

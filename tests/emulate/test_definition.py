@@ -9,7 +9,7 @@ import pytest
 from toolkit.agent.device import facts, parsers, reading
 from toolkit.catalog.profile import Profile, list_profiles
 from toolkit.catalog.recognize import propose_profile
-from toolkit.emulator.board import MARKER, Board, cpuinfo, find_board, list_boards, meminfo, system_files
+from toolkit.emulate.definition import MARKER, Board, cpuinfo, find_board, list_boards, meminfo, system_files
 from toolkit.errors import ConfigError
 
 GIB = 2**30

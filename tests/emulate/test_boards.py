@@ -14,9 +14,8 @@ import pytest
 
 from toolkit.catalog.target import Target, save_target
 from toolkit.config import config_dir
-from toolkit.emulator import user_mode
-from toolkit.emulator.board import find_board
-from toolkit.emulator.user_mode import (
+from toolkit.emulate import boards
+from toolkit.emulate.boards import (
     State,
     boards_dir,
     check_machine,
@@ -29,6 +28,7 @@ from toolkit.emulator.user_mode import (
     start_ticks,
     stop,
 )
+from toolkit.emulate.definition import find_board
 from toolkit.errors import ConfigError
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are read from /proc")
@@ -124,13 +124,13 @@ def test_a_board_never_takes_the_name_of_a_target() -> None:
     ],
 )
 def test_what_this_machine_lacks(change: tuple[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_mode.machine, "arch", lambda: "x86_64")
-    monkeypatch.setattr(user_mode.machine, "system", lambda: "linux")
+    monkeypatch.setattr(boards.machine, "arch", lambda: "x86_64")
+    monkeypatch.setattr(boards.machine, "system", lambda: "linux")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(user_mode.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(boards.shutil, "which", lambda tool: tool)
     check_machine()
     module, _, name = change[0].partition(".")
-    monkeypatch.setattr(getattr(user_mode, module), name, change[1])
+    monkeypatch.setattr(getattr(boards, module), name, change[1])
     with pytest.raises(ConfigError) as caught:
         check_machine()
     assert message in caught.value.message

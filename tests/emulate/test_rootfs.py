@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
-from toolkit.emulator import rootfs
-from toolkit.emulator.rootfs import (
+from toolkit.emulate import rootfs
+from toolkit.emulate.rootfs import (
     Definition,
     apt_settings,
     debian_sources,

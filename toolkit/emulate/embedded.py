@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 
 import paramiko
 
-from toolkit.transport.embedded_exec import run_command
-from toolkit.transport.embedded_files import FilesUnder
+from toolkit.emulate.embedded_exec import run_command
+from toolkit.emulate.embedded_files import FilesUnder
 from toolkit.transport.keys import write_key_pair
 
 
