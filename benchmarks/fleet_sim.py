@@ -34,11 +34,11 @@ from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import Target
 from toolkit.cli import render
 from toolkit.config import cache_dir
-from toolkit.demo import loopback_target
 from toolkit.deploy.install import check_active, deploy
 from toolkit.device.session import connect
 from toolkit.device.ssh.config import CONNECT_TIMEOUT_S
 from toolkit.emulate.loopback import start_loopback
+from toolkit.jobs.demo import loopback_target
 from toolkit.rollout import RolloutOptions, plan_waves
 from toolkit.units import parse_bandwidth, parse_bytes
 

@@ -27,12 +27,12 @@ from toolkit.catalog.workload import load_workload
 from toolkit.cli import render
 from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir
-from toolkit.demo import demo, loopback_target
 from toolkit.deploy.install import prepare
 from toolkit.device.session import connect
 from toolkit.emulate.loopback import start_loopback
+from toolkit.jobs.demo import demo, loopback_target
+from toolkit.jobs.run import Options, Row, run
 from toolkit.optimizer.synth import synthesize
-from toolkit.pipeline import Options, Row, run
 from toolkit.report import Report, metrics
 
 FULL_SIZE = "phi-3-mini-4k"

@@ -24,7 +24,7 @@ from toolkit.device.transport import Transport
 from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
-from toolkit.gate import deploy_gated, with_gate_figures, withdraw
+from toolkit.jobs.gate import deploy_gated, with_gate_figures, withdraw
 from toolkit.rollout import (
     DeviceRecord,
     Restored,

@@ -36,7 +36,7 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.fleet import roll_out
-from toolkit.gate import with_gate_figures
+from toolkit.jobs.gate import with_gate_figures
 from toolkit.rollout import RolloutOptions, find_rollout
 
 

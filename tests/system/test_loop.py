@@ -153,7 +153,7 @@ def test_run_with_wrong_names(local: Path, args: tuple[str, ...], code: int, wor
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "sshd"])
 def test_the_demo_ends_in_its_table(embedded: bool, tmp_path: Path, local: Path, runtimes: Path) -> None:
-    from toolkit.demo import RECIPES
+    from toolkit.jobs.demo import RECIPES
 
     for recipe in RECIPES:
         seed_cache(tmp_path / "cache", recipe)

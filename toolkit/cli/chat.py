@@ -10,7 +10,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.chat import Conversation, Turn
+    from toolkit.jobs.chat import Conversation, Turn
 
 
 @click.command()
@@ -37,9 +37,9 @@ def chat(
     Tokens stream as the device makes them. Text piped into stdin is the prompt: `echo "Who was Noah?" |
     edgephi chat pi5`.
     """
-    from toolkit.chat import converse
     from toolkit.cli import render
     from toolkit.device.session import connect
+    from toolkit.jobs.chat import converse
 
     interactive = prompt is None and sys.stdin.isatty()
     one_shot = None if interactive else _read_prompt(prompt)

@@ -21,7 +21,7 @@ def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool, output: Pat
     """
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
-    from toolkit.demo import demo as demo_service
+    from toolkit.jobs.demo import demo as demo_service
 
     rows = render.follow(demo_service(embedded=embedded, fresh=fresh))
     reports = [row.report for row in rows if row.report]

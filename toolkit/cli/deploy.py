@@ -14,7 +14,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
     from toolkit.deploy.install import Delivery
-    from toolkit.gate import Verdict
+    from toolkit.jobs.gate import Verdict
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -102,7 +102,7 @@ def _deploy_to_one(
     from toolkit.cli import render
     from toolkit.deploy.install import deploy as deploy_service
     from toolkit.device.session import connect
-    from toolkit.gate import deploy_gated
+    from toolkit.jobs.gate import deploy_gated
 
     reached = over(load_target(target), client)
     with connect(reached, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:

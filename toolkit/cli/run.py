@@ -62,8 +62,8 @@ def run(
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
     from toolkit.deploy.install import Delivery
-    from toolkit.pipeline import Options
-    from toolkit.pipeline import run as run_service
+    from toolkit.jobs.run import Options
+    from toolkit.jobs.run import run as run_service
 
     for recipe in recipes:
         load_recipe(recipe)

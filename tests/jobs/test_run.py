@@ -13,7 +13,7 @@ from toolkit.catalog.target import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step
-from toolkit.pipeline import Options, run
+from toolkit.jobs.run import Options, run
 
 RECIPES = ("fp32", "int4-rtn-b32")
 

@@ -11,7 +11,7 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.loopback import start_loopback
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.events import Service, Step
-from toolkit.pipeline import Options, Row, run
+from toolkit.jobs.run import Options, Row, run
 
 MODEL = "phi3-nano"
 RECIPES = ("fp32", "int4-rtn-b32", "int4-kquant-b32", "int4-gptq-b32")

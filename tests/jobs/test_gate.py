@@ -20,7 +20,7 @@ from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy
 from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed
-from toolkit.gate import Check, check_limits, deploy_gated
+from toolkit.jobs.gate import Check, check_limits, deploy_gated
 from toolkit.quality import HELD_OUT, Quality
 
 EASY = {"min_decode_tps": 0.001, "max_memory": "100 GiB"}
