@@ -21,8 +21,8 @@ from toolkit.deploy.install import check_active, deploy
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import describe
 from toolkit.device.session import Device, connect
-from toolkit.doctor import examine_target
 from toolkit.errors import AgentError, CorruptBundle, RemoteCommandFailed
+from toolkit.jobs.doctor.target import examine_target
 
 PROFILE = """
 schema_version = 1

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.boards import probe_of
-from toolkit import checks
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.target import Target
+from toolkit.jobs.doctor import checks
 
 PI5 = Target(name="pi5", host="pi5.local", profile="raspberry-pi-5-8gb")
 PROBE: dict[str, Any] = {

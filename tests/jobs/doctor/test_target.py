@@ -18,13 +18,13 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.pythons import calling_itself, real_python, script
 from tests.support.servers import needs_root, needs_sshd, small_disk
-from toolkit.checks import Check
 from toolkit.config import config_dir
 from toolkit.deploy.install import deploy
 from toolkit.device.session import connect
-from toolkit.doctor import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.sshd import PrivateSshd, free_port
+from toolkit.jobs.doctor.checks import Check
+from toolkit.jobs.doctor.target import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
 from toolkit.transport.keys import write_key_pair
 
 EVERYTHING = [TARGET, *REACHED_BY_SSH, *ON_DEVICE]

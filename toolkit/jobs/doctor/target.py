@@ -9,13 +9,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from toolkit import checks
 from toolkit.agent.answers import Provisioned
 from toolkit.catalog import python
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.remote_path import python_argv
 from toolkit.catalog.target import Target, load_target
-from toolkit.checks import Check, ok, skipped
 from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
@@ -36,6 +34,8 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import drain
+from toolkit.jobs.doctor import checks
+from toolkit.jobs.doctor.checks import Check, ok, skipped
 
 TARGET = "target"
 REACHED_BY_SSH = ("name", "port", "host key", "login", "SFTP", "sessions")
