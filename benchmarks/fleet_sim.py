@@ -39,7 +39,7 @@ from toolkit.device.session import connect
 from toolkit.device.ssh.config import CONNECT_TIMEOUT_S
 from toolkit.emulate.loopback import start_loopback
 from toolkit.jobs.demo import loopback_target
-from toolkit.rollout import RolloutOptions, plan_waves
+from toolkit.jobs.rollout.record import RolloutOptions, plan_waves
 from toolkit.units import parse_bandwidth, parse_bytes
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)

@@ -35,9 +35,9 @@ from toolkit.device.session import connect
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
-from toolkit.fleet import roll_out
 from toolkit.jobs.gate import with_gate_figures
-from toolkit.rollout import RolloutOptions, find_rollout
+from toolkit.jobs.rollout.record import RolloutOptions, find_rollout
+from toolkit.jobs.rollout.run import roll_out
 
 
 @pytest.fixture(autouse=True)

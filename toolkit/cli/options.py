@@ -133,7 +133,7 @@ def rollout(command: F) -> F:
     """How several devices get a bundle."""
 
     def canaries(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-        from toolkit.rollout import canary_count
+        from toolkit.jobs.rollout.record import canary_count
 
         try:
             canary_count(value, 0)

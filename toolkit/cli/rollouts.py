@@ -13,7 +13,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
     from toolkit.catalog.target import Target
-    from toolkit.rollout import DeviceRecord, Rollout, RolloutOptions, State
+    from toolkit.jobs.rollout.record import DeviceRecord, Rollout, RolloutOptions, State
 
 STATES: tuple[State, ...] = ("done", "failed", "pending")
 
@@ -37,8 +37,8 @@ def roll_out(
     from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
     from toolkit.errors import RolloutFailed
-    from toolkit.fleet import roll_out as roll_out_service
-    from toolkit.rollout import RolloutOptions, rollout_exit_code
+    from toolkit.jobs.rollout.record import RolloutOptions, rollout_exit_code
+    from toolkit.jobs.rollout.run import roll_out as roll_out_service
 
     targets = [over(target, client) for target in select_targets(words)]
     # The options are a part of the rollout's identity, which is the same wherever one stands.
@@ -63,7 +63,7 @@ def _show_plan(
     bundle: Bundle, targets: Sequence[Target], chosen: RolloutOptions, *, fresh: bool, as_json: bool
 ) -> None:
     from toolkit.cli import render
-    from toolkit.rollout import new_rollout, recall
+    from toolkit.jobs.rollout.record import new_rollout, recall
 
     rollout = new_rollout(bundle, [target.name for target in targets], chosen)
     if not fresh:
@@ -130,7 +130,7 @@ def rollouts(ctx: click.Context) -> None:
 def list_(as_json: bool = False) -> None:
     """List every kept rollout, the newest first."""
     from toolkit.cli import render
-    from toolkit.rollout import list_rollouts
+    from toolkit.jobs.rollout.record import list_rollouts
 
     found = list_rollouts()
     if as_json:
@@ -157,7 +157,7 @@ def list_(as_json: bool = False) -> None:
 def show(rollout: str, as_json: bool) -> None:
     """Show what came of each device of a rollout, by its id or the first characters of it."""
     from toolkit.cli import render
-    from toolkit.rollout import find_rollout
+    from toolkit.jobs.rollout.record import find_rollout
 
     found = find_rollout(rollout)
     if as_json:

@@ -14,7 +14,7 @@ from tests.bundle.test_store import manifest
 from tests.support.paths import DATA
 from toolkit.bundle.store import Bundle
 from toolkit.errors import ConfigError
-from toolkit.rollout import (
+from toolkit.jobs.rollout.record import (
     DeviceRecord,
     Rollout,
     RolloutOptions,

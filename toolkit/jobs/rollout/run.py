@@ -25,7 +25,7 @@ from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
 from toolkit.jobs.gate import deploy_gated, with_gate_figures, withdraw
-from toolkit.rollout import (
+from toolkit.jobs.rollout.record import (
     DeviceRecord,
     Restored,
     Rollout,

@@ -34,8 +34,8 @@ from toolkit.emulate.loopback import start_loopback
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_
-from toolkit.fleet import roll_out
-from toolkit.rollout import Rollout, RolloutOptions, claim, find_rollout, new_rollout, plan_waves
+from toolkit.jobs.rollout.record import Rollout, RolloutOptions, claim, find_rollout, new_rollout, plan_waves
+from toolkit.jobs.rollout.run import roll_out
 
 INT4 = "int4-rtn-b32"
 
