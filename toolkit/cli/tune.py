@@ -11,9 +11,9 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.proposal import Proposal, Question
-    from toolkit.trials import Row
-    from toolkit.tune import Outcome
+    from toolkit.jobs.tune.proposal import Proposal, Question
+    from toolkit.jobs.tune.search import Outcome
+    from toolkit.jobs.tune.trials import Row
 
 _COLUMNS = (
     "recipe",
@@ -123,9 +123,9 @@ def tune(
     from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.deploy.install import Delivery
-    from toolkit.proposal import Question
-    from toolkit.tune import Options
-    from toolkit.tune import tune as tune_service
+    from toolkit.jobs.tune.proposal import Question
+    from toolkit.jobs.tune.search import Options
+    from toolkit.jobs.tune.search import tune as tune_service
 
     question = Question(
         load_workload(workload), objective, recipes, tuple(map(int, block_sizes)), context, max_ppl_increase
@@ -158,7 +158,7 @@ def _show_proposal(model: str, profile_name: str, question: Question, *, as_json
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.profile import load_profile
     from toolkit.cli import render
-    from toolkit.proposal import propose
+    from toolkit.jobs.tune.proposal import propose
 
     profile = load_profile(profile_name)
     proposal = propose(known_shape(model), profile, question, provider=build_provider(profile))
@@ -188,7 +188,7 @@ def _listed(values: Sequence[int]) -> str:
 def _show(outcome: Outcome) -> None:
     from toolkit.cli import render
     from toolkit.config import shown
-    from toolkit.tune import SPECULATION_NOTE
+    from toolkit.jobs.tune.search import SPECULATION_NOTE
 
     best = [row for row in outcome.rows if row.on_front]
     table = [_cells(row, recommended=row.number == outcome.recommended.number) for row in best]

@@ -9,7 +9,7 @@ from toolkit.catalog.model import known_shape
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.workload import Workload, load_workload
 from toolkit.errors import ConfigError
-from toolkit.proposal import Proposal, Question, propose
+from toolkit.jobs.tune.proposal import Proposal, Question, propose
 
 MINI = known_shape("microsoft/Phi-3-mini-4k-instruct")
 NANO = known_shape("phi3-nano")

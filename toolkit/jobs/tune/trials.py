@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from toolkit.errors import ConfigError
-from toolkit.pareto import Contender, front
-from toolkit.proposal import Point
+from toolkit.jobs.tune.proposal import Point
+from toolkit.jobs.tune.study import State, Trial
+from toolkit.jobs.tune.verdict import Contender, front
 from toolkit.report import Report, metrics, read_report, reports_dir
 from toolkit.stats import Summary
-from toolkit.study import State, Trial
 
 _FRONT = ("bundle_bytes", "rss_peak_bytes", "ttft_ms", "decode_tps", "ppl_increase", "kld_mean")
 

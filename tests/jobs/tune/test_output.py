@@ -12,7 +12,7 @@ from toolkit.catalog.recipe import list_recipes, load_recipe
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import find_toml
 from toolkit.errors import ConfigError
-from toolkit.tuned import write_files
+from toolkit.jobs.tune.output import write_files
 
 SETTINGS = RuntimeSettings(threads=2, chunk_size=64, ngram_size=3, max_draft_tokens=8)
 

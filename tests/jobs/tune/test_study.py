@@ -13,8 +13,8 @@ import pytest
 from tests.support.paths import REPO
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
-from toolkit.proposal import Point, Space
-from toolkit.study import open_study
+from toolkit.jobs.tune.proposal import Point, Space
+from toolkit.jobs.tune.study import open_study
 
 SPACE = Space(("a", "b"), threads=(1, 2), chunk_sizes=(0, 64), ngram_sizes=(0, 3), draft_tokens=(4,))
 DEFAULT = Point("a", RuntimeSettings().resolved(2))
@@ -59,7 +59,7 @@ def test_an_interrupted_trial_is_given_back_once(tmp_path: Path) -> None:
 def test_a_process_killed_while_it_writes_leaves_a_usable_study(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; sys.path.insert(0, os.getcwd())\n"
-        "from tests.test_study import DEFAULT, SPACE; from toolkit.study import open_study\n"
+        "from tests.jobs.tune.test_study import DEFAULT, SPACE; from toolkit.jobs.tune.study import open_study\n"
         "with open_study(Path(sys.argv[1]), SPACE, maximize=True) as study:\n"
         "    study.settle(study.ask(DEFAULT), 'measured', {'n': 1}, 1.0); study.ask(DEFAULT)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -104,5 +104,5 @@ def test_a_damaged_journal_is_told_with_the_way_out(tmp_path: Path) -> None:
 
 
 def test_optuna_is_imported_only_when_a_study_is_opened() -> None:
-    code = "import sys, toolkit.study, toolkit.tune; sys.exit('optuna' in sys.modules)"
+    code = "import sys, toolkit.jobs.tune.study, toolkit.jobs.tune.search; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.test_report import SAMPLE, make_report, make_run
-from toolkit.pareto import OBJECTIVES, Contender, front, judge
+from toolkit.jobs.tune.verdict import OBJECTIVES, Contender, front, judge
 from toolkit.report import Report, Sample
 
 

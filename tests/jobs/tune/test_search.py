@@ -23,10 +23,10 @@ from toolkit.device.session import connect
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
+from toolkit.jobs.tune.proposal import Question
+from toolkit.jobs.tune.search import Options, Outcome, tune
 from toolkit.plan import plan
-from toolkit.proposal import Question
 from toolkit.report import read_report, reports_dir
-from toolkit.tune import Options, Outcome, tune
 
 TINY = Workload(name="tiny", description="", prompt_tokens=96, generate_tokens=12, warmup=0, repetitions=3, runs=1)
 

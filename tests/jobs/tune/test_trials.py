@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.test_report import SAMPLE, make_report, make_run
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.proposal import Point
+from toolkit.jobs.tune.proposal import Point
+from toolkit.jobs.tune.study import Trial
+from toolkit.jobs.tune.trials import rows_of
 from toolkit.report import report_path, save_report
-from toolkit.study import Trial
-from toolkit.trials import rows_of
 
 POINT = Point("int4-a", RuntimeSettings(threads=2))
 

@@ -42,14 +42,14 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import Service, Step, Warning_
+from toolkit.jobs.tune.output import write_files
+from toolkit.jobs.tune.proposal import Point, Proposal, Question, propose
+from toolkit.jobs.tune.study import Asked, Study, open_study
+from toolkit.jobs.tune.trials import Row, contender, kept_report, rows_of
+from toolkit.jobs.tune.verdict import OBJECTIVES, Verdict, judge
 from toolkit.optimizer import require_extra, tool_versions
 from toolkit.optimizer.hub import resolve_model
-from toolkit.pareto import OBJECTIVES, Verdict, judge
-from toolkit.proposal import Point, Proposal, Question, propose
 from toolkit.report import Report, metrics, report_path
-from toolkit.study import Asked, Study, open_study
-from toolkit.trials import Row, contender, kept_report, rows_of
-from toolkit.tuned import write_files
 
 DEFAULT_BUDGET_S = 1800.0
 SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"
