@@ -32,8 +32,8 @@ from toolkit.device.session import connect
 from toolkit.emulate.loopback import start_loopback
 from toolkit.jobs.demo import demo, loopback_target
 from toolkit.jobs.run import Options, Row, run
+from toolkit.metrics.report import Report, metrics
 from toolkit.optimizer.synth import synthesize
-from toolkit.report import Report, metrics
 
 FULL_SIZE = "phi-3-mini-4k"
 FULL_SIZE_RECIPES = (

@@ -28,7 +28,7 @@ from toolkit.config import shipped_dir
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_
 from toolkit.localhost import Memory
-from toolkit.plan import plan
+from toolkit.metrics.fit import plan
 
 RTN = "int4-rtn-b32"
 RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]

@@ -37,14 +37,14 @@ from toolkit.catalog.recipe import PROVIDERS, Recipe, calibration_file, render_w
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
-from toolkit.host import check_host, host_needs
 from toolkit.locks import try_lock
+from toolkit.metrics.build_needs import check_host, host_needs
+from toolkit.metrics.fit import FitPlan, plan
 from toolkit.optimizer import require_extra, tool_versions
 from toolkit.optimizer.calibration import token_ids
 from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimizer.remote_code import without_tokenizer_code
 from toolkit.optimizer.runner import run_workflow
-from toolkit.plan import FitPlan, plan
 
 Check = Callable[[Bundle], Service[None]]
 

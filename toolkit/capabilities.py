@@ -20,7 +20,7 @@ from toolkit.catalog.profile import Profile, Runtime, load_profile
 from toolkit.catalog.recipe import Recipe, list_recipes, render_workflow
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
-from toolkit.plan import plan
+from toolkit.metrics.fit import plan
 
 Status = Literal["tested", "expected", "impossible"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.test_install import target_at, target_over
+from tests.metrics.test_quality import figures
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.servers import needs_sshd
-from tests.test_quality import figures
 from toolkit import localhost
 from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
 from toolkit.bench.reference import read_sample
@@ -23,7 +23,7 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Event, Progress, Step, Warning_
-from toolkit.quality import HELD_OUT
+from toolkit.metrics.quality import HELD_OUT
 
 
 def compare(

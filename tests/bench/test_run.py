@@ -16,7 +16,7 @@ from toolkit.deploy.install import deploy, install
 from toolkit.device.session import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
-from toolkit.report import Report, metrics, reports_dir
+from toolkit.metrics.report import Report, metrics, reports_dir
 
 TINY = Workload(name="tiny", description="", prompt_tokens=32, generate_tokens=8, warmup=1, repetitions=2, runs=2)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.bundle.test_store import FILES, make
+from tests.metrics.test_quality import figures
 from tests.support.builds import follow
 from tests.support.keys import keygen, make_key, public_text, ssh_agent, write_signers
 from tests.support.paths import REPO
-from tests.test_quality import figures
 from toolkit.bundle.signatures import (
     Signature,
     check_signatures,
@@ -28,7 +28,7 @@ from toolkit.catalog.public_key import public_key
 from toolkit.catalog.signer import NAMESPACE
 from toolkit.catalog.target import Target
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
-from toolkit.quality import HELD_OUT
+from toolkit.metrics.quality import HELD_OUT
 from toolkit.untrusted import MANIFEST_NAME, SIGNATURES
 
 

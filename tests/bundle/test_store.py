@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.metrics.test_quality import figures
 from tests.support import builds, hostile
 from tests.support.builds import follow
-from tests.test_quality import figures
 from toolkit.bundle.store import (
     Artifact,
     Bundle,
@@ -31,7 +31,7 @@ from toolkit.bundle.store import (
     write_bundle,
 )
 from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.quality import HELD_OUT, Quality
+from toolkit.metrics.quality import HELD_OUT, Quality
 from toolkit.untrusted import MANIFEST_NAME
 
 FILES = {"model.onnx": b"graph", "model.onnx.data": b"\0" * 5000, "sub/tokenizer.json": b"{}"}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.metrics.test_quality import figures
 from tests.support import builds
 from tests.support.fleets import write_targets
 from tests.support.registries import needs_registry, registry
-from tests.test_quality import figures
 from toolkit.bundle.store import Bundle, find_bundle, record_quality
 from toolkit.catalog.target import Target
 from toolkit.cli import main
-from toolkit.quality import HELD_OUT
+from toolkit.metrics.quality import HELD_OUT
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.test_quality import figures
-from tests.test_report import make_report, make_run
+from tests.metrics.test_quality import figures
+from tests.metrics.test_report import make_report, make_run
 from toolkit.cli.tables import as_markdown, columns, report_rows
-from toolkit.report import Report
+from toolkit.metrics.report import Report
 
 
 def report(**changes: object) -> Report:

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.test_install import pointer, target_at
+from tests.metrics.test_quality import figures
+from tests.metrics.test_report import make_report, make_run
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
-from tests.test_quality import figures
-from tests.test_report import make_report, make_run
 from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy
 from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.jobs.gate import Check, check_limits, deploy_gated
-from toolkit.quality import HELD_OUT, Quality
+from toolkit.metrics.quality import HELD_OUT, Quality
 
 EASY = {"min_decode_tps": 0.001, "max_memory": "100 GiB"}
 IMPOSSIBLE = {"min_decode_tps": 99_999.0}

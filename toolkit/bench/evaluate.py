@@ -25,8 +25,8 @@ from toolkit.deploy.push import discard, push
 from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Service, Step, Warning_
-from toolkit.quality import HELD_OUT, Quality
-from toolkit.stats import mean_and_error, percentile, perplexity
+from toolkit.metrics.quality import HELD_OUT, Quality
+from toolkit.metrics.stats import mean_and_error, percentile, perplexity
 
 
 class Evaluation(Quality):

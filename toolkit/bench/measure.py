@@ -9,8 +9,8 @@ from toolkit.agent.answers import Measured
 from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device
 from toolkit.events import Service, Step
-from toolkit.kernel import INNER, ROWS, matrix_product
-from toolkit.speed import Measurement, find_measurement, save_measurement
+from toolkit.metrics.kernel import INNER, ROWS, matrix_product
+from toolkit.metrics.speed import Measurement, find_measurement, save_measurement
 
 
 def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) -> Service[Measurement]:

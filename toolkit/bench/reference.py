@@ -24,7 +24,7 @@ from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.locks import try_lock
-from toolkit.quality import HELD_OUT
+from toolkit.metrics.quality import HELD_OUT
 
 TOKENS = 8192
 WINDOW_TOKENS = 512

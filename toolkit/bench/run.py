@@ -20,8 +20,8 @@ from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
-from toolkit.report import Predicted, Report, Run, find_report, save_report
-from toolkit.speed import find_speed, predict
+from toolkit.metrics.report import Predicted, Report, Run, find_report, save_report
+from toolkit.metrics.speed import find_speed, predict
 
 HELD_OUT_TEXT = data_path("heldout.txt")
 # Where prompts are cut from. They only have to be ordinary text; the held-out one is the text we have.

@@ -17,8 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from toolkit.config import cache_dir, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
-from toolkit.footprint import Footprint
-from toolkit.quality import Quality
+from toolkit.metrics.footprint import Footprint
+from toolkit.metrics.quality import Quality
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,

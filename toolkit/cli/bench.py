@@ -27,7 +27,7 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     from toolkit.cli.tables import write_reports
     from toolkit.deploy.install import install
     from toolkit.device.session import connect
-    from toolkit.report import to_json
+    from toolkit.metrics.report import to_json
 
     chosen = load_workload(workload)
     is_target = subject in {target.name for target in list_targets()}

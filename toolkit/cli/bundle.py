@@ -13,7 +13,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle.signatures import Signature
     from toolkit.bundle.store import Bundle
-    from toolkit.quality import Quality
+    from toolkit.metrics.quality import Quality
 
 
 @click.group()

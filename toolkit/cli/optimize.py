@@ -101,9 +101,9 @@ def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None, 
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.preset import PRESETS
     from toolkit.cli import render
-    from toolkit.host import host_needs
+    from toolkit.metrics.build_needs import host_needs
+    from toolkit.metrics.fit import plan
     from toolkit.optimizer.hub import local_model
-    from toolkit.plan import plan
 
     model: SourceModel | None = local_model(ref, trust_remote_code=trust_remote_code)
     if model is None and ref not in {preset.hub_id for preset in PRESETS.values()}:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from toolkit.catalog.model import ModelShape
     from toolkit.catalog.profile import Profile
     from toolkit.catalog.recipe import Recipe
-    from toolkit.host import HostNeeds
-    from toolkit.plan import FitPlan
+    from toolkit.metrics.build_needs import HostNeeds
+    from toolkit.metrics.fit import FitPlan
 
 _COLUMNS = (
     "recipe",
@@ -83,8 +83,8 @@ def plan(
     from its reports. The last columns are what building takes on this machine.
     """
     from toolkit.cli import render
+    from toolkit.metrics.fit import plan as make_plan
     from toolkit.optimizer.hub import resolve_shape
-    from toolkit.plan import plan as make_plan
 
     if fresh and target is None:
         raise click.UsageError("--measure needs a --target")
@@ -134,7 +134,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
     from toolkit.deploy.install import prepare
     from toolkit.deploy.runtime import describe
     from toolkit.device.session import connect
-    from toolkit.speed import find_measurement
+    from toolkit.metrics.speed import find_measurement
 
     here = profile.name == "local" and target in (None, "local")
     name = target or ("local" if here else None)
@@ -153,7 +153,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
 
 def _needs(shape: ModelShape, recipe: Recipe, profile: Profile) -> HostNeeds:
     from toolkit.build import build_provider
-    from toolkit.host import host_needs
+    from toolkit.metrics.build_needs import host_needs
 
     return host_needs(shape, recipe, build_provider(profile))
 
@@ -220,7 +220,7 @@ def _warn_host(needs: dict[str, HostNeeds]) -> None:
     from toolkit import localhost
     from toolkit.cli import render
     from toolkit.config import cache_dir
-    from toolkit.host import free_disk_bytes
+    from toolkit.metrics.build_needs import free_disk_bytes
 
     memory, disk = localhost.available_memory(), free_disk_bytes(cache_dir())
     for name, need in needs.items():

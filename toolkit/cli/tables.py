@@ -9,9 +9,9 @@ from pathlib import Path
 
 from toolkit.cli import render
 from toolkit.errors import ConfigError
-from toolkit.quality import Quality, headline
-from toolkit.report import Predicted, Report, metrics, remarks, to_json
-from toolkit.stats import Summary
+from toolkit.metrics.quality import Quality, headline
+from toolkit.metrics.report import Predicted, Report, metrics, remarks, to_json
+from toolkit.metrics.stats import Summary
 
 COLUMNS = (
     "target",

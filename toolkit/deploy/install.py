@@ -20,7 +20,7 @@ from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
-from toolkit.plan import PROMPT_TOKENS
+from toolkit.metrics.fit import PROMPT_TOKENS
 
 CHECK_PROMPT = "In the beginning"
 CHECK_TOKENS = 4

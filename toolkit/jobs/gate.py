@@ -19,9 +19,9 @@ from toolkit.deploy.install import PLAIN, Delivery, deploy, install
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.events import Service, Step
-from toolkit.quality import Quality, headline
-from toolkit.report import Report, metrics
-from toolkit.stats import Summary
+from toolkit.metrics.quality import Quality, headline
+from toolkit.metrics.report import Report, metrics
+from toolkit.metrics.stats import Summary
 
 WORKLOAD = "quick"
 

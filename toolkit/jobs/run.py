@@ -18,7 +18,7 @@ from toolkit.device.session import connect
 from toolkit.device.transport import PromptSecret
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
-from toolkit.report import Report
+from toolkit.metrics.report import Report
 
 
 @dataclass(frozen=True)

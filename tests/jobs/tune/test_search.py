@@ -25,8 +25,8 @@ from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
 from toolkit.jobs.tune.proposal import Question
 from toolkit.jobs.tune.search import Options, Outcome, tune
-from toolkit.plan import plan
-from toolkit.report import read_report, reports_dir
+from toolkit.metrics.fit import plan
+from toolkit.metrics.report import read_report, reports_dir
 
 TINY = Workload(name="tiny", description="", prompt_tokens=96, generate_tokens=12, warmup=0, repetitions=3, runs=1)
 

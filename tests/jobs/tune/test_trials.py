@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests.test_report import SAMPLE, make_report, make_run
+from tests.metrics.test_report import SAMPLE, make_report, make_run
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.jobs.tune.proposal import Point
 from toolkit.jobs.tune.study import Trial
 from toolkit.jobs.tune.trials import rows_of
-from toolkit.report import report_path, save_report
+from toolkit.metrics.report import report_path, save_report
 
 POINT = Point("int4-a", RuntimeSettings(threads=2))
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from tests.test_report import SAMPLE, make_report, make_run
+from tests.metrics.test_report import SAMPLE, make_report, make_run
 from toolkit.jobs.tune.verdict import OBJECTIVES, Contender, front, judge
-from toolkit.report import Report, Sample
+from toolkit.metrics.report import Report, Sample
 
 
 def dominates(one: dict[str, float], other: dict[str, float]) -> bool:

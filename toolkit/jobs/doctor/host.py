@@ -14,8 +14,8 @@ from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import load_target
 from toolkit.config import cache_dir, find_toml
 from toolkit.errors import ConfigError
-from toolkit.host import free_disk_bytes
 from toolkit.jobs.doctor.checks import Check, ok, skipped
+from toolkit.metrics.build_needs import free_disk_bytes
 
 DISTRIBUTION, EXTRA = "edgephi", "optimize"
 # The hub's cache takes Phi-3-mini's 7.6 GB, a build up to three times its bundle of 2.7.

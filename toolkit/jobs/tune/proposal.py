@@ -11,7 +11,7 @@ from toolkit.catalog.recipe import Recipe, impossible, list_recipes, load_recipe
 from toolkit.catalog.settings import DRAFT_TOKENS, OFF, RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
-from toolkit.plan import FitPlan, plan
+from toolkit.metrics.fit import FitPlan, plan
 
 DEFAULT_PPL_INCREASE = 0.03
 _CHUNK_SIZES = (64, 128, 256, 512)

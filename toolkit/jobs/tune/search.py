@@ -47,9 +47,9 @@ from toolkit.jobs.tune.proposal import Point, Proposal, Question, propose
 from toolkit.jobs.tune.study import Asked, Study, open_study
 from toolkit.jobs.tune.trials import Row, contender, kept_report, rows_of
 from toolkit.jobs.tune.verdict import OBJECTIVES, Verdict, judge
+from toolkit.metrics.report import Report, metrics, report_path
 from toolkit.optimizer import require_extra, tool_versions
 from toolkit.optimizer.hub import resolve_model
-from toolkit.report import Report, metrics, report_path
 
 DEFAULT_BUDGET_S = 1800.0
 SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"

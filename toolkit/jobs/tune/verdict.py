@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from toolkit.report import Report, decode_tps, ttft_ms
-from toolkit.stats import Summary, ratio, summarize
+from toolkit.metrics.report import Report, decode_tps, ttft_ms
+from toolkit.metrics.stats import Summary, ratio, summarize
 
 # Of these, more is better; of every other figure, less is.
 MORE_IS_BETTER = frozenset({"decode_tps"})

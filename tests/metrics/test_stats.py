@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from toolkit.stats import mean_and_error, percentile, perplexity, ratio, summarize
+from toolkit.metrics.stats import mean_and_error, percentile, perplexity, ratio, summarize
 
 
 def test_percentile_agrees_with_known_values() -> None:

@@ -1,19 +1,19 @@
-"""toolkit.speed: rates that were measured on full-size Phi-3-mini, and which source is taken."""
+"""toolkit.metrics.speed: rates that were measured on full-size Phi-3-mini, and which source is taken."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.test_report import make_report, make_run
+from tests.metrics.test_report import make_report, make_run
 from toolkit.catalog.model import parse_shape
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.footprint import Footprint, footprint
-from toolkit.plan import plan
-from toolkit.report import Predicted, Report, Sample, save_report
-from toolkit.speed import Measurement, find_measurement, find_speed, predict, save_measurement
+from toolkit.metrics.fit import plan
+from toolkit.metrics.footprint import Footprint, footprint
+from toolkit.metrics.report import Predicted, Report, Sample, save_report
+from toolkit.metrics.speed import Measurement, find_measurement, find_speed, predict, save_measurement
 
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 LOCAL = load_profile("local")

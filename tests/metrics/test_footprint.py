@@ -1,4 +1,4 @@
-"""toolkit.footprint: sizes of real bundles, memory that was measured, and work for each token."""
+"""toolkit.metrics.footprint: sizes of real bundles, memory that was measured, and work for each token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support import builds
 from toolkit.catalog.model import ModelShape, parse_shape, shipped_model
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.recipe import MixedPrecision, Recipe, load_recipe
-from toolkit.footprint import footprint, kv_bytes_per_token
+from toolkit.metrics.footprint import footprint, kv_bytes_per_token
 
 
 def shape(name: str) -> ModelShape:

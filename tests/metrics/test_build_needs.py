@@ -11,8 +11,8 @@ from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Warning_
-from toolkit.host import HostNeeds, check_host, host_needs
 from toolkit.localhost import Memory
+from toolkit.metrics.build_needs import HostNeeds, check_host, host_needs
 
 GB = 10**9
 

@@ -8,9 +8,9 @@ from toolkit.catalog.model import ModelShape
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.recipe import PROVIDERS, Recipe
 from toolkit.errors import ConfigError
-from toolkit.footprint import Footprint, footprint
-from toolkit.report import Predicted
-from toolkit.speed import find_speed, predict
+from toolkit.metrics.footprint import Footprint, footprint
+from toolkit.metrics.report import Predicted
+from toolkit.metrics.speed import find_speed, predict
 
 PROMPT_TOKENS = 512
 

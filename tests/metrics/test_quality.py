@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from toolkit.quality import HELD_OUT, Quality, headline
+from toolkit.metrics.quality import HELD_OUT, Quality, headline
 
 
 def figures(**changes: Any) -> Quality:

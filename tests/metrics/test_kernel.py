@@ -4,7 +4,7 @@ import numpy
 import onnx
 import onnxruntime
 
-from toolkit.kernel import BLOCK, INNER, OUTER, ROWS, matrix_product
+from toolkit.metrics.kernel import BLOCK, INNER, OUTER, ROWS, matrix_product
 
 
 def test_onnx_reads_what_was_written_by_hand() -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.metrics.test_quality import figures
 from tests.support.paths import DATA
-from tests.test_quality import figures
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
-from toolkit.report import (
+from toolkit.metrics.report import (
     Report,
     Run,
     Sample,

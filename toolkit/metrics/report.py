@@ -14,8 +14,8 @@ from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
-from toolkit.quality import Quality
-from toolkit.stats import Summary, percentile, perplexity, summarize
+from toolkit.metrics.quality import Quality
+from toolkit.metrics.stats import Summary, percentile, perplexity, summarize
 
 # Above this relative half-width of the decode rate's interval a row is marked: its figures are weather, not
 # climate.

@@ -11,7 +11,7 @@ from toolkit.catalog.model import ModelShape
 from toolkit.catalog.recipe import Recipe
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Service, Warning_
-from toolkit.footprint import footprint
+from toolkit.metrics.footprint import footprint
 
 # Peak of the build's private memory, fitted to builds watched through `RssAnon` (pages of mapped weights don't count:
 # they are dropped when memory is short): importing Olive, torch and the exporter; the quantized matrices, once whole,

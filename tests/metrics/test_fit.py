@@ -1,4 +1,4 @@
-"""toolkit.plan: what fits, which context, and contexts that can't be."""
+"""toolkit.metrics.fit: what fits, which context, and contexts that can't be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import ConfigError
-from toolkit.plan import plan
+from toolkit.metrics.fit import plan
 
 
 def shape(name: str) -> ModelShape:

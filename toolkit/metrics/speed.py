@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from toolkit.catalog.profile import Profile
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
-from toolkit.footprint import Footprint, block_cost
-from toolkit.kernel import BLOCK, OPERATIONS
-from toolkit.report import Predicted, Report, metrics, read_report, reports_dir
+from toolkit.metrics.footprint import Footprint, block_cost
+from toolkit.metrics.kernel import BLOCK, OPERATIONS
+from toolkit.metrics.report import Predicted, Report, metrics, read_report, reports_dir
 
 # Of what the memory can do, what decoding reached: of a measured read rate 0.67 (blocks of 128) to 0.74 (blocks of 32)
 # on full-size mini, two x86 cores at 40 GB/s. A data sheet's peak is more than any core can read.
