@@ -24,7 +24,7 @@ from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.preset import PRESETS
 from toolkit.cli import render
 from toolkit.config import cache_dir
-from toolkit.optimizer.synth import synthesize
+from toolkit.optimize.synth import synthesize
 
 GIB = 1 << 30
 LIMITS = {"phi-3-mini-4k": 8 * GIB, "phi-3-medium-4k": 16 * GIB}

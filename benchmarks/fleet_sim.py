@@ -28,7 +28,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from toolkit.build import optimize
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import Target
@@ -40,6 +39,7 @@ from toolkit.device.ssh.config import CONNECT_TIMEOUT_S
 from toolkit.emulate.loopback import start_loopback
 from toolkit.jobs.demo import loopback_target
 from toolkit.jobs.rollout.record import RolloutOptions, plan_waves
+from toolkit.optimize.build import optimize
 from toolkit.units import parse_bandwidth, parse_bytes
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)

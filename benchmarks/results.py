@@ -33,7 +33,7 @@ from toolkit.emulate.loopback import start_loopback
 from toolkit.jobs.demo import demo, loopback_target
 from toolkit.jobs.run import Options, Row, run
 from toolkit.metrics.report import Report, metrics
-from toolkit.optimizer.synth import synthesize
+from toolkit.optimize.synth import synthesize
 
 FULL_SIZE = "phi-3-mini-4k"
 FULL_SIZE_RECIPES = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.environment import without_secrets
-from toolkit.optimizer.runner import child_environment
+from toolkit.optimize.runner import child_environment
 
 SECRET = [
     "HF_TOKEN",

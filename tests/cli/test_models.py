@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.capabilities import providers
 from toolkit.catalog.model import open_model
 from toolkit.catalog.preset import PRESETS, STAND_INS
 from toolkit.catalog.recipe import list_recipes
 from toolkit.cli import main
+from toolkit.optimize.matrix import providers
 
 
 @pytest.fixture

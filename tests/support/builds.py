@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import pytest
 
-from toolkit.build import optimize
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.events import Event, Service, drain
+from toolkit.optimize.build import optimize
 
 T = TypeVar("T")
 

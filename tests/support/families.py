@@ -16,13 +16,13 @@ import pytest
 
 from tests.support.builds import follow, profile, session_cache
 from tests.support.paths import DATA
-from toolkit.build import optimize
 from toolkit.bundle.store import Bundle
-from toolkit.capabilities import Record, needs_remote_code
 from toolkit.catalog.preset import PRESETS, STAND_INS, Preset
 from toolkit.catalog.recipe import Recipe, load_recipe
-from toolkit.optimizer import tool_versions
-from toolkit.optimizer.synth import synthesize
+from toolkit.optimize import tool_versions
+from toolkit.optimize.build import optimize
+from toolkit.optimize.matrix import Record, needs_remote_code
+from toolkit.optimize.synth import synthesize
 
 HERE = Path(__file__).parent
 PHI3_SMALL_CODE = DATA / "phi3_small"

@@ -26,15 +26,15 @@ from tests.support.families import (
     reference_logits,
     tokens,
 )
-from toolkit import capabilities
-from toolkit.build import optimize
 from toolkit.bundle.store import Bundle, list_bundles
-from toolkit.capabilities import Proof, needs_remote_code, refusal, workflow_sha256
 from toolkit.catalog.preset import PRESETS, STAND_INS
 from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
 from toolkit.cli import main
 from toolkit.deploy.install import check_here
 from toolkit.errors import AgentError, ConfigError
+from toolkit.optimize import matrix
+from toolkit.optimize.build import optimize
+from toolkit.optimize.matrix import Proof, needs_remote_code, refusal, workflow_sha256
 
 FP32_BOUND = 1e-3
 RECORD = os.environ.get("EDGEPHI_RECORD_CAPABILITIES")
@@ -69,7 +69,7 @@ def forget_what_is_outdated() -> None:
     """Before proofs are recorded: drop those of other versions, of changed workflows and of recipes that are gone."""
     if not RECORD:
         return
-    now, old = families.versions(), capabilities.read_record(Path(RECORD))
+    now, old = families.versions(), matrix.read_record(Path(RECORD))
     recipes = {recipe.name: recipe for recipe in list_recipes()}
     valid = [
         proof
@@ -79,18 +79,18 @@ def forget_what_is_outdated() -> None:
         and old.proof(proof.architecture, proof.provider, recipes[proof.recipe]) == proof
     ]
     kept = tuple(valid) if families.same_versions(old, now) else ()
-    capabilities.write_record(replace(now, proofs=kept), Path(RECORD))
+    matrix.write_record(replace(now, proofs=kept), Path(RECORD))
 
 
 def keep(proof: Proof) -> None:
     """Write a proof into the record."""
     if RECORD:
-        old = capabilities.read_record(Path(RECORD))
-        capabilities.write_record(replace(old, proofs=(*old.proofs, proof)), Path(RECORD))
+        old = matrix.read_record(Path(RECORD))
+        matrix.write_record(replace(old, proofs=(*old.proofs, proof)), Path(RECORD))
 
 
 def recorded(architecture: str, recipe: Recipe) -> bool:
-    return RECORD is not None and capabilities.read_record(Path(RECORD)).proof(architecture, "cpu", recipe) is not None
+    return RECORD is not None and matrix.read_record(Path(RECORD)).proof(architecture, "cpu", recipe) is not None
 
 
 def skip_what_is_recorded(architecture: str, recipe: Recipe) -> None:

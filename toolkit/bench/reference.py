@@ -13,7 +13,6 @@ from typing import IO, Any
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.run import held_out_text
-from toolkit.build import optimize
 from toolkit.bundle.store import Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
@@ -25,6 +24,7 @@ from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.locks import try_lock
 from toolkit.metrics.quality import HELD_OUT
+from toolkit.optimize.build import optimize
 
 TOKENS = 8192
 WINDOW_TOKENS = 512

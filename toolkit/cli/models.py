@@ -10,7 +10,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.capabilities import Capability
+    from toolkit.optimize.matrix import Capability
 
 
 @click.group(invoke_without_command=True)
@@ -29,8 +29,8 @@ def models(ctx: click.Context, as_json: bool) -> None:
 def _show_matrix(*, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from toolkit.capabilities import matrix, providers, read_record
     from toolkit.cli import render
+    from toolkit.optimize.matrix import matrix, providers, read_record
 
     cells = matrix()
     if as_json:
@@ -109,7 +109,7 @@ def show(ref: str, as_json: bool) -> None:
     """
     from toolkit.catalog.model import model_files
     from toolkit.cli import render
-    from toolkit.optimizer.hub import resolve_model
+    from toolkit.optimize.hub import resolve_model
 
     found = render.follow(resolve_model(ref))
     shape = found.shape
@@ -141,7 +141,7 @@ def synth(name: str, out: Path, layers: int | None, seed: int) -> None:
     """
     from toolkit.catalog.preset import preset
     from toolkit.cli import render
-    from toolkit.optimizer.synth import synthesize
+    from toolkit.optimize.synth import synthesize
 
     folder = render.follow(synthesize(preset(name), out, layers=layers, seed=seed))
     render.note(f"{folder}: {name} with random weights")

@@ -65,12 +65,12 @@ def optimize(
 
     MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
     """
-    from toolkit import build
     from toolkit.bench.evaluate import with_figures
     from toolkit.catalog.profile import load_profile
     from toolkit.catalog.recipe import load_recipe
     from toolkit.cli import render
     from toolkit.deploy.install import check_here
+    from toolkit.optimize import build
 
     profile = load_profile(profile_name)
     recipe = load_recipe(recipe_name or profile.defaults.recipe)
@@ -97,13 +97,13 @@ def optimize(
 
 
 def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None, *, trust_remote_code: bool) -> None:
-    from toolkit.build import build_provider
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.preset import PRESETS
     from toolkit.cli import render
     from toolkit.metrics.build_needs import host_needs
     from toolkit.metrics.fit import plan
-    from toolkit.optimizer.hub import local_model
+    from toolkit.optimize.build import build_provider
+    from toolkit.optimize.hub import local_model
 
     model: SourceModel | None = local_model(ref, trust_remote_code=trust_remote_code)
     if model is None and ref not in {preset.hub_id for preset in PRESETS.values()}:

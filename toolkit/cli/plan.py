@@ -84,7 +84,7 @@ def plan(
     """
     from toolkit.cli import render
     from toolkit.metrics.fit import plan as make_plan
-    from toolkit.optimizer.hub import resolve_shape
+    from toolkit.optimize.hub import resolve_shape
 
     if fresh and target is None:
         raise click.UsageError("--measure needs a --target")
@@ -113,8 +113,8 @@ def _profile(name: str | None, target: str | None) -> Profile:
 
 
 def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> list[Recipe]:
-    from toolkit.build import build_provider
     from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
+    from toolkit.optimize.build import build_provider
 
     if names and all_recipes:
         raise click.UsageError("give either --recipe or --all")
@@ -152,8 +152,8 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
 
 
 def _needs(shape: ModelShape, recipe: Recipe, profile: Profile) -> HostNeeds:
-    from toolkit.build import build_provider
     from toolkit.metrics.build_needs import host_needs
+    from toolkit.optimize.build import build_provider
 
     return host_needs(shape, recipe, build_provider(profile))
 

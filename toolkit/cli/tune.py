@@ -154,11 +154,11 @@ def tune(
 
 
 def _show_proposal(model: str, profile_name: str, question: Question, *, as_json: bool) -> None:
-    from toolkit.build import build_provider
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.profile import load_profile
     from toolkit.cli import render
     from toolkit.jobs.tune.proposal import propose
+    from toolkit.optimize.build import build_provider
 
     profile = load_profile(profile_name)
     proposal = propose(known_shape(model), profile, question, provider=build_provider(profile))

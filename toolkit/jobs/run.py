@@ -8,7 +8,6 @@ from pathlib import Path
 
 from toolkit.bench.evaluate import with_figures
 from toolkit.bench.run import bench
-from toolkit.build import optimize
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import check_calibration, load_recipe
 from toolkit.catalog.target import Target
@@ -19,6 +18,7 @@ from toolkit.device.transport import PromptSecret
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
 from toolkit.metrics.report import Report
+from toolkit.optimize.build import optimize
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from toolkit.agent.archive import agent_sha256
 from toolkit.bench.evaluate import evaluate, record
 from toolkit.bench.reference import ensure_reference, read_sample
 from toolkit.bench.run import bench, target_key
-from toolkit.build import build_provider, optimize
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.model import hash_model
 from toolkit.catalog.profile import Profile, load_profile
@@ -48,8 +47,9 @@ from toolkit.jobs.tune.study import Asked, Study, open_study
 from toolkit.jobs.tune.trials import Row, contender, kept_report, rows_of
 from toolkit.jobs.tune.verdict import OBJECTIVES, Verdict, judge
 from toolkit.metrics.report import Report, metrics, report_path
-from toolkit.optimizer import require_extra, tool_versions
-from toolkit.optimizer.hub import resolve_model
+from toolkit.optimize import require_extra, tool_versions
+from toolkit.optimize.build import build_provider, optimize
+from toolkit.optimize.hub import resolve_model
 
 DEFAULT_BUDGET_S = 1800.0
 SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"

@@ -1,6 +1,6 @@
 """From a MODEL argument to a model on this machine; hub ids are downloaded at a pinned revision.
 
-The download is a process of its own (`python -m toolkit.optimizer.hub ID REVISION PATTERN…`): the hub library waits
+The download is a process of its own (`python -m toolkit.optimize.hub ID REVISION PATTERN…`): the hub library waits
 for its threads, so that nothing else could end a download in the middle.
 """
 
@@ -35,7 +35,7 @@ from toolkit.catalog.preset import PRESETS
 from toolkit.config import import_root, suggestion
 from toolkit.errors import BuildError, ConfigError, ToolkitError
 from toolkit.events import Progress, Service, Step, Warning_
-from toolkit.optimizer import require_extra
+from toolkit.optimize import require_extra
 
 # What a build reads. Python files only when the code that comes with a model is trusted.
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
@@ -144,7 +144,7 @@ def _follow_child(repo: str, revision: str, patterns: Sequence[str]) -> Service[
 def _child(arguments: Sequence[str], output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     paths = [str(import_root()), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "toolkit.optimizer.hub", *arguments],
+        [sys.executable, "-m", "toolkit.optimize.hub", *arguments],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=errors,

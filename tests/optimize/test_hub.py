@@ -1,4 +1,4 @@
-"""toolkit.optimizer.hub: model references, and the real hub client against a hub of our own."""
+"""toolkit.optimize.hub: model references, and the real hub client against a hub of our own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.builds import follow
 from toolkit.catalog.model import shipped_model
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Warning_
-from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
+from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "some-org/nano"

@@ -18,7 +18,7 @@ from toolkit.config import data_dir, import_root, shown
 from toolkit.environment import without_secrets
 from toolkit.errors import BuildError, HostDiskFull, OutOfMemory
 from toolkit.events import Progress, Service, Step
-from toolkit.optimizer import require_extra
+from toolkit.optimize import require_extra
 
 _POLL_S = 0.2
 _SIGKILL = 9
@@ -109,7 +109,7 @@ def _ensure(folder: Path) -> Path:
 def _child(config: Path, work: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "toolkit.optimizer.child", str(config)],
+            [sys.executable, "-m", "toolkit.optimize.child", str(config)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""toolkit.optimizer.kv_cache: the int8 cache's graph, and that it costs next to nothing."""
+"""toolkit.optimize.kv_cache: the int8 cache's graph, and that it costs next to nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import builds
 from toolkit.errors import BuildError
-from toolkit.optimizer.kv_cache import rewrite
+from toolkit.optimize.kv_cache import rewrite
 
 
 def test_graph_and_config_of_an_int8_cache() -> None:

@@ -1,4 +1,4 @@
-"""toolkit.optimizer.calibration: texts, and too little of them."""
+"""toolkit.optimize.calibration: texts, and too little of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from toolkit.catalog.model import shipped_model
 from toolkit.config import shipped_dir
 from toolkit.errors import ConfigError
-from toolkit.optimizer.calibration import read_texts, token_ids
+from toolkit.optimize.calibration import read_texts, token_ids
 
 PROSE = "In the beginning God created the heaven and the earth."
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import BuildError
-from toolkit.optimizer.calibration import token_ids
+from toolkit.optimize.calibration import token_ids
 
 _QMAX = 127
 _SCALE_INPUT = 12

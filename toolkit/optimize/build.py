@@ -40,11 +40,11 @@ from toolkit.events import Service, Step, Warning_
 from toolkit.locks import try_lock
 from toolkit.metrics.build_needs import check_host, host_needs
 from toolkit.metrics.fit import FitPlan, plan
-from toolkit.optimizer import require_extra, tool_versions
-from toolkit.optimizer.calibration import token_ids
-from toolkit.optimizer.hub import local_model, resolve_model, resolve_shape
-from toolkit.optimizer.remote_code import without_tokenizer_code
-from toolkit.optimizer.runner import run_workflow
+from toolkit.optimize import require_extra, tool_versions
+from toolkit.optimize.calibration import token_ids
+from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
+from toolkit.optimize.remote_code import without_tokenizer_code
+from toolkit.optimize.runner import run_workflow
 
 Check = Callable[[Bundle], Service[None]]
 

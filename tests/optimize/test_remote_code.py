@@ -1,11 +1,11 @@
-"""toolkit.optimizer.remote_code: a view of a model in which its tokenizer's code isn't named."""
+"""toolkit.optimize.remote_code: a view of a model in which its tokenizer's code isn't named."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from toolkit.optimizer.remote_code import without_tokenizer_code
+from toolkit.optimize.remote_code import without_tokenizer_code
 
 
 def write(path: Path, table: dict[str, object]) -> None:

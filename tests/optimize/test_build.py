@@ -1,4 +1,4 @@
-"""toolkit.build: real builds by real Olive, what a second run trusts, and what it must not."""
+"""toolkit.optimize.build: real builds by real Olive, what a second run trusts, and what it must not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import pytest
 from tests.support import builds
 from tests.support.builds import MODEL, follow
 from tests.support.paths import REPO
-from toolkit import build
 from toolkit.bundle.store import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.catalog.model import shipped_model
 from toolkit.catalog.profile import Profile, load_profile
@@ -29,6 +28,7 @@ from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_
 from toolkit.localhost import Memory
 from toolkit.metrics.fit import plan
+from toolkit.optimize import build
 
 RTN = "int4-rtn-b32"
 RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]

@@ -1,4 +1,4 @@
-"""toolkit.optimizer.runner: the child that runs Olive, and every way it can end."""
+"""toolkit.optimize.runner: the child that runs Olive, and every way it can end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from toolkit.catalog.model import shipped_model
 from toolkit.catalog.recipe import load_recipe, render_workflow
 from toolkit.errors import BuildError, HostDiskFull, MissingExtra, OutOfMemory
 from toolkit.events import Event, Progress, Step
-from toolkit.optimizer import require_extra, tool_versions
-from toolkit.optimizer.runner import OliveRun, _failure, child_environment, last_error, run_workflow
+from toolkit.optimize import require_extra, tool_versions
+from toolkit.optimize.runner import OliveRun, _failure, child_environment, last_error, run_workflow
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 
@@ -133,7 +133,7 @@ def test_out_of_memory_kill_is_reported_as_exactly_that(
 def test_leaving_the_generator_ends_the_child(work: Path) -> None:
     service = run_workflow(workflow(work), work)
     next(event for event in service if isinstance(event, Step))
-    (child,) = (process for process in psutil.Process().children() if "toolkit.optimizer.child" in process.cmdline())
+    (child,) = (process for process in psutil.Process().children() if "toolkit.optimize.child" in process.cmdline())
     service.close()
     assert not child.is_running()
 
@@ -199,7 +199,7 @@ def test_missing_extra_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_tools_are_known_without_importing_them() -> None:
     code = (
-        "import sys; from toolkit.optimizer import require_extra, tool_versions; require_extra(); "
+        "import sys; from toolkit.optimize import require_extra, tool_versions; require_extra(); "
         "tool_versions(); print([name for name in ('olive', 'torch', 'transformers') if name in sys.modules])"
     )
     environment = os.environ | {"PYTHONPATH": str(REPO)}

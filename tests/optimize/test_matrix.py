@@ -1,4 +1,4 @@
-"""toolkit.capabilities: the matrix comes from rules and from what the tests recorded."""
+"""toolkit.optimize.matrix: the matrix comes from rules and from what the tests recorded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.families import versions
-from toolkit.capabilities import (
+from toolkit.catalog.preset import PRESETS, STAND_INS
+from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
+from toolkit.optimize.matrix import (
     SHIPPED,
     Capability,
     Proof,
@@ -21,8 +23,6 @@ from toolkit.capabilities import (
     workflow_sha256,
     write_record,
 )
-from toolkit.catalog.preset import PRESETS, STAND_INS
-from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
 
 NOTHING = Record({}, (), ())
 RTN = "int4-rtn-b32"

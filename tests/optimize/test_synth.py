@@ -24,8 +24,8 @@ from toolkit.catalog.preset import (
 )
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Progress
-from toolkit.optimizer import synth
-from toolkit.optimizer.synth import synthesize, tensors
+from toolkit.optimize import synth
+from toolkit.optimize.synth import synthesize, tensors
 
 np = pytest.importorskip("numpy")
 
@@ -167,7 +167,7 @@ def test_an_interrupted_write_leaves_nothing(parent: Path) -> None:
 def test_a_killed_write_leaves_no_model_and_does_not_block_the_next(parent: Path) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from toolkit.optimizer.synth import synthesize\nfrom toolkit.catalog.preset import PHI_3_TINY_GQA\n"
+        "from toolkit.optimize.synth import synthesize\nfrom toolkit.catalog.preset import PHI_3_TINY_GQA\n"
         "next(synthesize(PHI_3_TINY_GQA, Path(sys.argv[1]), layers=None))\nos._exit(9)\n"
     )
     out = parent / "model"
@@ -204,7 +204,7 @@ def test_a_disk_too_small_is_said_before_writing(parent: Path, monkeypatch: pyte
 def test_memory_stays_flat(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from toolkit.optimizer.synth import synthesize\nfrom toolkit.catalog.preset import PHI_3_MINI_4K\n"
+        "from toolkit.optimize.synth import synthesize\nfrom toolkit.catalog.preset import PHI_3_MINI_4K\n"
         "for _ in synthesize(PHI_3_MINI_4K, Path(sys.argv[1]), layers=1): pass\n"
         "status = Path('/proc/self/status').read_text().splitlines()\n"
         "print(next(line for line in status if 'VmHWM' in line).split()[1])\n"

@@ -1,4 +1,4 @@
-"""Run one build in a process of its own: `python -m toolkit.optimizer.child CONFIG`.
+"""Run one build in a process of its own: `python -m toolkit.optimize.child CONFIG`.
 
 CONFIG is JSON: Olive's `workflow`, and what is done after it where `kv_cache` isn't null.
 
@@ -26,14 +26,14 @@ def main(config: Path) -> int:
 
     from olive.workflows import run
 
-    from toolkit.optimizer.streaming import export_streaming
+    from toolkit.optimize.streaming import export_streaming
 
     export_streaming()
     run(build["workflow"])
     if not (output / "genai_config.json").is_file():
         return NO_OUTPUT
     if build["kv_cache"] is not None:
-        from toolkit.optimizer.kv_cache import quantize_kv_cache
+        from toolkit.optimize.kv_cache import quantize_kv_cache
 
         print("Running pass kv_cache:int8", flush=True)
         quantize_kv_cache(output, **build["kv_cache"] | {"calibration": Path(build["kv_cache"]["calibration"])})
