@@ -25,7 +25,7 @@ from pathlib import Path
 
 from shaped_link import ADDRESSES, CLIENT, SERVER, Link, shaped
 
-from toolkit.bundle.store import describe_file
+from toolkit.bundle.manifest import describe_file
 from toolkit.catalog.target import Target, over
 from toolkit.cli import render
 from toolkit.deploy.push import Upload, push

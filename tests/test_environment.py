@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.environment import without_secrets
+from toolkit.localhost import without_secrets
 from toolkit.optimize.runner import child_environment
 
 SECRET = [

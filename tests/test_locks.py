@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 
 
 def test_one_at_a_time_until_the_file_is_closed(tmp_path: Path) -> None:

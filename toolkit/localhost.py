@@ -12,6 +12,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+_SECRET = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET)_?KEY)(_|$)", re.IGNORECASE
+)
+
 # The names that systems and wheels use, to the two that profiles use.
 ARCH_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "x86_64": "x86_64", "aarch64": "aarch64"}
 
@@ -148,3 +152,11 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment without the variables whose names say that they are secrets: HF_TOKEN, AWS_SECRET_ACCESS_KEY.
+
+    For programs that have no use for them: what is given to a target or to code of a model can't be taken back.
+    """
+    return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}

@@ -11,7 +11,7 @@ from toolkit.deploy.install import prepare
 from toolkit.deploy.runtime import describe
 from toolkit.device.session import connect
 from toolkit.events import Event, Step
-from toolkit.metrics.speed import find_measurement
+from toolkit.metrics.measurement import find_measurement
 
 
 @pytest.mark.usefixtures("local")

@@ -13,13 +13,9 @@ import pytest
 from tests.metrics.test_quality import figures
 from tests.support import builds, hostile
 from tests.support.builds import follow
+from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, canonical_json, describe_file
 from toolkit.bundle.store import (
-    Artifact,
     Bundle,
-    Manifest,
-    ModelRecord,
-    canonical_json,
-    describe_file,
     find_bundle,
     find_identity,
     link_files,

@@ -13,16 +13,9 @@ import pytest
 
 from tests.support import builds
 from toolkit.catalog.model import shipped_model
-from toolkit.catalog.recipe import (
-    PROVIDERS,
-    calibration_file,
-    check_calibration,
-    impossible,
-    list_recipes,
-    load_recipe,
-    render_workflow,
-)
+from toolkit.catalog.recipe import PROVIDERS, calibration_file, check_calibration, impossible, list_recipes, load_recipe
 from toolkit.errors import ConfigError
+from toolkit.optimize.workflow import render_workflow
 
 SHIPPED = [recipe.name for recipe in list_recipes()]
 

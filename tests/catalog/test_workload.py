@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from toolkit.catalog.toml import find_toml
 from toolkit.catalog.workload import load_workload
-from toolkit.config import find_toml
 from toolkit.errors import ConfigError
 
 

@@ -153,7 +153,8 @@ def test_a_corrupted_bundle_never_leaves_this_machine(root: Path, copy: Bundle) 
 
 
 def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundle, copy: Bundle) -> None:
-    from toolkit.bundle.store import describe_file, write_bundle
+    from toolkit.bundle.manifest import describe_file
+    from toolkit.bundle.store import write_bundle
 
     config = copy.path / "genai_config.json"
     config.write_text("{}")

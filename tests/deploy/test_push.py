@@ -17,8 +17,8 @@ from toolkit.catalog.target import Target
 from toolkit.catalog.target import over as with_client
 from toolkit.deploy.install import push as engine
 from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
+from toolkit.device.dial import open_transport
 from toolkit.device.session import Device, connect
-from toolkit.device.transport import open_transport
 from toolkit.device.watched import WatchedTransport
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable

@@ -18,8 +18,8 @@ from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
 from toolkit.config import config_dir, shipped_dir
 from toolkit.deploy.push import CHUNK_BYTES
+from toolkit.device.dial import open_transport
 from toolkit.device.session import Device, check_profile, connect, identify
-from toolkit.device.transport import open_transport
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
 from toolkit.events import drain
 

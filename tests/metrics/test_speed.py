@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tests.metrics.test_report import make_report, make_run
-from toolkit.catalog.model import parse_shape
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.shape import parse_shape
 from toolkit.metrics.fit import plan
 from toolkit.metrics.footprint import Footprint, footprint
+from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
 from toolkit.metrics.report import Predicted, Report, Sample, save_report
-from toolkit.metrics.speed import Measurement, find_measurement, find_speed, predict, save_measurement
+from toolkit.metrics.speed import find_speed, predict
 
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 LOCAL = load_profile("local")

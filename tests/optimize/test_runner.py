@@ -18,11 +18,12 @@ from tests.support.builds import follow
 from tests.support.paths import REPO
 from tests.support.servers import needs_root, small_disk
 from toolkit.catalog.model import shipped_model
-from toolkit.catalog.recipe import load_recipe, render_workflow
+from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import BuildError, HostDiskFull, MissingExtra, OutOfMemory
 from toolkit.events import Event, Progress, Step
 from toolkit.optimize import require_extra, tool_versions
 from toolkit.optimize.runner import OliveRun, _failure, child_environment, last_error, run_workflow
+from toolkit.optimize.workflow import render_workflow
 
 CGROUPS = Path("/sys/fs/cgroup/memory")
 

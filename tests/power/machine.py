@@ -15,9 +15,8 @@ from typing import Self
 
 from tests.power.initrd import RUN, make_initrd
 from tests.power.kernel import Kernel
-from toolkit.emulate.sshd import HOST, free_port
+from toolkit.emulate.sshd import HOST, free_port, write_key_pair
 from toolkit.errors import ConfigError, HostUnreachable
-from toolkit.transport.keys import write_key_pair
 
 EMULATOR = "qemu-system-aarch64"
 # Else it would go on when the process that holds it is killed.

@@ -26,7 +26,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.bundle.test_store import manifest
-from toolkit.bundle.store import Bundle, describe_file, write_bundle
+from toolkit.bundle.manifest import describe_file
+from toolkit.bundle.store import Bundle, write_bundle
 
 _PROGRAM = shutil.which("docker-registry")
 needs_registry = pytest.mark.skipif("CI" not in os.environ and _PROGRAM is None, reason="needs docker-registry")

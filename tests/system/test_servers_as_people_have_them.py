@@ -18,9 +18,9 @@ import pytest
 from tests.support.servers import IN_CI, address_of, connects, needs_root, needs_sshd
 from toolkit.catalog.target import Target
 from toolkit.device.session import Device, connect
+from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.client import SshTransport
-from toolkit.device.transport import ssh_link
-from toolkit.device.transport import sshd as sshd_module
+from toolkit.emulate import sshd as sshd_module
 from toolkit.emulate.sshd import PrivateSshd, find_sshd
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
 

@@ -20,9 +20,8 @@ from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate.sshd import PrivateSshd, write_key_pair
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
-from toolkit.transport.keys import write_key_pair
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
 
@@ -213,7 +212,7 @@ SILENT_LINK = """
 import subprocess, sys, time
 from pathlib import Path
 from toolkit.errors import HostUnreachable
-from toolkit.device.transport import ssh_link
+from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.openssh import OpenSshTransport
 from toolkit.device.ssh.client import SshTransport
 from toolkit.emulate.sshd import PrivateSshd

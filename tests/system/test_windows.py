@@ -15,7 +15,8 @@ import pytest
 from tests.support.boards import BOARDS
 from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
-from toolkit.bundle.store import Bundle, describe_file, write_bundle
+from toolkit.bundle.manifest import describe_file
+from toolkit.bundle.store import Bundle, write_bundle
 from toolkit.catalog.target import Target, save_target
 from toolkit.deploy.install import check_active, deploy
 from toolkit.deploy.push import Upload, push

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
-from toolkit.bundle.store import Manifest, Sha256
+from toolkit.bundle.manifest import Manifest, Sha256
 from toolkit.errors import AgentError
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 

@@ -12,7 +12,7 @@ from pathlib import Path
 PROTOCOL = 1
 _PARTS = Path(__file__).parent / "device"
 # The rules that host and device hold manifests against; the parts import them as the host does.
-_SHARED = Path(__file__).parents[1] / "distrust.py"
+_SHARED = Path(__file__).parents[1] / "untrusted.py"
 # Any Python understands it: one that is too old for the parts says so.
 _START = b"""\
 import sys

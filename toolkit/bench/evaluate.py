@@ -19,7 +19,8 @@ from toolkit.bench.reference import (
     sample_for,
 )
 from toolkit.bench.run import installed
-from toolkit.bundle.store import Bundle, Manifest, record_quality, signature_files
+from toolkit.bundle.manifest import Manifest
+from toolkit.bundle.store import Bundle, record_quality, signature_files
 from toolkit.deploy.install import prepare
 from toolkit.deploy.push import discard, push
 from toolkit.device.session import Device, connect

@@ -10,7 +10,7 @@ from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device
 from toolkit.events import Service, Step
 from toolkit.metrics.kernel import INNER, ROWS, matrix_product
-from toolkit.metrics.speed import Measurement, find_measurement, save_measurement
+from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
 
 
 def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) -> Service[Measurement]:

@@ -13,7 +13,8 @@ from typing import IO, Any
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.run import held_out_text
-from toolkit.bundle.store import Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.bundle.manifest import Manifest, canonical_json, describe_file
+from toolkit.bundle.store import Bundle, list_bundles
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
@@ -22,7 +23,7 @@ from toolkit.deploy.push import Upload
 from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 from toolkit.metrics.quality import HELD_OUT
 from toolkit.optimize.build import optimize
 

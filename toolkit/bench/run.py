@@ -11,7 +11,7 @@ from toolkit import __version__
 from toolkit.agent.answers import Releases, parse
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.measure import measure
-from toolkit.bundle.store import Manifest
+from toolkit.bundle.manifest import Manifest
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_path

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.bundle.store import Artifact, Bundle, Manifest, canonical_json
+from toolkit.bundle.manifest import Artifact, Manifest, canonical_json
+from toolkit.bundle.store import Bundle
 from toolkit.config import cache_dir
 from toolkit.events import Progress, Service
 from toolkit.untrusted import read_json

@@ -3,106 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
+from toolkit.bundle.manifest import REBUILD, Artifact, Manifest, manifest_text, parse_manifest
 from toolkit.config import cache_dir, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
-from toolkit.metrics.footprint import Footprint
 from toolkit.metrics.quality import Quality
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,
-    MOST_ARTIFACTS,
-    MOST_BYTES,
     SIGNATURES,
-    artifact_problem,
-    path_clash,
-    read_json,
 )
 
 MIN_PREFIX = 6
 READ_ONLY = 0o444
 _CHUNK = 4 << 20
-_REBUILD = "build it again, or copy it again from where it is whole"
-
-
-def _safe_path(text: str) -> str:
-    """A relative POSIX path that stays inside the bundle on every system, and is none of its own files."""
-    problem = artifact_problem(text)
-    if problem:
-        raise ValueError(f"unsafe path {text[:200]!r}: {problem}")
-    return text
-
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Artifact(_Record):
-    """One file: its path inside the bundle (POSIX, relative), size and hash."""
-
-    path: Annotated[str, AfterValidator(_safe_path)]
-    size_bytes: int = Field(strict=True, ge=0, lt=MOST_BYTES)
-    sha256: Sha256
-
-
-class ModelRecord(_Record):
-    """What was quantized. `weights_sha256` covers configuration, tokenizer and weights."""
-
-    id: str
-    revision: str | None
-    architecture: str
-    weights_sha256: Sha256
-    parameters: int = Field(strict=True, ge=0, lt=1 << 63)
-
-
-class Manifest(_Record):
-    """What a bundle holds and what it was made from. Nothing in it tells when or where it was built.
-
-    `quality` has the figures of evaluations on this machine, each by the name of its text.
-    """
-
-    manifest_version: Literal[1] = 1
-    name: str
-    artifacts: tuple[Artifact, ...] = Field(max_length=MOST_ARTIFACTS)
-    model: ModelRecord
-    recipe: dict[str, Any]
-    provider: str
-    context_tokens: int = Field(strict=True, ge=1, lt=1 << 31)
-    tools: dict[str, str]
-    workflow_sha256: Sha256
-    quality: dict[str, Quality] = Field(default_factory=dict)
-    # What the device needs, predicted when it was built; bundles of edgephi 0.1 have none.
-    plan: Footprint | None = None
-
-    @model_validator(mode="after")
-    def _paths_that_fit_together(self) -> Manifest:
-        clash = path_clash(artifact.path for artifact in self.artifacts)
-        if clash:
-            raise ValueError(clash)
-        return self
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(artifact.size_bytes for artifact in self.artifacts)
-
-    @property
-    def identity(self) -> str:
-        """What stays the same when figures are recorded: the hash of the manifest without its quality."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"quality"})).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,33 +49,17 @@ class Bundle:
         return all((self.path / artifact.path).is_file() for artifact in self.manifest.artifacts)
 
 
-def canonical_json(value: object) -> str:
-    """The one JSON text of a value: sorted keys, no blanks, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def describe_file(path: Path, name: str) -> Artifact:
-    """The manifest entry of a file that is to stand in a bundle as `name`."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Artifact(path=name, size_bytes=path.stat().st_size, sha256=digest)
-
-
 def write_bundle(folder: Path, manifest: Manifest) -> Bundle:
     """Put the manifest beside its artifacts in `folder` and make every file read-only.
 
     The artifacts must already stand there. Returns the bundle; its id follows from the manifest alone.
     """
-    text = _manifest_text(manifest)
+    text = manifest_text(manifest)
     path = folder / MANIFEST_NAME
     path.write_text(text, encoding="utf-8", newline="\n")
     for file in (path, *(folder / artifact.path for artifact in manifest.artifacts)):
         file.chmod(READ_ONLY)
     return Bundle(folder, manifest, hashlib.sha256(text.encode()).hexdigest())
-
-
-def _manifest_text(manifest: Manifest) -> str:
-    return canonical_json(manifest.model_dump(mode="json")) + "\n"
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -168,32 +73,13 @@ def open_bundle(path: Path) -> Bundle:
     if not file.is_file():
         raise ConfigError(f"{shown(path)}: not a bundle: no {MANIFEST_NAME}", "edgephi bundle list shows what is built")
     if file.is_symlink():
-        raise CorruptBundle(f"{shown(file)}: a symbolic link, not a file", _REBUILD)
+        raise CorruptBundle(f"{shown(file)}: a symbolic link, not a file", REBUILD)
     try:
         with file.open("rb") as stream:
             raw = stream.read(LARGEST_MANIFEST_BYTES + 1)
     except OSError as exc:
         raise CorruptBundle(f"{shown(file)}: cannot be read: {exc.strerror}") from exc
     return Bundle(path, parse_manifest(raw, shown(file)), hashlib.sha256(raw).hexdigest())
-
-
-def parse_manifest(raw: bytes, where: str) -> Manifest:
-    if len(raw) > LARGEST_MANIFEST_BYTES:
-        raise CorruptBundle(f"{where}: too large for a manifest", _REBUILD)
-    try:
-        value = read_json(raw)
-    except ValueError as exc:
-        raise CorruptBundle(f"{where}: not JSON of a manifest: {exc}", _REBUILD) from exc
-    version = value.get("manifest_version") if isinstance(value, dict) else None
-    if isinstance(version, int) and version > 1:
-        raise CorruptBundle(f"{where}: version {version} is newer than this edgephi reads", "update edgephi")
-    try:
-        return Manifest.model_validate(value)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise CorruptBundle(f"{where}: {key + ': ' if key else ''}{message}", _REBUILD) from exc
 
 
 def verify_bundle(bundle: Bundle) -> Service[None]:
@@ -217,7 +103,7 @@ def verify_bundle(bundle: Bundle) -> Service[None]:
         if problem:
             wrong.append(problem)
     if wrong:
-        raise CorruptBundle(f"{shown(bundle.path)}: corrupt bundle\n  " + "\n  ".join(wrong), _REBUILD)
+        raise CorruptBundle(f"{shown(bundle.path)}: corrupt bundle\n  " + "\n  ".join(wrong), REBUILD)
 
 
 def _shallow_problem(folder: Path, artifact: Artifact) -> str | None:
@@ -334,7 +220,7 @@ def _replace_stored(stored: list[Bundle], manifest: Manifest) -> Bundle:
 
 def _replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
     beside = folder.with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
-    beside.write_text(_manifest_text(manifest), encoding="utf-8", newline="\n")
+    beside.write_text(manifest_text(manifest), encoding="utf-8", newline="\n")
     beside.chmod(READ_ONLY)
     changed = beside.read_bytes() != (folder / MANIFEST_NAME).read_bytes()
     beside.replace(folder / MANIFEST_NAME)

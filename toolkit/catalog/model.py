@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from toolkit.catalog.preset import PRESETS
-from toolkit.config import cache_dir, data_path, shown, unknown_name
+from toolkit.catalog.shape import ModelShape, parse_shape, read_config, read_shape
+from toolkit.catalog.toml import unknown_name
+from toolkit.config import data_path, shown
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
+from toolkit.files import HashMemo, chunks
 
-SUPPORTED = ("Phi3ForCausalLM",)
-# Transformers has no code for it: it comes with the model, and runs only when it is trusted.
-REMOTE_CODE = ("Phi3SmallForCausalLM",)
 SHIPPED = ("phi3-nano",)
 
 _INDEX = "model.safetensors.index.json"
@@ -35,59 +29,7 @@ _MORE_TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _CONFIG_FILES = ("config.json", "generation_config.json")
-_CHUNK = 4 << 20
 _LFS_POINTER = b"version https://git-lfs"
-
-
-class ModelShape(BaseModel):
-    """The numbers of config.json that decide a model's size; lengths in elements, contexts in tokens."""
-
-    model_config = ConfigDict(frozen=True)
-
-    architecture: str
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    intermediate: int = Field(ge=1)
-    vocab: int = Field(ge=1)
-    max_context: int = Field(ge=1)
-    original_context: int = Field(ge=1)
-    rope: str
-    rotary_dim: int = Field(ge=1)
-    tied_embeddings: bool
-
-    @property
-    def needs_remote_code(self) -> bool:
-        return self.architecture in REMOTE_CODE
-
-    @property
-    def embedding_parameters(self) -> int:
-        """The table that turns tokens into vectors, without the output head."""
-        return self.vocab * self.hidden
-
-    @property
-    def linear_parameters(self) -> int:
-        """Every matrix that a recipe quantizes: the layers' projections and the output head."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        mlp = 3 * self.hidden * self.intermediate
-        return self.layers * (attention + mlp) + self.vocab * self.hidden
-
-    @property
-    def norm_parameters(self) -> int:
-        """What stays in floats beside the embedding: norms, and the biases of an architecture that has them."""
-        norms = (2 * self.layers + 1) * self.hidden
-        if not self.needs_remote_code:
-            return norms
-        attention = (self.heads + 2 * self.kv_heads) * self.head_dim + self.hidden
-        return 2 * norms + self.layers * (attention + 2 * self.intermediate + self.hidden)
-
-    @property
-    def parameters(self) -> int:
-        """All weights, a tied output head counted once."""
-        tied = self.embedding_parameters if self.tied_embeddings else 0
-        return self.embedding_parameters + self.linear_parameters + self.norm_parameters - tied
 
 
 @dataclass(frozen=True)
@@ -107,60 +49,6 @@ class SourceModel:
     def name(self) -> str:
         """The short name, without the organisation."""
         return self.id.rsplit("/", 1)[-1]
-
-
-def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
-    """Read the shape out of a parsed config.json, in the layout of transformers 4 or 5. No code is run for it.
-
-    Raises ConfigError for another architecture, an already quantized model, and missing or senseless numbers.
-    """
-    architecture = _architecture(config, where)
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "an unknown method") if isinstance(quantization, dict) else "?"
-        message = f"{where}: the model is already quantized ({method})"
-        raise ConfigError(message, "give the original bf16, fp16 or fp32 model")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-    numbers = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
-    head_dim = config.get("head_dim") or (hidden // heads if numbers else None)  # type: ignore[operator]
-    max_context = config.get("max_position_embeddings")
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    fields = {
-        "architecture": architecture,
-        "layers": config.get("num_hidden_layers"),
-        "hidden": hidden,
-        "heads": heads,
-        "kv_heads": config.get("num_key_value_heads") or heads,
-        "head_dim": head_dim,
-        "intermediate": config.get("intermediate_size") or config.get("ff_intermediate_size"),
-        "vocab": config.get("vocab_size"),
-        "max_context": max_context,
-        "original_context": original or max_context,
-        "rope": rope.get("rope_type") or rope.get("type") or "default",
-        "rotary_dim": _rotary_dim(head_dim, config.get("partial_rotary_factor") or rope.get("partial_rotary_factor")),
-        "tied_embeddings": bool(config.get("tie_word_embeddings")),
-    }
-    try:
-        return ModelShape.model_validate(fields)
-    except ValidationError as exc:
-        wrong = ", ".join(sorted({str(error["loc"][0]) for error in exc.errors()}))
-        raise ConfigError(f"{where}: missing or not a positive whole number: {wrong}") from exc
-
-
-def _rotary_dim(head_dim: object, partial_rotary_factor: object) -> object:
-    """How many of a head's elements are rotated: all of them unless the configuration names a share."""
-    if isinstance(head_dim, int) and isinstance(partial_rotary_factor, (int, float)):
-        return int(head_dim * partial_rotary_factor)
-    return head_dim
-
-
-def _architecture(config: dict[str, Any], where: str) -> str:
-    names = config.get("architectures") or ["none"]
-    name = str(names[0])
-    if name in SUPPORTED + REMOTE_CODE:
-        return name
-    supported = ", ".join(SUPPORTED + REMOTE_CODE)
-    raise ConfigError(f"{where}: architecture '{name}' isn't supported", f"supported: {supported}")
 
 
 def refuse_remote_code(where: str, architecture: str) -> ConfigError:
@@ -185,7 +73,7 @@ def open_model(
     if not (folder / "config.json").is_file():
         hint = "a model folder holds config.json, tokenizer files and *.safetensors"
         raise ConfigError(f"{where}: not a model folder: no config.json", hint)
-    config = _read_json(folder / "config.json")
+    config = read_config(folder / "config.json")
     shape = parse_shape(config, where)
     if shape.needs_remote_code:
         if not trust_remote_code:
@@ -219,28 +107,11 @@ def known_shape(ref: str) -> ModelShape:
     return parse_shape(presets[ref].config(), ref)
 
 
-def read_shape(config: Path, where: str) -> ModelShape:
-    """The shape that a config.json describes; `where` names the model in errors. Raises ConfigError."""
-    if not config.is_file():
-        raise ConfigError(f"{where}: not a model folder: no config.json", "only that file is read for a plan")
-    return parse_shape(_read_json(config), where)
-
-
 def shipped_model(name: str) -> SourceModel | None:
     """The model of that name that came with edgephi."""
     if name not in SHIPPED:
         return None
     return open_model(data_path(name), id=name)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{shown(path)}: not valid JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise ConfigError(f"{shown(path)}: not a JSON object")
-    return value
 
 
 def missing_tokenizer(where: str, names: list[str]) -> ConfigError:
@@ -285,7 +156,7 @@ def _weight_names(folder: Path) -> list[str]:
     """The safetensors files that make up the model."""
     if not (folder / _INDEX).is_file():
         return [_SINGLE] if (folder / _SINGLE).exists() else []
-    shards = _read_json(folder / _INDEX).get("weight_map")
+    shards = read_config(folder / _INDEX).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise ConfigError(f"{shown(folder / _INDEX)}: no weight_map")
     names = sorted({str(name) for name in shards.values()})
@@ -331,14 +202,14 @@ def hash_model(model: SourceModel) -> Service[str]:
     Files already hashed aren't read again as long as path, size, modification time and inode are the same.
     """
     files = model_files(model)
-    memo = _Memo.load()
+    memo = HashMemo.load()
     total, done = sum(path.stat().st_size for path in files), 0
     whole = hashlib.sha256()
     for path in files:
         digest = memo.recall(path)
         if digest is None:
             hasher = hashlib.sha256()
-            for chunk in _chunks(path):
+            for chunk in chunks(path):
                 hasher.update(chunk)
                 done += len(chunk)
                 yield Progress("hash the model", done, total, "bytes")
@@ -349,58 +220,3 @@ def hash_model(model: SourceModel) -> Service[str]:
         whole.update(f"{path.name}\0{digest}\n".encode())
     memo.save()
     return whole.hexdigest()
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
-
-
-class _Memo:
-    """Hashes of large files by what `stat` says of them, kept in `hashes.json`."""
-
-    def __init__(self, entries: dict[str, list[Any]]) -> None:
-        self._entries = entries
-        self._changed = False
-
-    @classmethod
-    def load(cls) -> _Memo:
-        # A memo that can't be read costs time, not correctness.
-        with contextlib.suppress(OSError, ValueError):
-            entries = json.loads(cls._path().read_bytes())
-            if isinstance(entries, dict):
-                return cls(entries)
-        return cls({})
-
-    @staticmethod
-    def _path() -> Path:
-        return cache_dir() / "hashes.json"
-
-    @staticmethod
-    def _key(path: Path) -> tuple[str, list[int]]:
-        # The hub's snapshots are links into its blobs: the file itself is what was hashed.
-        real = path.resolve()
-        stat = real.stat()
-        return str(real), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-
-    def recall(self, path: Path) -> str | None:
-        key, stat = self._key(path)
-        entry = self._entries.get(key)
-        if isinstance(entry, list) and entry[:-1] == stat and re.fullmatch("[0-9a-f]{64}", str(entry[-1])):
-            return str(entry[-1])
-        return None
-
-    def remember(self, path: Path, digest: str) -> None:
-        key, stat = self._key(path)
-        self._entries[key] = [*stat, digest]
-        self._changed = True
-
-    def save(self) -> None:
-        if not self._changed:
-            return
-        path = self._path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(self._entries, indent=0), encoding="utf-8")
-        beside.replace(path)

@@ -23,16 +23,8 @@ from pydantic import (
 from toolkit import localhost
 from toolkit.catalog.settings import NAMES as SETTING_NAMES
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.config import (
-    file_schema,
-    find_toml,
-    parse_table,
-    read_toml,
-    search_dirs,
-    shown,
-    suggestion,
-    unknown_name,
-)
+from toolkit.catalog.toml import file_schema, find_toml, parse_table, read_toml, search_dirs, unknown_name
+from toolkit.config import shown, suggestion
 from toolkit.errors import ConfigError
 from toolkit.localhost import ARCH_NAMES
 from toolkit.units import bandwidth_text, bytes_text, compute_text, parse_bandwidth, parse_bytes, parse_compute

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from toolkit.catalog.public_key import PublicKey, public_key
 from toolkit.catalog.target import Target, demand_signers
-from toolkit.config import is_shipped, shown, write_whole
+from toolkit.catalog.toml import is_shipped
+from toolkit.config import shown
 from toolkit.errors import ConfigError
+from toolkit.files import write_whole
 
 # What a signature says that it is for; a key that signs mails or commits doesn't release bundles by that.
 NAMESPACE = "edgephi-bundle"

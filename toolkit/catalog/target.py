@@ -12,17 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from toolkit.catalog.remote_path import own_folder, python_command
-from toolkit.config import (
-    file_schema,
-    find_toml,
-    is_shipped,
-    parse_table,
-    read_toml,
-    shown,
-    unknown_name,
-    write_whole,
-)
+from toolkit.catalog.toml import file_schema, find_toml, is_shipped, parse_table, read_toml, unknown_name
+from toolkit.config import shown
 from toolkit.errors import ConfigError
+from toolkit.files import write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from toolkit.config import find_toml, parse_table, read_toml, unknown_name
+from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 

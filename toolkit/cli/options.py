@@ -15,7 +15,7 @@ def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str
     """Shell completion by the names of `kind` files: profiles, targets, recipes, workloads."""
 
     def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-        from toolkit.config import find_toml
+        from toolkit.catalog.toml import find_toml
 
         return [name for name in find_toml(kind) if name.startswith(incomplete)]
 

@@ -9,9 +9,9 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.catalog.model import ModelShape
     from toolkit.catalog.profile import Profile
     from toolkit.catalog.recipe import Recipe
+    from toolkit.catalog.shape import ModelShape
     from toolkit.metrics.build_needs import HostNeeds
     from toolkit.metrics.fit import FitPlan
 
@@ -134,7 +134,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
     from toolkit.deploy.install import prepare
     from toolkit.deploy.runtime import describe
     from toolkit.device.session import connect
-    from toolkit.metrics.speed import find_measurement
+    from toolkit.metrics.measurement import find_measurement
 
     here = profile.name == "local" and target in (None, "local")
     name = target or ("local" if here else None)

@@ -103,7 +103,8 @@ def schema() -> None:
 
 
 def _files(paths: tuple[str, ...]) -> list[str]:
-    from toolkit.config import search_dirs, shown
+    from toolkit.catalog.toml import search_dirs
+    from toolkit.config import shown
     from toolkit.errors import ConfigError
 
     if not paths:
@@ -159,7 +160,7 @@ def _as_json(profile: Profile | BrokenProfile) -> dict[str, Any]:
 
 
 def _source(path: Path) -> str:
-    from toolkit.config import is_shipped
+    from toolkit.catalog.toml import is_shipped
 
     return "shipped" if is_shipped(path, "profiles") else "user"
 

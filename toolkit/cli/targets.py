@@ -169,7 +169,8 @@ def _anchored(path: Path | None) -> str | None:
 
 
 def _refuse_taken(name: str) -> None:
-    from toolkit.config import find_toml, shown
+    from toolkit.catalog.toml import find_toml
+    from toolkit.config import shown
     from toolkit.errors import ConfigError
 
     taken = find_toml("targets").get(name)
@@ -180,14 +181,15 @@ def _refuse_taken(name: str) -> None:
 def _demanded_by(name: str) -> Path | None:
     """The signers of the target that is replaced: nobody should lose that demand by chance."""
     from toolkit.catalog.target import load_target
-    from toolkit.config import find_toml
+    from toolkit.catalog.toml import find_toml
 
     return load_target(name).signers_file if name in find_toml("targets") else None
 
 
 def _warn_if_hidden(name: str, path: Path) -> None:
+    from toolkit.catalog.toml import find_toml
     from toolkit.cli import render
-    from toolkit.config import find_toml, shown
+    from toolkit.config import shown
 
     strongest = find_toml("targets")[name]
     if strongest != path:
@@ -226,6 +228,6 @@ def _as_json(target: Target | BrokenTarget) -> dict[str, Any]:
 
 
 def _source(path: Path | None) -> str:
-    from toolkit.config import is_shipped
+    from toolkit.catalog.toml import is_shipped
 
     return "shipped" if path is not None and is_shipped(path, "targets") else "user"

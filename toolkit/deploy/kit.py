@@ -17,9 +17,10 @@ from typing import Any
 
 from toolkit.agent.archive import PROTOCOL, agent_archive, agent_sha256
 from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
+from toolkit.bundle.manifest import describe_file
 from toolkit.bundle.registry.layout import Source
 from toolkit.bundle.signatures import read_signatures
-from toolkit.bundle.store import Bundle, describe_file, verify_bundle
+from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.python import MINORS, suits
 from toolkit.deploy.install import check_request, needed_bytes

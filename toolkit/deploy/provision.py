@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.agent.answers import Provisioned, Pythons
-from toolkit.bundle.store import describe_file
+from toolkit.bundle.manifest import describe_file
 from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
 from toolkit.deploy.push import Upload, push

@@ -8,9 +8,9 @@ from typing import Any
 from toolkit.agent.answers import Pulled
 from toolkit.agent.messages import Authorize
 from toolkit.bundle.blocks import Block, lists_of
+from toolkit.bundle.manifest import Artifact
 from toolkit.bundle.registry import Registry
 from toolkit.bundle.registry.layout import Repository, Source, file_layer, is_loopback
-from toolkit.bundle.store import Artifact
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 
 T = TypeVar("T")
 

@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from toolkit.device.streams import Feeder, Tail, split_lines
-from toolkit.device.transport import End, Pace
-from toolkit.environment import without_secrets
+from toolkit.device.transport import End, Pace, device_full
 from toolkit.errors import RemoteCommandFailed
-from toolkit.transport.failures import device_full
+from toolkit.localhost import without_secrets
 
 WHERE = "this machine"
 _READ_BYTES = 64 * 1024

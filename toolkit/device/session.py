@@ -35,8 +35,9 @@ from toolkit.catalog.recognize import Match, misfit, propose_profile
 from toolkit.catalog.remote_path import from_login_folder, python_argv
 from toolkit.catalog.target import Target, load_target
 from toolkit.deploy.runtime import Runtime
+from toolkit.device.dial import open_another, open_transport, remembered
 from toolkit.device.starter import find_starter
-from toolkit.device.transport import Process, PromptSecret, Transport, open_another, open_transport, remembered
+from toolkit.device.transport import Process, PromptSecret, Transport
 from toolkit.errors import (
     AgentDied,
     AgentError,

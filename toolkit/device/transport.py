@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from toolkit.errors import ToolkitError
-
-if TYPE_CHECKING:
-    from toolkit.catalog.target import Target
-
+from toolkit.errors import DeviceFull
 
 PromptSecret = Callable[[str], str]
 Pace = Callable[[int], None]
@@ -90,48 +84,17 @@ def finish(process: Process) -> tuple[list[str], int]:
     return [line.decode("utf-8", "replace") for line in process.lines()], process.wait()
 
 
-def remembered(prompt_secret: PromptSecret) -> PromptSecret:
-    """Ask for each secret once, however many connections need it; kept in this process's memory alone."""
-    answers: dict[str, str] = {}
-    asking = threading.Lock()
-
-    def prompt(text: str) -> str:
-        with asking:
-            if text not in answers:
-                answers[text] = prompt_secret(text)
-            return answers[text]
-
-    return prompt
+def device_full(where: str, needs_bytes: int, free_bytes: int | None, folder: str) -> DeviceFull:
+    """The error for a disk without room; `free_bytes` is None where the device can't tell."""
+    free = "no space left" if free_bytes is None else f"{_size(free_bytes)} free"
+    return DeviceFull(
+        f"{where}: disk full: needs {_size(needs_bytes)}, {free} on {folder}",
+        "remove old releases there, or set install_root to a folder on a larger disk",
+    )
 
 
-def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
-    """Connect to a target by its `transport` field.
-
-    `prompt_secret` asks the user for a passphrase or a password, at most once; without it nothing is asked for.
-    """
-    if target.transport == "local":
-        from toolkit.device.local import LocalTransport
-
-        return LocalTransport()
-    if target.transport == "openssh":
-        from toolkit.device.ssh.openssh import OpenSshTransport
-
-        return OpenSshTransport(target)
-    from toolkit.device.ssh.client import SshTransport
-
-    return SshTransport(target, prompt_secret)
-
-
-def open_another(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
-    """One more connection to a target that one is open to already.
-
-    Where its `transport` leaves the choice, OpenSSH's client carries it if that can: the first one encrypts in this
-    process, which has one processor for all that it does.
-    """
-    if target.transport == "ssh":
-        from toolkit.device.ssh.openssh import OpenSshTransport, ssh_is_here
-
-        with suppress(ToolkitError):
-            if ssh_is_here():
-                return OpenSshTransport(target)
-    return open_transport(target, prompt_secret)
+def _size(n_bytes: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} B"

@@ -22,15 +22,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from toolkit import localhost
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.target import Target, load_target, remove_target, save_target
-from toolkit.config import cache_dir, config_dir, data_path, find_toml, shown
+from toolkit.catalog.toml import find_toml
+from toolkit.config import cache_dir, config_dir, data_path, shown
 from toolkit.emulate.binfmt import register
 from toolkit.emulate.definition import MARKER, Board, system_files
 from toolkit.emulate.rootfs import USER, USER_ID, Definition, root_file_system
-from toolkit.emulate.sshd import HOST, free_port
+from toolkit.emulate.sshd import HOST, free_port, write_key_pair
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Progress, Service, Step
-from toolkit.locks import try_lock
-from toolkit.transport.keys import write_key_pair
+from toolkit.files import try_lock
 
 TAG = "emulated"
 # Compiled beforehand: the board can't write there, and Python reading its library as text takes it seconds each time.

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from toolkit.catalog.profile import Profile, load_profile
-from toolkit.config import find_toml, parse_table, read_toml, unknown_name
+from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 
 # Where a board says that it is emulated, and by what: the agent's probe looks there.
 MARKER = "run/edgephi/emulated"

@@ -16,7 +16,7 @@ import paramiko
 
 from toolkit.emulate.embedded_exec import run_command
 from toolkit.emulate.embedded_files import FilesUnder
-from toolkit.transport.keys import write_key_pair
+from toolkit.emulate.sshd import write_key_pair
 
 
 class Session(paramiko.ServerInterface):  # type: ignore[misc]

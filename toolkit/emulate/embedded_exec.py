@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import paramiko
 
-from toolkit.environment import without_secrets
+from toolkit.localhost import without_secrets
 
 _READ_BYTES = 32 * 1024
 _GONE = (paramiko.SSHException, EOFError, OSError)

@@ -19,7 +19,7 @@ from pathlib import Path
 from toolkit.config import cache_dir
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Step
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 
 # What belongs to a root file system of any kind: a shell with its tools, Python, what wheels link to, and a way in.
 PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps", "libstdc++6")

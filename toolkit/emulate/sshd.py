@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from toolkit.environment import without_secrets
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from toolkit.errors import HostUnreachable
-from toolkit.transport.keys import write_key_pair
+from toolkit.localhost import without_secrets
 
 HOST = "127.0.0.1"
 _START_TIMEOUT_S = 10.0
@@ -175,3 +177,18 @@ def _descendants(pid: int) -> list[int]:
             for child in map(int, children.read_text().split()):
                 found += [child, *_descendants(child)]
     return found
+
+
+def write_key_pair(path: Path) -> str:
+    """Write a fresh ed25519 private key (mode 0600); returns the public one as `ssh-ed25519 AAAA…`."""
+    key = Ed25519PrivateKey.generate()
+    path.touch(mode=0o600)
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return public.decode()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.catalog.model import ModelShape
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.recipe import PROVIDERS, Recipe
+from toolkit.catalog.shape import ModelShape
 from toolkit.errors import ConfigError
 from toolkit.metrics.footprint import Footprint, footprint
 from toolkit.metrics.report import Predicted

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from toolkit.catalog.model import ModelShape
 from toolkit.catalog.recipe import MixedPrecision, Recipe
+from toolkit.catalog.shape import ModelShape
 
 # Python, ONNX Runtime and the tokenizer: 42 MB of mapped libraries, the rest private.
 _RUNTIME_BYTES = 80_000_000

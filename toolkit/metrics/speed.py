@@ -5,15 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from toolkit.catalog.profile import Profile
-from toolkit.config import data_dir
 from toolkit.errors import ConfigError
-from toolkit.metrics.footprint import Footprint, block_cost
-from toolkit.metrics.kernel import BLOCK, OPERATIONS
+from toolkit.metrics.footprint import Footprint
+from toolkit.metrics.measurement import Measurement, find_measurement
 from toolkit.metrics.report import Predicted, Report, metrics, read_report, reports_dir
 
 # Of what the memory can do, what decoding reached: of a measured read rate 0.67 (blocks of 128) to 0.74 (blocks of 32)
@@ -47,22 +43,6 @@ class Speed:
     read_source: str | None = None
     ops_source: str | None = None
     reports: int = 0
-
-
-class Measurement(BaseModel):
-    """What a device did in a second of measuring. Kept by target, the newest for each machine."""
-
-    model_config = ConfigDict(frozen=True)
-
-    target: str
-    target_key: str
-    created_utc: str
-    read_bytes_per_s: float
-    kernels_per_s: float | None
-
-    @property
-    def ops_per_s(self) -> float | None:
-        return self.kernels_per_s and self.kernels_per_s * OPERATIONS * block_cost(BLOCK)
 
 
 def find_speed(
@@ -114,32 +94,6 @@ def predict(
         prompt_ops=ops,
         step_s=footprint.step_s,
     )
-
-
-def measurements_dir() -> Path:
-    return data_dir() / "speeds"
-
-
-def find_measurement(target: str, key: str | None = None) -> Measurement | None:
-    """The newest measurement of a target; of one machine only when its `key` is given."""
-    found = []
-    for path in measurements_dir().glob(f"{target}-{key or '*'}.json"):
-        try:
-            measurement = Measurement.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
-            continue
-        # A target's name may be the beginning of another's.
-        if measurement.target == target:
-            found.append(measurement)
-    return max(found, key=lambda measurement: measurement.created_utc, default=None)
-
-
-def save_measurement(measurement: Measurement) -> None:
-    path = measurements_dir() / f"{measurement.target}-{measurement.target_key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(measurement.model_dump_json(indent=1), encoding="utf-8")
-    beside.replace(path)
 
 
 def _stated(profile: Profile) -> Speed:

@@ -17,27 +17,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit import __version__
-from toolkit.bundle.store import (
-    READ_ONLY,
-    Artifact,
-    Bundle,
-    Manifest,
-    ModelRecord,
-    canonical_json,
-    describe_file,
-    find_identity,
-    link_files,
-    open_bundle,
-    store_dir,
-    write_bundle,
-)
+from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, canonical_json, describe_file
+from toolkit.bundle.store import READ_ONLY, Bundle, find_identity, link_files, open_bundle, store_dir, write_bundle
 from toolkit.catalog.model import SourceModel, hash_model
 from toolkit.catalog.profile import Profile
-from toolkit.catalog.recipe import PROVIDERS, Recipe, calibration_file, render_workflow
+from toolkit.catalog.recipe import PROVIDERS, Recipe, calibration_file
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 from toolkit.metrics.build_needs import check_host, host_needs
 from toolkit.metrics.fit import FitPlan, plan
 from toolkit.optimize import require_extra, tool_versions
@@ -45,6 +33,7 @@ from toolkit.optimize.calibration import token_ids
 from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimize.remote_code import without_tokenizer_code
 from toolkit.optimize.runner import run_workflow
+from toolkit.optimize.workflow import render_workflow
 
 Check = Callable[[Bundle], Service[None]]
 

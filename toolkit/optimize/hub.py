@@ -19,19 +19,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit.catalog.model import (
-    REMOTE_CODE,
     SHIPPED,
     TOKENIZER_FILES,
-    ModelShape,
     SourceModel,
     known_shape,
     missing_tokenizer,
     open_model,
-    read_shape,
     refuse_remote_code,
     shipped_model,
 )
 from toolkit.catalog.preset import PRESETS
+from toolkit.catalog.shape import REMOTE_CODE, ModelShape, read_shape
 from toolkit.config import import_root, suggestion
 from toolkit.errors import BuildError, ConfigError, ToolkitError
 from toolkit.events import Progress, Service, Step, Warning_

@@ -14,13 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolkit.catalog.model import REMOTE_CODE, ModelShape, parse_shape
 from toolkit.catalog.preset import PRESETS, STAND_INS
 from toolkit.catalog.profile import Profile, Runtime, load_profile
-from toolkit.catalog.recipe import Recipe, list_recipes, render_workflow
+from toolkit.catalog.recipe import Recipe, list_recipes
+from toolkit.catalog.shape import REMOTE_CODE, ModelShape, parse_shape
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
 from toolkit.metrics.fit import plan
+from toolkit.optimize.workflow import render_workflow
 
 Status = Literal["tested", "expected", "impossible"]
 

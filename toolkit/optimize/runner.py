@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import data_dir, import_root, shown
-from toolkit.environment import without_secrets
 from toolkit.errors import BuildError, HostDiskFull, OutOfMemory
 from toolkit.events import Progress, Service, Step
+from toolkit.localhost import without_secrets
 from toolkit.optimize import require_extra
 
 _POLL_S = 0.2

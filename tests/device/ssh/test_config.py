@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import Address
+from toolkit.device.ssh import config as ssh_config
 from toolkit.device.ssh.config import parse_ssh_g, resolve, ssh_options
-from toolkit.device.transport import ssh_config
 from toolkit.errors import ConfigError
 
 TARGET = Address("pi5", "pi")

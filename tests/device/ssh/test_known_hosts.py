@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh.known_hosts import append_known_host, host_names, parse_known_hosts, read_known_hosts
-from toolkit.transport.keys import write_key_pair
+from toolkit.emulate.sshd import write_key_pair
 
 BLOB = base64.b64encode(b"some key").decode()
 

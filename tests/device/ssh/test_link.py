@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import Address, Relay, address_of, needs_sshd
+from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.device.transport import ssh_link
 from toolkit.errors import HostUnreachable
 
 Client = type[SshTransport] | type[OpenSshTransport]

@@ -18,11 +18,12 @@ from tests.support.paths import REPO
 from tests.support.servers import Address, Relay, address_of, needs_sshd
 from toolkit.catalog.public_key import fingerprint
 from toolkit.catalog.target import Target
+from toolkit.device.dial import open_another
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.device.transport import Transport, open_another
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.device.transport import Transport
+from toolkit.emulate.sshd import PrivateSshd, write_key_pair
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -31,7 +32,6 @@ from toolkit.errors import (
     HostUnreachable,
     RemoteCommandFailed,
 )
-from toolkit.transport.keys import write_key_pair
 
 pytestmark = needs_sshd
 

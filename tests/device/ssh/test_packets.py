@@ -10,9 +10,9 @@ import paramiko
 import pytest
 
 from tests.support.servers import address_of, needs_sshd
+from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.packets import BurstPacketizer, send_all
-from toolkit.device.transport import ssh_link
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.sshd import PrivateSshd
 

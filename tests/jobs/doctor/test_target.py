@@ -22,10 +22,9 @@ from toolkit.config import config_dir
 from toolkit.deploy.install import deploy
 from toolkit.device.session import connect
 from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd, free_port
+from toolkit.emulate.sshd import PrivateSshd, free_port, write_key_pair
 from toolkit.jobs.doctor.checks import Check
 from toolkit.jobs.doctor.target import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
-from toolkit.transport.keys import write_key_pair
 
 EVERYTHING = [TARGET, *REACHED_BY_SSH, *ON_DEVICE]
 Server = PrivateSshd | EmbeddedServer

@@ -10,7 +10,7 @@ from tests.catalog.test_profile import board, write
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import list_recipes, load_recipe
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.config import find_toml
+from toolkit.catalog.toml import find_toml
 from toolkit.errors import ConfigError
 from toolkit.jobs.tune.output import write_files
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from toolkit.bundle.store import Manifest, Sha256, canonical_json
+from toolkit.bundle.manifest import Manifest, Sha256, canonical_json
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,

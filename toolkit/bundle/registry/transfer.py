@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from toolkit.bundle.blocks import LARGEST_LISTS_BYTES, block_lists, bundle_blocks, keep_block_lists
+from toolkit.bundle.manifest import Manifest, parse_manifest
 from toolkit.bundle.registry import Registry
 from toolkit.bundle.registry.layout import (
     EMPTY,
@@ -30,11 +31,11 @@ from toolkit.bundle.registry.layout import (
     signature_layers,
 )
 from toolkit.bundle.signatures import read_signatures
-from toolkit.bundle.store import READ_ONLY, Bundle, Manifest, open_bundle, parse_manifest, store_dir
+from toolkit.bundle.store import READ_ONLY, Bundle, open_bundle, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Beside what is pulled, for the file system's own needs.

@@ -16,9 +16,8 @@ from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TR
 
 from toolkit.catalog.remote_path import sftp_path
 from toolkit.device.ssh.upload import CHUNK_BYTES, Upload
-from toolkit.device.transport import End, Pace
+from toolkit.device.transport import End, Pace, device_full
 from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
-from toolkit.transport.failures import device_full
 
 
 class SftpFiles(ABC):

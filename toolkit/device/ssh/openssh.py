@@ -24,11 +24,11 @@ import paramiko
 
 from toolkit.device.local import LocalProcess
 from toolkit.device.shells import ServerShell
+from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp, sessions_refused
 from toolkit.device.ssh.link import connected, known_key_types, verify_host_key
 from toolkit.device.streams import Tail
-from toolkit.device.transport import ssh_link
 from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 
 # A security key waits to be touched; nothing else takes so long.

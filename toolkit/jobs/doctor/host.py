@@ -12,7 +12,8 @@ from toolkit import localhost
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import load_target
-from toolkit.config import cache_dir, find_toml
+from toolkit.catalog.toml import find_toml
+from toolkit.config import cache_dir
 from toolkit.errors import ConfigError
 from toolkit.jobs.doctor.checks import Check, ok, skipped
 from toolkit.metrics.build_needs import free_disk_bytes

@@ -17,10 +17,11 @@ from toolkit.catalog.target import Target, load_target
 from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
+from toolkit.device.dial import open_transport, remembered
 from toolkit.device.session import Device, no_python_hint
 from toolkit.device.ssh.config import SshOptions, resolve
 from toolkit.device.starter import find_starter
-from toolkit.device.transport import PromptSecret, Transport, finish, open_transport, remembered
+from toolkit.device.transport import PromptSecret, Transport, finish
 from toolkit.errors import (
     AgentDied,
     AgentError,

@@ -16,11 +16,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from toolkit.bundle.manifest import canonical_json
 from toolkit.bundle.registry.layout import Source
-from toolkit.bundle.store import Bundle, canonical_json
+from toolkit.bundle.store import Bundle
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
-from toolkit.locks import try_lock
+from toolkit.files import try_lock
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")

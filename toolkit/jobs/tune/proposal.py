@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from toolkit.catalog.model import ModelShape
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.recipe import Recipe, impossible, list_recipes, load_recipe
 from toolkit.catalog.settings import DRAFT_TOKENS, OFF, RuntimeSettings
+from toolkit.catalog.shape import ModelShape
 from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
 from toolkit.metrics.fit import FitPlan, plan

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
+from toolkit.files import try_lock
 from toolkit.jobs.tune.proposal import Point, Space
-from toolkit.locks import try_lock
 
 SEED = 3821
 # Asked this often, the sampler has said nothing new: then one of what is left is drawn.

@@ -1,0 +1,60 @@
+"""Connections to a target: the first, and further ones, by the client that its file names."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from toolkit.device.transport import PromptSecret, Transport
+from toolkit.errors import ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.catalog.target import Target
+
+
+def remembered(prompt_secret: PromptSecret) -> PromptSecret:
+    """Ask for each secret once, however many connections need it; kept in this process's memory alone."""
+    answers: dict[str, str] = {}
+    asking = threading.Lock()
+
+    def prompt(text: str) -> str:
+        with asking:
+            if text not in answers:
+                answers[text] = prompt_secret(text)
+            return answers[text]
+
+    return prompt
+
+
+def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
+    """Connect to a target by its `transport` field.
+
+    `prompt_secret` asks the user for a passphrase or a password, at most once; without it nothing is asked for.
+    """
+    if target.transport == "local":
+        from toolkit.device.local import LocalTransport
+
+        return LocalTransport()
+    if target.transport == "openssh":
+        from toolkit.device.ssh.openssh import OpenSshTransport
+
+        return OpenSshTransport(target)
+    from toolkit.device.ssh.client import SshTransport
+
+    return SshTransport(target, prompt_secret)
+
+
+def open_another(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
+    """One more connection to a target that one is open to already.
+
+    Where its `transport` leaves the choice, OpenSSH's client carries it if that can: the first one encrypts in this
+    process, which has one processor for all that it does.
+    """
+    if target.transport == "ssh":
+        from toolkit.device.ssh.openssh import OpenSshTransport, ssh_is_here
+
+        with suppress(ToolkitError):
+            if ssh_is_here():
+                return OpenSshTransport(target)
+    return open_transport(target, prompt_secret)

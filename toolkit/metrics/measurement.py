@@ -1,0 +1,53 @@
+"""What a device did in a second of measuring, kept by target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from toolkit.config import data_dir
+from toolkit.metrics.footprint import block_cost
+from toolkit.metrics.kernel import BLOCK, OPERATIONS
+
+
+class Measurement(BaseModel):
+    """What a device did in a second of measuring. Kept by target, the newest for each machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    target: str
+    target_key: str
+    created_utc: str
+    read_bytes_per_s: float
+    kernels_per_s: float | None
+
+    @property
+    def ops_per_s(self) -> float | None:
+        return self.kernels_per_s and self.kernels_per_s * OPERATIONS * block_cost(BLOCK)
+
+
+def measurements_dir() -> Path:
+    return data_dir() / "speeds"
+
+
+def find_measurement(target: str, key: str | None = None) -> Measurement | None:
+    """The newest measurement of a target; of one machine only when its `key` is given."""
+    found = []
+    for path in measurements_dir().glob(f"{target}-{key or '*'}.json"):
+        try:
+            measurement = Measurement.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            continue
+        # A target's name may be the beginning of another's.
+        if measurement.target == target:
+            found.append(measurement)
+    return max(found, key=lambda measurement: measurement.created_utc, default=None)
+
+
+def save_measurement(measurement: Measurement) -> None:
+    path = measurements_dir() / f"{measurement.target}-{measurement.target_key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(measurement.model_dump_json(indent=1), encoding="utf-8")
+    beside.replace(path)
