@@ -17,7 +17,7 @@ import startup
 
 from toolkit.bench.evaluate import evaluate
 from toolkit.bench.measure import measure
-from toolkit.bench.reference import read_sample
+from toolkit.bench.reference import read_eval_text
 from toolkit.bench.run import target_key
 from toolkit.bundle.store import find_bundle
 from toolkit.catalog.preset import PRESETS
@@ -31,7 +31,7 @@ from toolkit.deploy.install import prepare
 from toolkit.device.session import connect
 from toolkit.emulate.loopback import start_loopback
 from toolkit.jobs.demo import demo, loopback_target
-from toolkit.jobs.run import Options, Row, run
+from toolkit.jobs.run import LoopOptions, LoopRow, run
 from toolkit.metrics.report import Report, metrics
 from toolkit.optimize.synth import synthesize
 
@@ -78,13 +78,13 @@ def synthesized() -> Path:
     return folder
 
 
-def full_size(model: Path) -> list[Row]:
+def full_size(model: Path) -> list[LoopRow]:
     """The whole loop on a full-size shape, over loopback SSH."""
     root = work_folder()
     with start_loopback(root) as server:
         target = loopback_target("loopback", server, root)
         measured_first(target)
-        options = Options(load_workload("pp512-tg128"))
+        options = LoopOptions(load_workload("pp512-tg128"))
         return render.follow(run(str(model), [target], FULL_SIZE_RECIPES, options))
 
 
@@ -94,12 +94,12 @@ def like_for_like() -> str:
     recipes = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]
     with start_loopback(root) as server:
         target = loopback_target("loopback", server, root)
-        options = Options(load_workload("demo"), fresh=True)
+        options = LoopOptions(load_workload("demo"), fresh=True)
         reports = reports_of(render.follow(run("phi3-nano", [target], recipes, options)))
     rows, divergences = [], {}
     for report in reports:
         bundle = find_bundle(report.bundle_id)
-        found = render.follow(evaluate(bundle, None, read_sample(tokens=32_768)))
+        found = render.follow(evaluate(bundle, None, read_eval_text(tokens=32_768)))
         decode = metrics(report)["decode_tps"]
         divergences[report.recipe] = f"{found.kld_mean:.5f} ± {found.kld_mean_error:.5f}"
         rows.append(
@@ -138,7 +138,7 @@ def measured_first(target: Target) -> None:
         render.follow(measure(device, runtime, target_key(device, probe)))
 
 
-def reports_of(rows: Sequence[Row]) -> list[Report]:
+def reports_of(rows: Sequence[LoopRow]) -> list[Report]:
     for row in rows:
         if row.error:
             raise row.error

@@ -14,7 +14,7 @@ from tests.support.builds import follow, seed_cache
 from tests.support.servers import needs_sshd
 from toolkit import localhost
 from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
-from toolkit.bench.reference import read_sample
+from toolkit.bench.reference import read_eval_text
 from toolkit.bench.run import held_out_text
 from toolkit.bundle.store import find_bundle, list_bundles, open_bundle, record_quality
 from toolkit.deploy.install import deploy, install
@@ -29,7 +29,7 @@ from toolkit.metrics.quality import HELD_OUT
 def compare(
     recipe: str, text_file: Path | None = None, tokens: int = 4096, window_tokens: int = 512, prompts: int = 4
 ) -> Evaluation:
-    sample = read_sample(text_file, tokens=tokens, window_tokens=window_tokens, prompts=prompts)
+    sample = read_eval_text(text_file, tokens=tokens, window_tokens=window_tokens, prompts=prompts)
     return follow(evaluate(build(recipe), build("fp32"), sample))
 
 
@@ -60,7 +60,7 @@ def test_the_damage_of_quantization_is_ordered_as_expected(local: Path) -> None:
 def test_the_reference_is_computed_once_for_all_bundles(local: Path) -> None:
     compare("int4-rtn-b32", tokens=512, prompts=1)
     events: list[Event] = []
-    sample = read_sample(tokens=512, window_tokens=512, prompts=1)
+    sample = read_eval_text(tokens=512, window_tokens=512, prompts=1)
     follow(evaluate(build("fp32"), build("fp32"), sample), events)
     steps = [event for event in events if isinstance(event, Step)]
     assert any(step.skipped and "log-probabilities of phi3-nano-fp32" in step.text for step in steps)
@@ -68,7 +68,7 @@ def test_the_reference_is_computed_once_for_all_bundles(local: Path) -> None:
 
 def test_a_pruned_head_is_read_token_by_token(local: Path) -> None:
     events: list[Event] = []
-    sample = read_sample(tokens=128, window_tokens=128, prompts=1)
+    sample = read_eval_text(tokens=128, window_tokens=128, prompts=1)
     pruned = follow(evaluate(build("int4-rtn-b128-pruned"), build("fp32"), sample), events)
     assert pruned.stepwise
     assert any(isinstance(event, Warning_) and "read token by token" in event.text for event in events)
@@ -93,7 +93,7 @@ def test_logits_that_are_not_numbers_are_named(local: Path, tmp_path: Path) -> N
     data = folder / "model.onnx.data"
     data.chmod(0o644)
     data.write_bytes(b"\xff" * data.stat().st_size)
-    sample = read_sample(tokens=64, window_tokens=64, prompts=0)
+    sample = read_eval_text(tokens=64, window_tokens=64, prompts=0)
     with pytest.raises(AgentError, match="the model's logits aren't finite numbers"):
         follow(evaluate(open_bundle(folder), build("fp32"), sample))
 
@@ -102,7 +102,7 @@ def test_figures_land_in_the_manifest_and_the_build_finds_them(local: Path, tmp_
     for recipe in ("fp32", "int4-rtn-b32"):
         seed_cache(tmp_path / "cache", recipe)
     bundle = find_bundle("phi3-nano-int4-rtn-b32")
-    found = follow(evaluate(bundle, None, read_sample(tokens=512, window_tokens=256, prompts=2)))
+    found = follow(evaluate(bundle, None, read_eval_text(tokens=512, window_tokens=256, prompts=2)))
     recorded = follow(record(bundle, found))
     assert recorded.id != bundle.id
     assert recorded.manifest.identity == bundle.manifest.identity
@@ -131,7 +131,7 @@ def test_a_target_that_has_the_files_only_links_them_under_the_new_id(root: Path
 def test_figures_on_less_of_a_text_do_not_replace_those_on_more(local: Path, tmp_path: Path) -> None:
     seed_cache(tmp_path / "cache", "fp32")
     bundle = find_bundle("phi3-nano-fp32")
-    found = follow(evaluate(bundle, bundle, read_sample(tokens=128, window_tokens=64, prompts=1)))
+    found = follow(evaluate(bundle, bundle, read_eval_text(tokens=128, window_tokens=64, prompts=1)))
     more = found.model_copy(update={"tokens": 8000, "token_match": None})
     recorded = follow(record(follow(record(bundle, more)), found))
     # But what has no token match yet isn't the better one.
@@ -159,7 +159,7 @@ def test_a_device_compares_with_a_reference_that_is_pushed_and_removed(
     kind: str, root: Path, local: Path, tmp_path: Path
 ) -> None:
     int4 = build("int4-rtn-b32")
-    sample = read_sample(tokens=256, window_tokens=128, prompts=2)
+    sample = read_eval_text(tokens=256, window_tokens=128, prompts=2)
     here = follow(evaluate(int4, build("fp32"), sample))
     server = PrivateSshd(tmp_path) if kind == "sshd" else EmbeddedServer(tmp_path)
     with server, connect(target_over(server, root)) as device:
@@ -174,7 +174,7 @@ def test_a_device_compares_with_a_reference_that_is_pushed_and_removed(
 
 def test_the_reference_is_removed_after_a_failure_too(root: Path, local: Path, tmp_path: Path) -> None:
     int4 = build("int4-rtn-b32")
-    sample = read_sample(tokens=256, window_tokens=128, prompts=0)
+    sample = read_eval_text(tokens=256, window_tokens=128, prompts=0)
     with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
         follow(install(int4, device))
         service = evaluate_on(device, int4.id, build("fp32"), sample)
@@ -187,7 +187,7 @@ def test_the_reference_is_removed_after_a_failure_too(root: Path, local: Path, t
 
 
 def test_a_release_that_is_not_there_is_told(root: Path, local: Path) -> None:
-    sample = read_sample(tokens=256, window_tokens=128, prompts=0)
+    sample = read_eval_text(tokens=256, window_tokens=128, prompts=0)
     with connect(target_at(root)) as device, pytest.raises(ConfigError) as error:
         follow(evaluate_on(device, None, build("fp32"), sample))
     assert error.value.message == "here: nothing is active there"

@@ -9,20 +9,27 @@ import pytest
 
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
-from toolkit.bench.reference import Reference, Sample, check_comparable, find_reference, read_sample, reference_files
+from toolkit.bench.reference import (
+    EvalText,
+    Reference,
+    check_comparable,
+    find_reference,
+    read_eval_text,
+    reference_files,
+)
 from toolkit.config import cache_dir
 from toolkit.device.session import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
 
 
-def compute(sample: Sample, events: list[Event] | None = None) -> Reference:
+def compute(sample: EvalText, events: list[Event] | None = None) -> Reference:
     with connect("local") as device:
         return follow(reference_files(build("fp32"), sample, device), events)
 
 
 def test_windows_prompts_and_files(local: Path) -> None:
-    found = compute(read_sample(tokens=300, window_tokens=100, prompts=3))
+    found = compute(read_eval_text(tokens=300, window_tokens=100, prompts=3))
     assert [len(window) for window in found.windows] == [100, 100, 100]
     assert [len(entry["prompt"]) for entry in found.continuations] == [32, 32, 32]
     assert [len(entry["tokens"]) for entry in found.continuations] == [64, 64, 64]
@@ -33,7 +40,7 @@ def test_windows_prompts_and_files(local: Path) -> None:
 
 
 def test_it_is_kept_and_what_was_cut_off_goes_on(local: Path) -> None:
-    sample = read_sample(tokens=200, window_tokens=100, prompts=1)
+    sample = read_eval_text(tokens=200, window_tokens=100, prompts=1)
     first = compute(sample)
     (folder,) = (cache_dir() / "reference").iterdir()
     events: list[Event] = []
@@ -48,7 +55,7 @@ def test_it_is_kept_and_what_was_cut_off_goes_on(local: Path) -> None:
 
 
 def test_damage_in_the_cache_is_computed_again(local: Path) -> None:
-    sample = read_sample(tokens=100, window_tokens=100, prompts=0)
+    sample = read_eval_text(tokens=100, window_tokens=100, prompts=0)
     first = compute(sample)
     (folder,) = (cache_dir() / "reference").iterdir()
     (folder / "index.json").write_text("{")
@@ -59,12 +66,12 @@ def test_a_text_shorter_than_a_window_is_refused(local: Path, tmp_path: Path) ->
     path = tmp_path / "short.txt"
     path.write_text("In the beginning.")
     with pytest.raises(ConfigError) as error:
-        compute(read_sample(path))
+        compute(read_eval_text(path))
     assert error.value.message == "short.txt: its 4 tokens are less than one window of 512"
     assert error.value.hint == "take a longer text"
     path.write_text("In the beginning. " * 20)
     with pytest.raises(ConfigError) as error:
-        compute(read_sample(path))
+        compute(read_eval_text(path))
     assert re.fullmatch(r"take a longer text, or --window \d\d or less", error.value.hint or "")
 
 
@@ -72,19 +79,19 @@ def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.write_text(" \n\n")
     with pytest.raises(ConfigError, match=r"empty\.txt: the text is empty"):
-        read_sample(path)
+        read_eval_text(path)
 
 
 def test_a_text_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(ConfigError, match=r"image\.png: cannot be read as UTF-8 text"):
-        read_sample(path)
+        read_eval_text(path)
 
 
 def test_fewer_tokens_than_a_window_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
-        read_sample(tokens=100, window_tokens=512)
+        read_eval_text(tokens=100, window_tokens=512)
     assert error.value.message == "100 tokens are less than one window of 512"
     assert error.value.hint == "give --window 100 or less, or more --tokens"
 
@@ -92,7 +99,7 @@ def test_fewer_tokens_than_a_window_are_refused() -> None:
 def test_a_window_beyond_the_planned_context_is_refused() -> None:
     manifest = build("fp32").manifest
     with pytest.raises(ConfigError) as error:
-        check_comparable(manifest, manifest, read_sample(window_tokens=1024))
+        check_comparable(manifest, manifest, read_eval_text(window_tokens=1024))
     assert error.value.message == "windows of 1024 tokens don't fit the planned context of 1024"
     assert "--window 1023" in (error.value.hint or "")
 
@@ -108,7 +115,7 @@ def test_a_reference_of_another_model_is_refused() -> None:
     with pytest.raises(
         ConfigError, match="other-fp32 is of another model than phi3-nano-fp32: other \\(000000000000\\)"
     ):
-        check_comparable(manifest, other, read_sample())
+        check_comparable(manifest, other, read_eval_text())
 
 
 def test_the_reference_is_the_fp32_bundle_of_the_same_weights(tmp_path: Path) -> None:

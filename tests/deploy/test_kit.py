@@ -14,7 +14,7 @@ from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from toolkit.agent.archive import agent_archive
-from toolkit.bundle.registry.layout import Source
+from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.store import open_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.deploy.kit import export_kit
@@ -75,7 +75,7 @@ def test_profiles_have_a_runtime_for_each_python_that_suits(tmp_path: Path) -> N
 
 
 def test_what_devices_pull_is_not_in_it(tmp_path: Path) -> None:
-    source = Source("registry.example.com", "models/nano", ("https://mirror.example.com",))
+    source = BlobSource("registry.example.com", "models/nano", ("https://mirror.example.com",))
     follow(export_kit(build("int4-rtn-b32"), [HERE], tmp_path / "kit", source=source))
     places = ["https://mirror.example.com/v2/models/nano", "https://registry.example.com/v2/models/nano"]
     assert read(tmp_path / "kit")["pull"]["sources"] == places

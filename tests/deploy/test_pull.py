@@ -25,7 +25,7 @@ from tests.support.registries import (
 )
 from toolkit.agent.messages import Authorize
 from toolkit.bundle.blocks import Block, block_lists
-from toolkit.bundle.registry.layout import Reference, Source, parse_reference, with_mirrors
+from toolkit.bundle.registry.layout import BlobSource, Place, parse_place, with_mirrors
 from toolkit.bundle.registry.transfer import push_bundle, remote_bundle
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.profile import load_profile
@@ -51,18 +51,18 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
     with registry(tmp_path_factory.mktemp("registry")) as running:
-        follow(push_bundle(build("int4-rtn-b32"), parse_reference(running.reference())))
+        follow(push_bundle(build("int4-rtn-b32"), parse_place(running.reference())))
         yield running
 
 
 @pytest.fixture
-def place(there: LocalRegistry) -> Reference:
-    return parse_reference(there.reference())
+def place(there: LocalRegistry) -> Place:
+    return parse_place(there.reference())
 
 
 @pytest.fixture
-def source(there: LocalRegistry) -> Source:
-    return Source(there.host, "models/nano")
+def source(there: LocalRegistry) -> BlobSource:
+    return BlobSource(there.host, "models/nano")
 
 
 def told(events: list[Event]) -> list[str]:
@@ -71,7 +71,7 @@ def told(events: list[Event]) -> list[str]:
 
 @needs_registry
 def test_a_device_over_ssh_pulls_what_this_machine_never_had(
-    root: Path, place: Reference, source: Source, tmp_path: Path
+    root: Path, place: Place, source: BlobSource, tmp_path: Path
 ) -> None:
     remote = follow(remote_bundle(place))
     assert remote.id == build("int4-rtn-b32").id and not remote.is_here
@@ -89,11 +89,11 @@ def test_a_device_over_ssh_pulls_what_this_machine_never_had(
 @needs_registry
 @pytest.mark.parametrize("lists", ["right", "false"])
 def test_what_another_release_has_is_not_pulled(
-    root: Path, there: LocalRegistry, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
+    root: Path, there: LocalRegistry, source: BlobSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
 ) -> None:
     """Two recipes of one model share the embedding, which is most of a quantized tiny model."""
     fp32, int4 = build("fp32"), build("int4-rtn-b32")
-    place = parse_reference(there.reference(f"models/nano:{lists}"))
+    place = parse_place(there.reference(f"models/nano:{lists}"))
     if lists == "false":
         monkeypatch.setattr("toolkit.bundle.registry.transfer.block_lists", lambda blocks: block_lists(shifted(blocks)))
     follow(push_bundle(int4, place))
@@ -129,9 +129,9 @@ def shifted(blocks: dict[str, tuple[Block, ...]]) -> dict[str, tuple[Block, ...]
 @needs_registry
 def test_a_mirror_that_lies_is_left_for_the_registry(there: LocalRegistry, tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path / "bundle", {"model.onnx": b"graph", "data": b"d" * 100_000, "empty": b""})
-    follow(push_bundle(bundle, parse_reference(there.reference("models/small"))))
+    follow(push_bundle(bundle, parse_place(there.reference("models/small"))))
     with Server(lambda handler: reply(handler, 200, b"lies!")) as liar, device_at(tmp_path / "device") as device:
-        source = with_mirrors(Source(there.host, "models/small"), [f"http://{liar.host}"])
+        source = with_mirrors(BlobSource(there.host, "models/small"), [f"http://{liar.host}"])
         events: list[Event] = []
         assert follow(pull(device, bundle.manifest.artifacts, source), events) == bundle.manifest.size_bytes + 5
         assert len(liar.asked) == 1
@@ -140,7 +140,7 @@ def test_a_mirror_that_lies_is_left_for_the_registry(there: LocalRegistry, tmp_p
 
 
 def test_what_a_device_cannot_pull_is_told(root: Path, tmp_path: Path) -> None:
-    int4, nowhere = build("int4-rtn-b32"), Source("127.0.0.1:1", "models/nano")
+    int4, nowhere = build("int4-rtn-b32"), BlobSource("127.0.0.1:1", "models/nano")
     refused = "127.0.0.1:1: no answer: Connection refused"
     with device_at(root) as device:
         with pytest.raises(RegistryError, match=refused) as error:
@@ -161,9 +161,9 @@ def test_passwords_and_tokens_are_the_hosts(tmp_path: Path) -> None:
     with TokenServer(tmp_path / "keys") as tokens:
         for number, auth in enumerate((tokens.auth, htpasswd(tmp_path))):
             with registry(tmp_path / f"registry{number}", auth=auth) as closed:
-                source = Source(closed.host, "closed/nano")
+                source = BlobSource(closed.host, "closed/nano")
                 docker_login(tmp_path / "docker", closed.host)
-                follow(push_bundle(bundle, Reference(closed.host, "closed/nano")))
+                follow(push_bundle(bundle, Place(closed.host, "closed/nano")))
                 root = tmp_path / f"device{number}"
                 with device_at(root) as device:
                     assert follow(pull(device, bundle.manifest.artifacts, source)) == bundle.manifest.size_bytes
@@ -178,14 +178,14 @@ def test_passwords_and_tokens_are_the_hosts(tmp_path: Path) -> None:
 
 
 def test_a_device_asks_for_the_sources_that_it_was_given_and_for_nothing_else() -> None:
-    tokens = _Tokens("pi5", Source("a.example.com", "x", ("https://b.example.com",)).repositories(), [])
+    tokens = _Tokens("pi5", BlobSource("a.example.com", "x", ("https://b.example.com",)).repositories(), [])
     with pytest.raises(AgentError, match="pi5: the agent asks for a source that it wasn't given: 2"):
         tokens.reply(Authorize(source=2))
 
 
 @needs_registry
 def test_a_rollout_pulls(
-    there: LocalRegistry, runtimes: Path, place: Reference, source: Source, tmp_path: Path
+    there: LocalRegistry, runtimes: Path, place: Place, source: BlobSource, tmp_path: Path
 ) -> None:
     remote = follow(remote_bundle(place))
     targets = [here(name, device_root(tmp_path / name, runtimes)) for name in ("d1", "d2")]
@@ -200,7 +200,7 @@ def test_a_rollout_pulls(
 
 
 @needs_registry
-def test_a_gate_asks_for_figures_that_only_a_whole_bundle_can_get(place: Reference) -> None:
+def test_a_gate_asks_for_figures_that_only_a_whole_bundle_can_get(place: Place) -> None:
     remote: Bundle = follow(remote_bundle(place))
     profile = load_profile("local")
     limits = profile.limits.model_copy(update={"min_token_match": 0.1})

@@ -20,7 +20,7 @@ from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy
 from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed
-from toolkit.jobs.gate import Check, check_limits, deploy_gated
+from toolkit.jobs.gate import LimitCheck, check_limits, deploy_gated
 from toolkit.metrics.quality import HELD_OUT, Quality
 
 EASY = {"min_decode_tps": 0.001, "max_memory": "100 GiB"}
@@ -34,7 +34,7 @@ def device_with(root: Path, limits: dict[str, object]) -> Iterator[Device]:
         yield device
 
 
-def checks(limits: dict[str, object], quality: Quality | None = None, arch: str = "x86_64") -> dict[str, Check]:
+def checks(limits: dict[str, object], quality: Quality | None = None, arch: str = "x86_64") -> dict[str, LimitCheck]:
     found = check_limits(Limits.model_validate(limits), make_report([make_run()]), quality, arch)
     return {check.limit: check for check in found}
 
@@ -172,7 +172,7 @@ def test_a_profile_without_limits_says_where_they_stand(root: Path) -> None:
 def test_a_check_has_words_for_what_was_not_measured(root: Path) -> None:
     with device_with(root, EASY) as device:
         verdict = follow(deploy_gated(build("int4-rtn-b32"), device))
-    unknown = replace(verdict, checks=(Check("max_memory", 1000.0, None, ok=False),), active=None)
+    unknown = replace(verdict, checks=(LimitCheck("max_memory", 1000.0, None, ok=False),), active=None)
     with pytest.raises(GateFailed) as error:
         unknown.enforce()
     assert "max_memory is 1000, measured unknown" in error.value.message

@@ -13,19 +13,19 @@ from toolkit.catalog.target import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step
-from toolkit.jobs.run import Options, run
+from toolkit.jobs.run import LoopOptions, run
 
 RECIPES = ("fp32", "int4-rtn-b32")
 
 
 @pytest.fixture
-def options(tmp_path: Path, local: Path) -> Options:
+def options(tmp_path: Path, local: Path) -> LoopOptions:
     for recipe in RECIPES:
         seed_cache(tmp_path / "cache", recipe)
-    return Options(load_workload("quick"))
+    return LoopOptions(load_workload("quick"))
 
 
-def test_one_row_for_each_recipe_and_a_rerun_measures_nothing_again(root: Path, options: Options) -> None:
+def test_one_row_for_each_recipe_and_a_rerun_measures_nothing_again(root: Path, options: LoopOptions) -> None:
     rows = follow(run("phi3-nano", [target_at(root)], RECIPES, options))
     assert [(row.target, row.recipe, row.error) for row in rows] == [("here", recipe, None) for recipe in RECIPES]
     assert [row.report.bundle_bytes > 0 for row in rows if row.report] == [True, True]
@@ -36,12 +36,12 @@ def test_one_row_for_each_recipe_and_a_rerun_measures_nothing_again(root: Path, 
     assert not [text for text in texts if "run 1 of" in text or "quantize" in text or "install" in text]
 
 
-def test_without_recipes_the_profile_decides(root: Path, options: Options) -> None:
+def test_without_recipes_the_profile_decides(root: Path, options: LoopOptions) -> None:
     (row,) = follow(run("phi3-nano", [target_at(root)], (), options))
     assert row.recipe == "int4-rtn-b32"
 
 
-def test_calibration_text_goes_to_the_recipes_that_look_at_some(root: Path, options: Options) -> None:
+def test_calibration_text_goes_to_the_recipes_that_look_at_some(root: Path, options: LoopOptions) -> None:
     Path("tiny.txt").write_text("too few words")
     given = replace(options, calibration=Path("tiny.txt"))
     plain, calibrated = follow(run("phi3-nano", [target_at(root)], ("int4-rtn-b32", "int4-gptq-b32"), given))
@@ -51,7 +51,7 @@ def test_calibration_text_goes_to_the_recipes_that_look_at_some(root: Path, opti
         follow(run("phi3-nano", [target_at(root)], ("int4-rtn-b32",), given))
 
 
-def test_a_target_that_is_off_does_not_take_the_others_along(root: Path, options: Options) -> None:
+def test_a_target_that_is_off_does_not_take_the_others_along(root: Path, options: LoopOptions) -> None:
     off = Target(name="off", host="127.0.0.1", port=9, profile="local", known_hosts=root / "none")
     rows = follow(run("phi3-nano", [off, target_at(root)], ("int4-rtn-b32",), options))
     assert isinstance(rows[0].error, HostUnreachable)

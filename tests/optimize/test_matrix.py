@@ -13,8 +13,8 @@ from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
 from toolkit.optimize.matrix import (
     SHIPPED,
     Capability,
+    Matrix,
     Proof,
-    Record,
     matrix,
     needs_remote_code,
     providers,
@@ -24,7 +24,7 @@ from toolkit.optimize.matrix import (
     write_record,
 )
 
-NOTHING = Record({}, (), ())
+NOTHING = Matrix({}, (), ())
 RTN = "int4-rtn-b32"
 
 
@@ -33,7 +33,7 @@ def proof(architecture: str, recipe: Recipe) -> Proof:
     return Proof(architecture, "cpu", recipe.name, STAND_INS[architecture], digest, 300, kld_mean=0.15)
 
 
-def cell(recipe: Recipe, record: Record, architecture: str = "phi-4-mini", provider: str = "cpu") -> Capability:
+def cell(recipe: Recipe, record: Matrix, architecture: str = "phi-4-mini", provider: str = "cpu") -> Capability:
     found = matrix([recipe], record)
     return next(cell for cell in found if (cell.architecture, cell.provider) == (architecture, provider))
 
@@ -114,7 +114,7 @@ def test_remote_code_goes_with_what_the_builder_does_alone() -> None:
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     recipe = load_recipe(RTN)
     proofs = (proof("phi-4-mini", recipe), proof("phi-3-mini-4k", recipe))
-    record = Record({"torch": "2"}, ("onnxruntime==1",), proofs)
+    record = Matrix({"torch": "2"}, ("onnxruntime==1",), proofs)
     write_record(record, tmp_path / "a.json")
     write_record(replace(record, proofs=proofs[::-1]), tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()

@@ -21,7 +21,7 @@ from toolkit.catalog.preset import PRESETS, STAND_INS, Preset
 from toolkit.catalog.recipe import Recipe, load_recipe
 from toolkit.optimize import tool_versions
 from toolkit.optimize.build import optimize
-from toolkit.optimize.matrix import Record, needs_remote_code
+from toolkit.optimize.matrix import Matrix, needs_remote_code
 from toolkit.optimize.synth import synthesize
 
 HERE = Path(__file__).parent
@@ -112,13 +112,13 @@ def _rescale(file: Path, *, head: float) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def versions() -> Record:
+def versions() -> Matrix:
     """What proofs are made with here, still without any; `2.13.0+cpu` is 2.13.0."""
     tools = {name: version.partition("+")[0] for name, version in tool_versions().items()}
-    return Record(tools, tuple(sorted(profile().runtime.packages)), ())
+    return Matrix(tools, tuple(sorted(profile().runtime.packages)), ())
 
 
-def same_versions(one: Record, other: Record) -> bool:
+def same_versions(one: Matrix, other: Matrix) -> bool:
     return (one.tools, one.runtime) == (other.tools, other.runtime)
 
 

@@ -21,7 +21,7 @@ from tests.support.fleets import over, write_targets
 from tests.support.paths import REPO
 from tests.support.registries import needs_registry, registry
 from tests.support.servers import needs_sshd
-from toolkit.bundle.registry.layout import Source, parse_reference
+from toolkit.bundle.registry.layout import BlobSource, parse_place
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.config import config_dir
@@ -126,9 +126,9 @@ def test_devices_pull_what_the_kit_has_not(device: Path, runtimes: Path, tmp_pat
     device.mkdir(mode=0o700)
     (device / "runtimes").symlink_to(runtimes)
     with registry(tmp_path / "registry") as there:
-        source = Source(there.host, "models/nano")
+        source = BlobSource(there.host, "models/nano")
         for bundle in (fp32, int4):
-            follow(push_bundle(bundle, parse_reference(there.reference(f"models/nano:{bundle.id[:12]}"))))
+            follow(push_bundle(bundle, parse_place(there.reference(f"models/nano:{bundle.id[:12]}"))))
             kit = tmp_path / bundle.id[:12]
             follow(export_kit(bundle, [load_profile("local")], kit, pythons=[MINOR], source=source))
             assert list((kit / "blobs").iterdir()) == []

@@ -27,7 +27,7 @@ from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from toolkit.agent.archive import agent_archive
-from toolkit.bundle.registry.layout import Source, parse_reference
+from toolkit.bundle.registry.layout import BlobSource, parse_place
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.target import Target
@@ -140,12 +140,12 @@ def test_sshd_and_its_sessions_are_killed(
 @pytest.fixture
 def published(tmp_path: Path) -> Iterator[LocalRegistry]:
     with registry(tmp_path / "registry") as running:
-        follow(push_bundle(new(), parse_reference(running.reference())))
+        follow(push_bundle(new(), parse_place(running.reference())))
         yield running
 
 
 def pulled_from(running: LocalRegistry) -> Delivery:
-    return Delivery(source=Source(running.host, "models/nano"))
+    return Delivery(source=BlobSource(running.host, "models/nano"))
 
 
 def kill_the_agent(root: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from toolkit import localhost
 from toolkit.agent.answers import Evaluated
 from toolkit.bench.reference import (
+    EvalText,
     Reference,
-    Sample,
     check_comparable,
     ensure_reference,
     find_reference,
@@ -56,7 +56,7 @@ class Subject:
     where: dict[str, str]
 
 
-def evaluate(bundle: Bundle, reference: Bundle | None, sample: Sample) -> Service[Evaluation]:
+def evaluate(bundle: Bundle, reference: Bundle | None, sample: EvalText) -> Service[Evaluation]:
     """Compare `bundle` with `reference`, its fp32 twin by default, on this machine in the runtime of target `local`.
 
     Raises ConfigError for a text or a reference that doesn't fit; AgentError when a model can't be evaluated.
@@ -66,7 +66,9 @@ def evaluate(bundle: Bundle, reference: Bundle | None, sample: Sample) -> Servic
         return (yield from _evaluate(device, subject, reference or find_reference(bundle.manifest), sample))
 
 
-def evaluate_on(device: Device, bundle_id: str | None, reference: Bundle | None, sample: Sample) -> Service[Evaluation]:
+def evaluate_on(
+    device: Device, bundle_id: str | None, reference: Bundle | None, sample: EvalText
+) -> Service[Evaluation]:
     """Compare a release on its device, the active one by default, with a reference that needn't fit there.
 
     The reference is computed on this machine; its log-probabilities are pushed, and removed afterwards. Raises what
@@ -122,7 +124,7 @@ def with_figures(
     return (yield from record(bundle, found))
 
 
-def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: Sample) -> Service[Evaluation]:
+def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: EvalText) -> Service[Evaluation]:
     check_comparable(subject.manifest, reference.manifest, sample)
     # One after the other: the reference's process has ended before the bundle is loaded.
     wanted = yield from reference_files(reference, sample, device)

@@ -37,7 +37,7 @@ _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Sample:
+class EvalText:
     """A text, how many of its tokens are read in windows of how many, and how many prompts are continued."""
 
     name: str
@@ -60,32 +60,32 @@ class Reference:
     continuations: list[dict[str, list[int]]]
 
 
-def read_sample(
+def read_eval_text(
     text_file: Path | None = None,
     *,
     tokens: int = TOKENS,
     window_tokens: int = WINDOW_TOKENS,
     prompts: int = PROMPTS,
-) -> Sample:
+) -> EvalText:
     """A sample of a file's text, or of the shipped held-out text. Raises ConfigError for what can't be one."""
     if tokens < window_tokens:
         message = f"{tokens} tokens are less than one window of {window_tokens}"
         raise ConfigError(message, f"give --window {tokens} or less, or more --tokens")
     if text_file is None:
-        return Sample(HELD_OUT, held_out_text(), tokens, window_tokens, prompts)
+        return EvalText(HELD_OUT, held_out_text(), tokens, window_tokens, prompts)
     try:
         text = text_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{text_file}: cannot be read as UTF-8 text: {exc}", "convert it to UTF-8") from exc
     if not text.strip():
         raise ConfigError(f"{text_file}: the text is empty", "a few thousand words of prose give useful figures")
-    return Sample(text_file.name, text, tokens, window_tokens, prompts)
+    return EvalText(text_file.name, text, tokens, window_tokens, prompts)
 
 
-def sample_for(*manifests: Manifest) -> Sample:
+def sample_for(*manifests: Manifest) -> EvalText:
     """The shipped text, in windows that fit the planned contexts."""
     context = min(manifest.context_tokens for manifest in manifests)
-    return read_sample(window_tokens=max(2, min(WINDOW_TOKENS, context - 1)))
+    return read_eval_text(window_tokens=max(2, min(WINDOW_TOKENS, context - 1)))
 
 
 def find_reference(manifest: Manifest) -> Bundle:
@@ -129,7 +129,7 @@ def is_reference(other: Manifest, manifest: Manifest) -> bool:
     return unquantized and other.provider == "cpu" and other.model.weights_sha256 == manifest.model.weights_sha256
 
 
-def reference_files(bundle: Bundle, sample: Sample, beside: Device) -> Service[Reference]:
+def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service[Reference]:
     """The files of `bundle` as a reference on `sample`, computed on this machine unless the cache has them.
 
     `beside` is the device whose bundle they are for; its connection is used when it is this machine.
@@ -167,7 +167,7 @@ def _acquire(lock: IO[bytes]) -> Service[None]:
         time.sleep(_POLL_S)
 
 
-def _request(bundle: Bundle, sample: Sample) -> dict[str, int]:
+def _request(bundle: Bundle, sample: EvalText) -> dict[str, int]:
     prompt_tokens = min(MATCH_PROMPT_TOKENS, sample.window_tokens)
     match_tokens = min(MATCH_TOKENS, bundle.manifest.context_tokens - prompt_tokens)
     return {
@@ -179,7 +179,7 @@ def _request(bundle: Bundle, sample: Sample) -> dict[str, int]:
     }
 
 
-def _keep(folder: Path, sample: Sample, made: ReferenceMade) -> Reference:
+def _keep(folder: Path, sample: EvalText, made: ReferenceMade) -> Reference:
     if not made.windows:
         length = made.text_tokens
         raise ConfigError(
@@ -210,7 +210,7 @@ def _reference(folder: Path, index: dict[str, Any]) -> Reference:
     return Reference(index["windows"], files, index["continuations"])
 
 
-def check_comparable(manifest: Manifest, reference: Manifest, sample: Sample) -> None:
+def check_comparable(manifest: Manifest, reference: Manifest, sample: EvalText) -> None:
     """Refuse what can't be compared. Raises ConfigError: a window beyond a planned context, or another model."""
     if manifest.model.weights_sha256 != reference.model.weights_sha256:
         raise ConfigError(

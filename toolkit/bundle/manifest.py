@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from toolkit.catalog.record import Record
 from toolkit.errors import CorruptBundle
 from toolkit.metrics.footprint import Footprint
 from toolkit.metrics.quality import Quality
@@ -33,11 +34,7 @@ def _safe_path(text: str) -> str:
     return text
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Artifact(_Record):
+class Artifact(Record):
     """One file: its path inside the bundle (POSIX, relative), size and hash."""
 
     path: Annotated[str, AfterValidator(_safe_path)]
@@ -45,7 +42,7 @@ class Artifact(_Record):
     sha256: Sha256
 
 
-class ModelRecord(_Record):
+class ModelRecord(Record):
     """What was quantized. `weights_sha256` covers configuration, tokenizer and weights."""
 
     id: str
@@ -55,7 +52,7 @@ class ModelRecord(_Record):
     parameters: int = Field(strict=True, ge=0, lt=1 << 63)
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """What a bundle holds and what it was made from. Nothing in it tells when or where it was built.
 
     `quality` has the figures of evaluations on this machine, each by the name of its text.

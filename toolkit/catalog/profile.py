@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     WithJsonSchema,
@@ -21,6 +19,7 @@ from pydantic import (
 )
 
 from toolkit import localhost
+from toolkit.catalog.record import Record
 from toolkit.catalog.settings import NAMES as SETTING_NAMES
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.toml import file_schema, find_toml, parse_table, read_toml, search_dirs, unknown_name
@@ -121,11 +120,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Hardware(_Table):
+class Hardware(Record):
     """What the device has. `auto` means this machine and is read while parsing."""
 
     arch: Annotated[
@@ -170,7 +165,7 @@ class Hardware(_Table):
         return reserved
 
 
-class Runtime(RuntimeSettings):
+class RuntimeTable(RuntimeSettings):
     """What executes a bundle there, and how."""
 
     provider: Literal["cpu", "cuda", "openvino", "qnn", "vitisai"] = Field(
@@ -195,7 +190,7 @@ class Runtime(RuntimeSettings):
         return RuntimeSettings(**{name: getattr(self, name) for name in SETTING_NAMES})
 
 
-class Defaults(_Table):
+class Defaults(Record):
     """What is built for the device when nobody says otherwise."""
 
     recipe: str = Field(description="name of a recipe")
@@ -204,7 +199,7 @@ class Defaults(_Table):
     )
 
 
-class Limits(_Table):
+class Limits(Record):
     """Gates: a bundle that doesn't hold them doesn't stay active."""
 
     max_memory_bytes: Size | None = Field(None, alias="max_memory", description="peak memory of the process")
@@ -219,7 +214,7 @@ class Limits(_Table):
     )
 
 
-class Profile(_Table):
+class Profile(Record):
     """A class of device. `name` is the file's stem; sizes are bytes, whatever unit the file uses."""
 
     name: str = Field(exclude=True)
@@ -231,7 +226,7 @@ class Profile(_Table):
     )
     extends: str | None = Field(None, description="name of the profile that this one changes")
     hardware: Hardware
-    runtime: Runtime
+    runtime: RuntimeTable
     defaults: Defaults
     limits: Limits = Limits()
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from toolkit.catalog.record import Record
 from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
@@ -22,10 +23,8 @@ BY_PLACE = {"kquant-mixed": "k_quant_mixed", "kquant-down": "k_quant_down"}
 BY_NOISE = {"snr": "snr", "snr-relative": "snr_relative", "iqe": "iqe", "iqe-relative": "iqe_relative"}
 
 
-class Calibration(BaseModel):
+class Calibration(Record):
     """Text to look at while quantizing: JSON lines with a `text` in each, or a plain text file (.txt)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str | None = Field(None, description="path, relative to the recipe; the shipped text when absent")
     samples: Annotated[int, Field(strict=True, ge=1, le=4096)] = 16
@@ -37,7 +36,7 @@ class Calibration(BaseModel):
         return self.samples * self.sequence_tokens
 
 
-class MixedPrecision(BaseModel):
+class MixedPrecision(Record):
     """Some matrices in other bits than the recipe's.
 
     `kquant-mixed` and `kquant-down` keep the matrices in 8 bits that llama.cpp keeps so: the head, and in the first
@@ -46,8 +45,6 @@ class MixedPrecision(BaseModel):
     quantizing adds, `-relative` by how much the other bits would change it; `share` of the weights get `bits`: the
     most sensitive ones 8, the least sensitive ones 2.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["kquant-mixed", "kquant-down", "snr", "snr-relative", "iqe", "iqe-relative"]
     bits: Literal[2, 8] = 8
@@ -65,14 +62,12 @@ class MixedPrecision(BaseModel):
 _OF_QUANTIZED = ("block_size", "quantize_embedding", "head_bits", "rotate", "mixed", "symmetric")
 
 
-class Recipe(BaseModel):
+class Recipe(Record):
     """A way to quantize. `name` is the file's stem.
 
     `accuracy_level` 4 lets the CPU compute in int8, which is about 2.3 times as fast; 0 keeps fp32
     activations.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(exclude=True)
     path: Path = Field(exclude=True)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+
+from toolkit.catalog.record import Record
 
 # What the runtime drafts when nobody says how much.
 DRAFT_TOKENS = 4
 OFF = 0
 
 
-class RuntimeSettings(BaseModel):
+class RuntimeSettings(Record):
     """Threads, chunked prefill, and n-gram (prompt-lookup) speculative decoding.
 
     An absent value is the device's own choice; 0 switches off what an extended profile switched on. Bounds are
     onnxruntime-genai's. Speculation proposes what followed the last `ngram_size` tokens where they stood before, and
     the model checks up to `max_draft_tokens` of them at once: it pays where an answer repeats its prompt.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         None, description="threads for inference; all usable cores when absent"

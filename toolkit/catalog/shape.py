@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from toolkit.catalog.record import OpenRecord
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 
@@ -16,10 +17,8 @@ SUPPORTED = ("Phi3ForCausalLM",)
 REMOTE_CODE = ("Phi3SmallForCausalLM",)
 
 
-class ModelShape(BaseModel):
+class ModelShape(OpenRecord):
     """The numbers of config.json that decide a model's size; lengths in elements, contexts in tokens."""
-
-    model_config = ConfigDict(frozen=True)
 
     architecture: str
     layers: int = Field(ge=1)

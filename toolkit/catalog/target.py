@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from toolkit.catalog.record import Record
 from toolkit.catalog.remote_path import own_folder, python_command
 from toolkit.catalog.toml import file_schema, find_toml, is_shipped, parse_table, read_toml, unknown_name
 from toolkit.config import shown
@@ -107,10 +108,8 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-class Target(BaseModel):
+class Target(Record):
     """One machine. `name` is the file's stem; what is absent is left to OpenSSH's own configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_target_name)] = Field(exclude=True)
     path: Path | None = Field(None, exclude=True)

@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from toolkit.catalog.record import Record
 from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class Workload(BaseModel):
+class Workload(Record):
     """Prompt and generation lengths in tokens, and how often they are repeated.
 
     `runs` fresh processes load the model; in each, `warmup` generations are thrown away and `repetitions` are
     kept. Perplexity is measured on `quality_tokens` of held-out text in windows of `quality_window_tokens`; 0
     leaves it out.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
     name: str

@@ -156,12 +156,12 @@ def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. Content that the repository has isn't sent again. The
     tag is `latest` where none is given. Credentials are those of `docker login`, `podman login` or `oras login`.
     """
-    from toolkit.bundle.registry.layout import parse_reference
+    from toolkit.bundle.registry.layout import parse_place
     from toolkit.bundle.registry.transfer import push_bundle
     from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
-    found, to = find_bundle(ref), parse_reference(reference)
+    found, to = find_bundle(ref), parse_place(reference)
     published = render.follow(push_bundle(found, to, plain_http=plain_http))
     if as_json:
         where = {"reference": str(to), "digest": published.reference.digest, "sent_bytes": published.sent_bytes}
@@ -185,11 +185,11 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
 
     Broken off, the same command goes on. Credentials are those of `docker login`, `podman login` or `oras login`.
     """
-    from toolkit.bundle.registry.layout import parse_reference
+    from toolkit.bundle.registry.layout import parse_place
     from toolkit.bundle.registry.transfer import pull_bundle
     from toolkit.cli import render
 
-    found = render.follow(pull_bundle(parse_reference(reference), into=into, plain_http=plain_http))
+    found = render.follow(pull_bundle(parse_place(reference), into=into, plain_http=plain_http))
     if as_json:
         render.print_json(_summary(found))
     else:

@@ -14,7 +14,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
     from toolkit.deploy.install import Delivery
-    from toolkit.jobs.gate import Verdict
+    from toolkit.jobs.gate import GateVerdict
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -120,7 +120,7 @@ def _deploy_to_one(
         click.echo(f"{target}: {found.manifest.name} ({release.bundle_id[:12]}) is active")
 
 
-def _show_verdict(verdict: Verdict, *, as_json: bool) -> None:
+def _show_verdict(verdict: GateVerdict, *, as_json: bool) -> None:
     from toolkit.cli import render
 
     if as_json:

@@ -11,7 +11,7 @@ from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.bench.evaluate import Evaluation
-    from toolkit.bench.reference import Sample
+    from toolkit.bench.reference import EvalText
     from toolkit.bundle.store import Bundle
 
 COLUMNS = (
@@ -73,14 +73,14 @@ def evaluate(
     standard errors. A bundle is evaluated on this machine, or on the target that --on names; a target's name means its
     active release, there. The reference always runs here, so that it needn't fit on the device.
     """
-    from toolkit.bench.reference import read_sample
+    from toolkit.bench.reference import read_eval_text
     from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     if tasks is not None:
         _run_tasks(subjects, target, tasks.split(","), limit, as_json=as_json)
         return
-    sample = read_sample(text_file, tokens=tokens, window_tokens=window, prompts=prompts)
+    sample = read_eval_text(text_file, tokens=tokens, window_tokens=window, prompts=prompts)
     chosen = find_bundle(reference) if reference else None
     results = []
     for bundle, place in _places(subjects, target):
@@ -105,7 +105,7 @@ def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle 
     return [(None, name) if name in targets else (find_bundle(name), None) for name in subjects]
 
 
-def _here(bundle: Bundle, reference: Bundle | None, sample: Sample, *, record: bool) -> Evaluation:
+def _here(bundle: Bundle, reference: Bundle | None, sample: EvalText, *, record: bool) -> Evaluation:
     from toolkit.bench.evaluate import evaluate as evaluate_service
     from toolkit.bench.evaluate import record as record_figures
     from toolkit.bench.reference import is_reference
@@ -121,7 +121,7 @@ def _here(bundle: Bundle, reference: Bundle | None, sample: Sample, *, record: b
     return result.model_copy(update={"bundle_id": recorded.id})
 
 
-def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample: Sample) -> Evaluation:
+def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample: EvalText) -> Evaluation:
     from toolkit.bench.evaluate import evaluate_on
     from toolkit.cli import render
     from toolkit.deploy.install import install

@@ -62,12 +62,12 @@ def run(
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
     from toolkit.deploy.install import Delivery
-    from toolkit.jobs.run import Options
+    from toolkit.jobs.run import LoopOptions
     from toolkit.jobs.run import run as run_service
 
     for recipe in recipes:
         load_recipe(recipe)
-    chosen = Options(
+    chosen = LoopOptions(
         load_workload(workload),
         context,
         Delivery(offline, wheels, force),

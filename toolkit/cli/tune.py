@@ -13,7 +13,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.jobs.tune.proposal import Proposal, Question
     from toolkit.jobs.tune.search import Outcome
-    from toolkit.jobs.tune.trials import Row
+    from toolkit.jobs.tune.trials import TrialRow
 
 _COLUMNS = (
     "recipe",
@@ -124,7 +124,7 @@ def tune(
     from toolkit.cli import render
     from toolkit.deploy.install import Delivery
     from toolkit.jobs.tune.proposal import Question
-    from toolkit.jobs.tune.search import Options
+    from toolkit.jobs.tune.search import SearchOptions
     from toolkit.jobs.tune.search import tune as tune_service
 
     question = Question(
@@ -134,7 +134,7 @@ def tune(
     if dry_run:
         _show_proposal(model, chosen.profile, question, as_json=as_json)
         return
-    how = Options(
+    how = SearchOptions(
         budget_s=budget,
         trials=trials,
         quality=quality,
@@ -208,7 +208,7 @@ def _choice(value: int | None) -> str:
     return str(value) if value else "–"
 
 
-def _cells(row: Row, *, recommended: bool) -> list[str]:
+def _cells(row: TrialRow, *, recommended: bool) -> list[str]:
     from toolkit.catalog.settings import NAMES as SETTING_NAMES
     from toolkit.cli import render
 
@@ -265,7 +265,7 @@ def _payload(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _trial(row: Row) -> dict[str, Any]:
+def _trial(row: TrialRow) -> dict[str, Any]:
     return {
         "number": row.number,
         "recipe": row.point.recipe,

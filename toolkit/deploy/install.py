@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.agent.answers import Missing, Releases, Verified
 from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
-from toolkit.bundle.registry.layout import Source
+from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.signatures import check_signed, read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import Profile
@@ -40,7 +40,7 @@ class Delivery:
     wheels: Path | None = None
     force: bool = False
     verified: bool = False
-    source: Source | None = None
+    source: BlobSource | None = None
 
 
 PLAIN = Delivery()

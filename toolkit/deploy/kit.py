@@ -18,7 +18,7 @@ from typing import Any
 from toolkit.agent.archive import PROTOCOL, agent_archive, agent_sha256
 from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle.manifest import describe_file
-from toolkit.bundle.registry.layout import Source
+from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.signatures import read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import Profile
@@ -42,7 +42,7 @@ def export_kit(
     *,
     pythons: Sequence[str] = (),
     wheels: bool = False,
-    source: Source | None = None,
+    source: BlobSource | None = None,
 ) -> Service[None]:
     """Write the kit that brings a bundle to devices of these profiles, in place of the one that is there.
 
@@ -106,7 +106,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _kit(
-    bundle: Bundle, profiles: dict[str, Any], source: Source | None, blocks: Mapping[str, Sequence[Block]]
+    bundle: Bundle, profiles: dict[str, Any], source: BlobSource | None, blocks: Mapping[str, Sequence[Block]]
 ) -> dict[str, Any]:
     name = f"agent-{agent_sha256()[:16]}"
     artifacts = bundle.manifest.artifacts

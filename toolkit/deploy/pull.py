@@ -10,14 +10,17 @@ from toolkit.agent.messages import Authorize
 from toolkit.bundle.blocks import Block, lists_of
 from toolkit.bundle.manifest import Artifact
 from toolkit.bundle.registry import Registry
-from toolkit.bundle.registry.layout import Repository, Source, file_layer, is_loopback
+from toolkit.bundle.registry.layout import BlobSource, Repository, file_layer, is_loopback
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step
 
 
 def pull(
-    device: Device, artifacts: Sequence[Artifact], source: Source, blocks: Mapping[str, Sequence[Block]] | None = None
+    device: Device,
+    artifacts: Sequence[Artifact],
+    source: BlobSource,
+    blocks: Mapping[str, Sequence[Block]] | None = None,
 ) -> Service[int]:
     """Have a device pull the files whose content it hasn't yet; returns the bytes that came.
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from toolkit.catalog.record import Record
 from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
@@ -49,11 +50,7 @@ class Platform:
         return f"{self.os} {self.arch}, Python {self.python}"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Wheel(_Record):
+class Wheel(Record):
     """One file of an index."""
 
     name: str
@@ -68,7 +65,7 @@ class Wheel(_Record):
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
 
 
-class WheelLock(_Record):
+class WheelLock(Record):
     """All wheels that `packages` need on one platform, and the pip that installs them where there is none."""
 
     lock_version: Literal[1] = 1

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from toolkit import localhost
 from toolkit.catalog.profile import Profile
+from toolkit.catalog.record import OpenRecord
 from toolkit.catalog.target import Target, load_target, remove_target, save_target
 from toolkit.catalog.toml import find_toml
 from toolkit.config import cache_dir, config_dir, data_path, shown
@@ -44,10 +45,8 @@ _START_TIMEOUT_S = 120.0
 _POLL_S = 0.1
 
 
-class State(BaseModel):
+class State(OpenRecord):
     """What is kept of a board; `pid` and its start, in the kernel's ticks, name the process of the last start."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     board: str

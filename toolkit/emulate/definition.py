@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog.record import Record
 from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 
 # Where a board says that it is emulated, and by what: the agent's probe looks there.
@@ -15,11 +16,7 @@ MARKER = "run/edgephi/emulated"
 _AVAILABLE_SHARE = 0.92
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CpuInfo(_Table):
+class CpuInfo(Record):
     """The fields of a core in /proc/cpuinfo, as text."""
 
     features: str
@@ -30,7 +27,7 @@ class CpuInfo(_Table):
     bogomips: str
 
 
-class Board(_Table):
+class Board(Record):
     """A kind of board. `name` is the file's stem; `profiles` are the device classes that it comes in."""
 
     name: str = Field(exclude=True)

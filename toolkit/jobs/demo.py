@@ -11,13 +11,13 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.loopback import start_loopback
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.events import Service, Step
-from toolkit.jobs.run import Options, Row, run
+from toolkit.jobs.run import LoopOptions, LoopRow, run
 
 MODEL = "phi3-nano"
 RECIPES = ("fp32", "int4-rtn-b32", "int4-kquant-b32", "int4-gptq-b32")
 
 
-def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[Row]]:
+def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[LoopRow]]:
     """Start a device on loopback and run the whole loop against it.
 
     The device's disk is a folder that stays between demos, so a second one finds its runtime and releases
@@ -28,7 +28,7 @@ def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[Row]]:
     with start_loopback(root, embedded=embedded) as server:
         yield Step(f"device: a loopback SSH server, {server.kind}, port {server.port}")
         target = loopback_target("demo", server, root)
-        rows: list[Row] = yield from run(MODEL, [target], RECIPES, Options(load_workload("demo"), fresh=fresh))
+        rows: list[LoopRow] = yield from run(MODEL, [target], RECIPES, LoopOptions(load_workload("demo"), fresh=fresh))
     return rows
 
 

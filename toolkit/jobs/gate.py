@@ -27,7 +27,7 @@ WORKLOAD = "quick"
 
 
 @dataclass(frozen=True)
-class Check:
+class LimitCheck:
     """One limit by its key in the profile. `ok` is None where the figure says nothing about this device.
 
     `low` and `high` are the 95 % interval of what was measured, where there is one; `note` says what to know about it.
@@ -43,12 +43,12 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     """What became of a bundle at the gate. `active` is the release that is active now, None when nothing is."""
 
     bundle: Bundle
     target: str
-    checks: tuple[Check, ...]
+    checks: tuple[LimitCheck, ...]
     active: str | None
     report: Report
 
@@ -77,12 +77,12 @@ class Verdict:
         }
 
 
-def _words(check: Check) -> str:
+def _words(check: LimitCheck) -> str:
     measured = "unknown" if check.measured is None else f"{check.measured:.6g}"
     return f"{check.limit} is {check.bound:.6g}, measured {measured}"
 
 
-def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Verdict]:
+def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[GateVerdict]:
     """Install a bundle, measure it on the device, and activate it only if every limit of the profile is held.
 
     One that isn't leaves the earlier release active; if the bundle was active itself, it is rolled back, or deactivated
@@ -105,7 +105,7 @@ def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> 
         active: str | None = bundle.id
     else:
         active = yield from withdraw(device, bundle)
-    return Verdict(bundle, device.target.name, checks, active, report)
+    return GateVerdict(bundle, device.target.name, checks, active, report)
 
 
 def with_gate_figures(bundle: Bundle, profile: Profile) -> Service[Bundle]:
@@ -140,7 +140,7 @@ def with_gate_figures(bundle: Bundle, profile: Profile) -> Service[Bundle]:
     return (yield from record(bundle, (yield from evaluate(bundle, reference, sample))))
 
 
-def check_limits(limits: Limits, report: Report, quality: Quality | None, arch: str) -> Iterator[Check]:
+def check_limits(limits: Limits, report: Report, quality: Quality | None, arch: str) -> Iterator[LimitCheck]:
     """Hold what was measured against every limit that is set, in the order of the profile's keys."""
     found = metrics(report)
     if limits.max_memory_bytes is not None:
@@ -148,7 +148,7 @@ def check_limits(limits: Limits, report: Report, quality: Quality | None, arch: 
         peak = memory.high if memory else None
         held = peak is not None and peak <= limits.max_memory_bytes
         note = "" if memory else "the device can't tell"
-        yield Check("max_memory", limits.max_memory_bytes, peak, ok=held, note=note)
+        yield LimitCheck("max_memory", limits.max_memory_bytes, peak, ok=held, note=note)
     if limits.max_perplexity_increase_percent is not None and quality is not None:
         yield _perplexity(limits.max_perplexity_increase_percent, quality, arch)
     if limits.min_decode_tps is not None:
@@ -157,26 +157,28 @@ def check_limits(limits: Limits, report: Report, quality: Quality | None, arch: 
         yield _token_match(limits.min_token_match, quality, arch)
 
 
-def _perplexity(bound: float, quality: Quality, arch: str) -> Check:
+def _perplexity(bound: float, quality: Quality, arch: str) -> LimitCheck:
     increase = 100 * quality.ppl_increase
     note = "" if quality.arch == arch else f"measured on {quality.arch}"
-    return Check("max_perplexity_increase_percent", bound, increase, ok=increase <= bound, note=note)
+    return LimitCheck("max_perplexity_increase_percent", bound, increase, ok=increase <= bound, note=note)
 
 
-def _speed(bound: float, speed: Summary) -> Check:
+def _speed(bound: float, speed: Summary) -> LimitCheck:
     note = "the bound lies within the 95 % interval" if speed.low < bound <= speed.high else ""
-    return Check("min_decode_tps", bound, speed.median, speed.low, speed.high, ok=speed.median >= bound, note=note)
+    return LimitCheck("min_decode_tps", bound, speed.median, speed.low, speed.high, ok=speed.median >= bound, note=note)
 
 
-def _token_match(bound: float, quality: Quality, arch: str) -> Check:
+def _token_match(bound: float, quality: Quality, arch: str) -> LimitCheck:
     match, error = quality.token_match, quality.token_match_error
     if not quality.match_comparable or quality.arch != arch:
         # Kernels of another architecture end near-ties of logits the other way.
-        return Check("min_token_match", bound, match, note=f"not comparable: measured on {quality.arch}, not on {arch}")
+        return LimitCheck(
+            "min_token_match", bound, match, note=f"not comparable: measured on {quality.arch}, not on {arch}"
+        )
     if match is None:
-        return Check("min_token_match", bound, None, ok=False, note="the context is too short to measure it")
+        return LimitCheck("min_token_match", bound, None, ok=False, note="the context is too short to measure it")
     low, high = (match - 1.96 * error, match + 1.96 * error) if error is not None else (None, None)
-    return Check("min_token_match", bound, match, low, high, ok=match >= bound)
+    return LimitCheck("min_token_match", bound, match, low, high, ok=match >= bound)
 
 
 def withdraw(device: Device, bundle: Bundle) -> Service[str | None]:

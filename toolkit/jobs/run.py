@@ -22,7 +22,7 @@ from toolkit.optimize.build import optimize
 
 
 @dataclass(frozen=True)
-class Row:
+class LoopRow:
     """What came of one target and recipe: a report, or the error that ended it."""
 
     target: str
@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Options:
+class LoopOptions:
     """What holds for every row of a run."""
 
     workload: Workload
@@ -46,7 +46,7 @@ class Options:
     limit_bytes_per_s: float | None = None
 
 
-def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: Options) -> Service[list[Row]]:
+def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: LoopOptions) -> Service[list[LoopRow]]:
     """Run the loop for every target and recipe; without recipes, each profile's default one.
 
     A row that fails doesn't take the others along: its error stands in the row. Targets are reached and their
@@ -64,25 +64,25 @@ def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: 
         except ToolkitError as exc:
             failed[target.name] = exc
             yield Warning_(exc.message)
-    rows: list[Row] = []
+    rows: list[LoopRow] = []
     for target in targets:
         if target.name in failed:
-            rows += [Row(target.name, recipe, error=failed[target.name]) for recipe in recipes or ["–"]]
+            rows += [LoopRow(target.name, recipe, error=failed[target.name]) for recipe in recipes or ["–"]]
         for recipe in wanted.get(target.name, ()):
             rows.append((yield from _one(model, target, recipe, options)))
     return rows
 
 
-def _one(model: str, target: Target, recipe: str, options: Options) -> Service[Row]:
+def _one(model: str, target: Target, recipe: str, options: LoopOptions) -> Service[LoopRow]:
     try:
         report = yield from _loop(model, target, recipe, options)
-        return Row(target.name, recipe, report=report)
+        return LoopRow(target.name, recipe, report=report)
     except ToolkitError as exc:
         yield Warning_(exc.message)
-        return Row(target.name, recipe, error=exc)
+        return LoopRow(target.name, recipe, error=exc)
 
 
-def _loop(model: str, target: Target, recipe: str, options: Options) -> Service[Report]:
+def _loop(model: str, target: Target, recipe: str, options: LoopOptions) -> Service[Report]:
     profile = load_profile(target.profile)
     yield Step(f"{model} with {recipe} for {profile.name}")
     chosen = load_recipe(recipe)

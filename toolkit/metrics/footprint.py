@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
-
 from toolkit.catalog.recipe import MixedPrecision, Recipe
+from toolkit.catalog.record import OpenRecord
 from toolkit.catalog.shape import ModelShape
 
 # Python, ONNX Runtime and the tokenizer: 42 MB of mapped libraries, the rest private.
@@ -35,7 +34,7 @@ _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 15_000, 8_800
 _TOKENIZER_BYTES_PER_TOKEN = 60
 
 
-class Footprint(BaseModel):
+class Footprint(OpenRecord):
     """Device-independent figures of one bundle, which travel in its manifest.
 
     `base_bytes` is the process's memory before any token, `load_bytes` its peak while loading. Every token of the
@@ -43,8 +42,6 @@ class Footprint(BaseModel):
     Decoding reads `read_bytes_per_token` of weights; a prompt's token takes `prompt_ops_per_token` operations, counted
     in those of int8 products with endless blocks, and `attention_ops` for each token before it.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     bundle_bytes: int
     base_bytes: int

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from toolkit.catalog.record import OpenRecord
 from toolkit.config import data_dir
 from toolkit.metrics.footprint import block_cost
 from toolkit.metrics.kernel import BLOCK, OPERATIONS
 
 
-class Measurement(BaseModel):
+class Measurement(OpenRecord):
     """What a device did in a second of measuring. Kept by target, the newest for each machine."""
-
-    model_config = ConfigDict(frozen=True)
 
     target: str
     target_key: str

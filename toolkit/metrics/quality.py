@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from toolkit.catalog.record import OpenRecord
 
 # The key of the figures on the text that ships with edgephi; those on a text of the user's go by its name.
 HELD_OUT = "held-out"
@@ -13,14 +15,12 @@ HELD_OUT = "held-out"
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Quality(BaseModel):
+class Quality(OpenRecord):
     """One evaluation. An error is a standard error, None where there was only one window or prompt to take it from.
 
     `kld_*` is KL(reference || bundle) in nats a token; `top1` the share of tokens whose likeliest successor is the same
     under both; `token_match` the mean share of greedily generated tokens before the first that differs.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     text_sha256: str
     tokens: int

@@ -8,8 +8,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
+from pydantic import Field, ValidationError, computed_field, model_validator
 
+from toolkit.catalog.record import OpenRecord
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_dir
@@ -22,11 +23,7 @@ from toolkit.metrics.stats import Summary, percentile, perplexity, summarize
 UNSTABLE_SPREAD = 0.10
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Sample(_Record):
+class Sample(OpenRecord):
     """One generation. `token_ns[i]` is the time from submitting the prompt to having token i, in nanoseconds.
 
     With n-gram speculation, how many tokens were drafted and checked, and how many of them held.
@@ -39,14 +36,14 @@ class Sample(_Record):
     accepted_tokens: int | None = None
 
 
-class NegativeLogLikelihood(_Record):
+class NegativeLogLikelihood(OpenRecord):
     """Of one window of text, in nats."""
 
     sum: float
     count: int
 
 
-class Run(_Record):
+class Run(OpenRecord):
     """One fresh process on the device. Bytes and nanoseconds; None where the device can't tell."""
 
     load_ns: int
@@ -63,7 +60,7 @@ class Run(_Record):
     nll: list[NegativeLogLikelihood] | None = None
 
 
-class Predicted(_Record):
+class Predicted(OpenRecord):
     """What the fit plan expected of this workload on this target before it was measured.
 
     None where nothing was known of the device's speed; the sources are `stated`, `measured` or `reports`, of which
@@ -85,7 +82,7 @@ class Predicted(_Record):
     step_s: float
 
 
-class Report(_Record):
+class Report(OpenRecord):
     """Comparable runs of one bundle on one target under one workload."""
 
     report_version: Literal[1] = 1
@@ -106,7 +103,7 @@ class Report(_Record):
     runtime: list[str]
     environment: dict[str, Any]
     # The bundle's own, by text: measured on the host, not by these runs.
-    quality: dict[str, Quality] = {}
+    quality: dict[str, Quality] = Field(default_factory=dict)
     predicted: Predicted | None = None
     runs: list[Run]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from toolkit.catalog.preset import PRESETS, STAND_INS
-from toolkit.catalog.profile import Profile, Runtime, load_profile
+from toolkit.catalog.profile import Profile, RuntimeTable, load_profile
 from toolkit.catalog.recipe import Recipe, list_recipes
 from toolkit.catalog.shape import REMOTE_CODE, ModelShape, parse_shape
 from toolkit.config import data_path
@@ -63,7 +63,7 @@ class Capability:
 
 
 @dataclass(frozen=True)
-class Record:
+class Matrix:
     """What the tests proved, and the versions that they proved it with."""
 
     tools: dict[str, str]
@@ -81,7 +81,7 @@ class Record:
 
 def providers() -> tuple[str, ...]:
     """Every execution provider that a profile may name."""
-    return get_args(Runtime.model_fields["provider"].annotation)
+    return get_args(RuntimeTable.model_fields["provider"].annotation)
 
 
 def shape_of(preset: str) -> ModelShape:
@@ -127,13 +127,13 @@ def workflow_sha256(recipe: Recipe, provider: str, *, remote_code: bool) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_record(path: Path = SHIPPED) -> Record:
+def read_record(path: Path = SHIPPED) -> Matrix:
     content = json.loads(path.read_text("utf-8"))
     proofs = tuple(Proof(**entry) for entry in content["proofs"])
-    return Record(content["tools"], tuple(content["runtime"]), proofs)
+    return Matrix(content["tools"], tuple(content["runtime"]), proofs)
 
 
-def write_record(record: Record, path: Path) -> None:
+def write_record(record: Matrix, path: Path) -> None:
     """Sorted, one proof a line, no dates: the same proofs give the same file."""
     order = sorted(record.proofs, key=lambda proof: (proof.architecture, proof.provider, proof.recipe))
     lines = [json.dumps({key: value for key, value in asdict(proof).items() if value is not None}) for proof in order]
@@ -144,7 +144,7 @@ def write_record(record: Record, path: Path) -> None:
     beside.replace(path)
 
 
-def matrix(recipes: Iterable[Recipe] | None = None, record: Record | None = None) -> list[Capability]:
+def matrix(recipes: Iterable[Recipe] | None = None, record: Matrix | None = None) -> list[Capability]:
     """Every architecture × provider × recipe; by default all recipes that a name reaches and the shipped record."""
     chosen = list_recipes() if recipes is None else list(recipes)
     known = record or read_record()
@@ -156,7 +156,7 @@ def matrix(recipes: Iterable[Recipe] | None = None, record: Record | None = None
     ]
 
 
-def _capability(architecture: str, provider: str, recipe: Recipe, record: Record) -> Capability:
+def _capability(architecture: str, provider: str, recipe: Recipe, record: Matrix) -> Capability:
     status, reason = _judge(architecture, provider, recipe, record)
     return Capability(
         architecture=architecture,
@@ -169,7 +169,7 @@ def _capability(architecture: str, provider: str, recipe: Recipe, record: Record
     )
 
 
-def _judge(architecture: str, provider: str, recipe: Recipe, record: Record) -> tuple[Status, str]:
+def _judge(architecture: str, provider: str, recipe: Recipe, record: Matrix) -> tuple[Status, str]:
     if reason := refusal(architecture, recipe, provider):
         return "impossible", reason
     proof = record.proof(architecture, provider, recipe)

@@ -106,10 +106,10 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 def fill(running: LocalRegistry, folder: Path) -> None:
     """Have BYTES in the registry, as a part of a bundle."""
     from tests.support.builds import follow
-    from toolkit.bundle.registry.layout import parse_reference
+    from toolkit.bundle.registry.layout import parse_place
     from toolkit.bundle.registry.transfer import push_bundle
 
-    follow(push_bundle(bundle_of(folder / "bundle", {"model.onnx.data": BYTES}), parse_reference(running.reference())))
+    follow(push_bundle(bundle_of(folder / "bundle", {"model.onnx.data": BYTES}), parse_place(running.reference())))
 
 
 @needs_registry

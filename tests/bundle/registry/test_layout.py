@@ -12,9 +12,9 @@ from tests.bundle.test_store import make
 from toolkit.bundle.registry.layout import (
     ARTIFACT_TYPE,
     TITLE,
-    Reference,
+    BlobSource,
+    Place,
     Repository,
-    Source,
     blocks_layer,
     bundle_layers,
     file_layer,
@@ -23,7 +23,7 @@ from toolkit.bundle.registry.layout import (
     is_loopback,
     is_signature,
     manifest_layer,
-    parse_reference,
+    parse_place,
     read_image_manifest,
     signature_layers,
     with_mirrors,
@@ -37,16 +37,16 @@ DIGEST = "sha256:" + "a" * 64
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("oci://registry.example.com/models/phi3:v1", Reference("registry.example.com", "models/phi3", "v1")),
-        ("oci://localhost:5000/phi3", Reference("localhost:5000", "phi3", "latest")),
-        ("oci://[::1]:5000/a/b_c--d.e:V.1-x", Reference("[::1]:5000", "a/b_c--d.e", "V.1-x")),
-        (f"oci://ghcr.io/o/r@{DIGEST}", Reference("ghcr.io", "o/r", "latest", DIGEST)),
-        (f"oci://ghcr.io/o/r:v1@{DIGEST}", Reference("ghcr.io", "o/r", "v1", DIGEST)),
+        ("oci://registry.example.com/models/phi3:v1", Place("registry.example.com", "models/phi3", "v1")),
+        ("oci://localhost:5000/phi3", Place("localhost:5000", "phi3", "latest")),
+        ("oci://[::1]:5000/a/b_c--d.e:V.1-x", Place("[::1]:5000", "a/b_c--d.e", "V.1-x")),
+        (f"oci://ghcr.io/o/r@{DIGEST}", Place("ghcr.io", "o/r", "latest", DIGEST)),
+        (f"oci://ghcr.io/o/r:v1@{DIGEST}", Place("ghcr.io", "o/r", "v1", DIGEST)),
     ],
 )
-def test_references(text: str, found: Reference) -> None:
-    assert parse_reference(text) == found
-    assert parse_reference(str(found)).name == found.name
+def test_references(text: str, found: Place) -> None:
+    assert parse_place(text) == found
+    assert parse_place(str(found)).name == found.name
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_references(text: str, found: Reference) -> None:
 )
 def test_what_is_no_reference(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as error:
-        parse_reference(text)
+        parse_place(text)
     assert says in error.value.message
     assert "pw" not in error.value.message
 
@@ -84,7 +84,7 @@ def test_plain_http_is_for_this_machine_and_for_who_says_so() -> None:
 
 
 def test_mirrors_come_first_and_may_have_a_namespace() -> None:
-    source = with_mirrors(Source("ghcr.io", "o/r"), ["http://mirror.lan:5000", "https://harbor.lan/ghcr-proxy/"])
+    source = with_mirrors(BlobSource("ghcr.io", "o/r"), ["http://mirror.lan:5000", "https://harbor.lan/ghcr-proxy/"])
     assert [place.url for place in source.repositories()] == [
         "http://mirror.lan:5000/v2/o/r",
         "https://harbor.lan/v2/ghcr-proxy/o/r",
@@ -107,7 +107,7 @@ def test_mirrors_come_first_and_may_have_a_namespace() -> None:
 )
 def test_what_is_no_mirror(url: str) -> None:
     with pytest.raises(ConfigError, match="is no mirror") as error:
-        with_mirrors(Source("ghcr.io", "o/r"), [url])
+        with_mirrors(BlobSource("ghcr.io", "o/r"), [url])
     assert "pw" not in error.value.message
 
 

@@ -23,7 +23,7 @@ from tests.support.registries import (
     reply,
 )
 from toolkit.bundle.registry import client
-from toolkit.bundle.registry.layout import TITLE, Reference, file_layer, image_manifest, parse_reference
+from toolkit.bundle.registry.layout import TITLE, Place, file_layer, image_manifest, parse_place
 from toolkit.bundle.registry.transfer import pull_bundle, push_bundle, remote_bundle
 from toolkit.bundle.store import MANIFEST_NAME, Bundle, list_bundles, store_dir, verify_bundle
 from toolkit.errors import ConfigError, CorruptBundle, RegistryError
@@ -52,10 +52,10 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def place(there: LocalRegistry, request: pytest.FixtureRequest) -> Reference:
+def place(there: LocalRegistry, request: pytest.FixtureRequest) -> Place:
     """A repository of the test's own."""
     name = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
-    return parse_reference(there.reference(f"models/{name}:v1"))
+    return parse_place(there.reference(f"models/{name}:v1"))
 
 
 def steps(events: list[Event]) -> list[tuple[str, bool]]:
@@ -63,7 +63,7 @@ def steps(events: list[Event]) -> list[tuple[str, bool]]:
 
 
 @needs_registry
-def test_there_and_back(there: LocalRegistry, place: Reference, bundle: Bundle) -> None:
+def test_there_and_back(there: LocalRegistry, place: Place, bundle: Bundle) -> None:
     events: list[Event] = []
     published = follow(push_bundle(bundle, place), events)
     assert steps(events) == [(f"{place}: push 5 of 5 files, 9.4 MB", False)]
@@ -80,9 +80,7 @@ def test_there_and_back(there: LocalRegistry, place: Reference, bundle: Bundle) 
 
 
 @needs_registry
-def test_what_is_there_is_not_sent_again(
-    there: LocalRegistry, place: Reference, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_what_is_there_is_not_sent_again(there: LocalRegistry, place: Place, bundle: Bundle, tmp_path: Path) -> None:
     follow(push_bundle(bundle, place))
     sent = len(there.requests("PUT")) + len(there.requests("PATCH"))
     events: list[Event] = []
@@ -91,13 +89,13 @@ def test_what_is_there_is_not_sent_again(
     assert len(there.requests("PUT")) + len(there.requests("PATCH")) == sent
     other = bundle_of(tmp_path / "other", {"model.onnx": b"graph", "model.onnx.data": LARGE, "new": b"new"})
     events = []
-    published = follow(push_bundle(other, Reference(place.host, place.repository, "v2")), events)
+    published = follow(push_bundle(other, Place(place.host, place.repository, "v2")), events)
     assert published.sent_bytes == 3 + len(other.manifest_text)
     assert steps(events)[0][0].endswith("push 2 of 4 files, 0.0 MB")
 
 
 @needs_registry
-def test_signatures_travel_along_and_may_come_later(place: Reference, bundle: Bundle, tmp_path: Path) -> None:
+def test_signatures_travel_along_and_may_come_later(place: Place, bundle: Bundle, tmp_path: Path) -> None:
     follow(push_bundle(bundle, place))
     pulled = follow(pull_bundle(place))
     (bundle.path / "signatures").mkdir()
@@ -115,15 +113,15 @@ def test_signatures_travel_along_and_may_come_later(place: Reference, bundle: Bu
 @needs_registry
 @pytest.mark.parametrize("cut", [40_000, 3 * MIB, 7 * MIB + 5])
 def test_links_that_break_cost_what_was_under_way(
-    there: LocalRegistry, place: Reference, bundle: Bundle, tmp_path: Path, cut: int
+    there: LocalRegistry, place: Place, bundle: Bundle, tmp_path: Path, cut: int
 ) -> None:
     relay = CuttingRelay(there.port, [cut])
-    cutting = Reference(relay.host, place.repository, place.tag)
+    cutting = Place(relay.host, place.repository, place.tag)
     follow(push_bundle(bundle, cutting))
     assert relay.cuts_left == 0
     relay.close()
     relay = CuttingRelay(there.port, [cut])
-    pulled = follow(pull_bundle(Reference(relay.host, place.repository, place.tag), into=tmp_path / "pulled"))
+    pulled = follow(pull_bundle(Place(relay.host, place.repository, place.tag), into=tmp_path / "pulled"))
     relay.close()
     assert relay.cuts_left == 0
     follow(verify_bundle(pulled))
@@ -132,7 +130,7 @@ def test_links_that_break_cost_what_was_under_way(
 
 
 @needs_registry
-def test_a_pull_that_was_ended_goes_on(there: LocalRegistry, place: Reference, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_pull_that_was_ended_goes_on(there: LocalRegistry, place: Place, bundle: Bundle, tmp_path: Path) -> None:
     follow(push_bundle(bundle, place))
     service = pull_bundle(place, into=tmp_path / "pulled")
     for event in service:
@@ -150,7 +148,7 @@ def test_a_pull_that_was_ended_goes_on(there: LocalRegistry, place: Reference, b
 
 
 @needs_registry
-def test_a_tag_that_moves(there: LocalRegistry, place: Reference, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_tag_that_moves(there: LocalRegistry, place: Place, bundle: Bundle, tmp_path: Path) -> None:
     first = follow(push_bundle(bundle, place))
     second = bundle_of(tmp_path / "second", {"model.onnx": b"better"}, name="nano-better")
     follow(push_bundle(second, place))
@@ -160,7 +158,7 @@ def test_a_tag_that_moves(there: LocalRegistry, place: Reference, bundle: Bundle
 
 
 @needs_registry
-def test_a_file_that_changed_is_not_published(there: LocalRegistry, place: Reference, bundle: Bundle) -> None:
+def test_a_file_that_changed_is_not_published(there: LocalRegistry, place: Place, bundle: Bundle) -> None:
     for name in ("model.onnx", "model.onnx.data"):
         path = bundle.path / name
         whole = path.read_bytes()
@@ -178,14 +176,14 @@ def test_a_file_that_changed_is_not_published(there: LocalRegistry, place: Refer
 
 
 @needs_registry
-def test_what_is_not_there(there: LocalRegistry, place: Reference, bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_not_there(there: LocalRegistry, place: Place, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="no such repository") as error:
         follow(pull_bundle(place))
     assert "edgephi bundle push" in str(error.value.hint)
     follow(push_bundle(bundle, place))
     for name in ({"tag": "v9"}, {"digest": "sha256:" + "a" * 64}):
         with pytest.raises(RegistryError, match="no such"):
-            follow(pull_bundle(Reference(place.host, place.repository, **name)))  # type: ignore[arg-type]
+            follow(pull_bundle(Place(place.host, place.repository, **name)))  # type: ignore[arg-type]
     # A registry whose collector was too eager.
     there.blob(next(a.sha256 for a in bundle.manifest.artifacts if a.path == "model.onnx")).unlink()
     with pytest.raises(RegistryError, match=r"hasn't model\.onnx"):
@@ -196,7 +194,7 @@ def test_what_is_not_there(there: LocalRegistry, place: Reference, bundle: Bundl
 @needs_registry
 def test_a_registry_that_dies_in_mid_push(bundle: Bundle, tmp_path: Path) -> None:
     with registry(tmp_path / "registry") as dying:
-        service = push_bundle(bundle, parse_reference(dying.reference()))
+        service = push_bundle(bundle, parse_place(dying.reference()))
         with pytest.raises(RegistryError, match="no answer: Connection refused"):
             for event in service:
                 if isinstance(event, Progress) and event.done > 4 * MIB:
@@ -205,9 +203,9 @@ def test_a_registry_that_dies_in_mid_push(bundle: Bundle, tmp_path: Path) -> Non
 
 def test_what_cannot_be_pushed_or_pulled_to(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="settled already"):
-        follow(push_bundle(bundle, Reference("localhost:1", "x", digest="sha256:" + "a" * 64)))
+        follow(push_bundle(bundle, Place("localhost:1", "x", digest="sha256:" + "a" * 64)))
     with serving(bundle, layers_of(bundle)) as server, pytest.raises(ConfigError, match="exists already"):
-        follow(pull_bundle(parse_reference(f"oci://{server.host}/x"), into=tmp_path))
+        follow(pull_bundle(parse_place(f"oci://{server.host}/x"), into=tmp_path))
 
 
 # --- registries that lie --------------------------------------------------------------------------------------------
@@ -240,7 +238,7 @@ def test_a_manifest_that_leads_outside_writes_nothing(bundle: Bundle, tmp_path: 
     digest = hashlib.sha256(evil).hexdigest()
     layers = [file_layer(MANIFEST_NAME, digest, len(evil)).model_dump(), *layers_of(bundle)[1:]]
     with serving(bundle, layers, **{digest: evil}) as server:
-        reference = parse_reference(f"oci://{server.host}/x")
+        reference = parse_place(f"oci://{server.host}/x")
         for service in (pull_bundle(reference, into=tmp_path / "a/b/c"), remote_bundle(reference)):
             with pytest.raises(CorruptBundle, match="unsafe path"):
                 follow(service)
@@ -254,7 +252,7 @@ def test_a_layer_that_leads_outside_is_refused(bundle: Bundle, tmp_path: Path) -
         serving(bundle, [*layers_of(bundle), extra]) as server,
         pytest.raises(CorruptBundle, match=r"'\.\./\.\./evil' isn't in the bundle's manifest"),
     ):
-        follow(pull_bundle(parse_reference(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
+        follow(pull_bundle(parse_place(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
 
 
 def test_absurd_sizes_are_refused_before_they_are_fetched(bundle: Bundle, tmp_path: Path) -> None:
@@ -269,7 +267,7 @@ def test_absurd_sizes_are_refused_before_they_are_fetched(bundle: Bundle, tmp_pa
         serving(bundle, layers, **{digest: text}) as server,
         pytest.raises(ConfigError, match=r"549,765\.\d MB to pull, "),
     ):
-        follow(pull_bundle(parse_reference(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
+        follow(pull_bundle(parse_place(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
 
 
 def test_files_that_cannot_stand_beside_each_other(bundle: Bundle, tmp_path: Path) -> None:
@@ -282,12 +280,12 @@ def test_files_that_cannot_stand_beside_each_other(bundle: Bundle, tmp_path: Pat
         serving(bundle, layers, **{digest: text}) as server,
         pytest.raises(CorruptBundle, match=r"a file and a folder: 'model\.onnx'"),
     ):
-        follow(pull_bundle(parse_reference(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
+        follow(pull_bundle(parse_place(f"oci://{server.host}/x"), into=tmp_path / "pulled"))
 
 
 def test_two_at_once_into_one_store(bundle: Bundle) -> None:
     with serving(bundle, layers_of(bundle)) as server:
-        reference = parse_reference(f"oci://{server.host}/x")
+        reference = parse_place(f"oci://{server.host}/x")
         ended: list[object] = []
 
         def pull() -> None:

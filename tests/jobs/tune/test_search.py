@@ -24,7 +24,7 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
 from toolkit.jobs.tune.proposal import Question
-from toolkit.jobs.tune.search import Options, Outcome, tune
+from toolkit.jobs.tune.search import Outcome, SearchOptions, tune
 from toolkit.metrics.fit import plan
 from toolkit.metrics.report import read_report, reports_dir
 
@@ -43,7 +43,7 @@ def search(target: Target, events: list[Event] | None = None, **changes: object)
     asked = {"workload": TINY, "recipes": ("int4-rtn-b128",)} | {
         key: changes.pop(key) for key in list(changes) if key in Question.__dataclass_fields__
     }
-    options = Options(**({"quality_tokens": 512} | changes))  # type: ignore[arg-type]
+    options = SearchOptions(**({"quality_tokens": 512} | changes))  # type: ignore[arg-type]
     return follow(tune("phi3-nano", target, Question(**asked), options), events)  # type: ignore[arg-type]
 
 
@@ -177,7 +177,7 @@ def test_a_device_that_goes_away_ends_the_search_and_the_next_call_goes_on(targe
     with EmbeddedServer(local.parent) as server:
         remote = target_over(server, local)
         service = tune(
-            "phi3-nano", remote, Question(TINY, recipes=("int4-rtn-b128",)), Options(trials=3, quality=False)
+            "phi3-nano", remote, Question(TINY, recipes=("int4-rtn-b128",)), SearchOptions(trials=3, quality=False)
         )
         with pytest.raises(HostUnreachable):
             for event in service:

@@ -19,7 +19,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from toolkit.bundle.registry.auth import authorize, parse_challenges
 from toolkit.bundle.registry.credentials import find_credential
-from toolkit.bundle.registry.http import Answer, Unreachable, Web, origin
+from toolkit.bundle.registry.http import Response, Unreachable, Web, origin
 from toolkit.bundle.registry.layout import IMAGE_MANIFEST, Layer, Repository
 from toolkit.errors import CorruptBundle, RegistryError
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES
@@ -249,7 +249,7 @@ class Registry:
             raise CorruptBundle(f"{layer.title}: content changed (another SHA-256)", hint)
         raise RegistryError(f"{self.repository}: didn't take {layer.title}: {text}")
 
-    def _location(self, answer: Answer, default: str | None = None) -> str:
+    def _location(self, answer: Response, default: str | None = None) -> str:
         location = answer.headers.get("Location", default)
         if location is None:
             raise RegistryError(f"{self.repository}: doesn't say where to upload to", _BROKEN)
@@ -280,7 +280,7 @@ class Registry:
         *,
         known: tuple[int, ...],
         again: bool = True,
-    ) -> Answer:
+    ) -> Response:
         """A request with what the registry wants to know about us. Raises RegistryError for a status not in `known`.
 
         With `again` a broken link and a busy registry are tried again here; who sends parts of something looks first
@@ -305,8 +305,8 @@ class Registry:
             raise self._refusal(answer, method)
         return answer
 
-    def _authorized(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
-        def ask() -> Answer:
+    def _authorized(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+        def ask() -> Response:
             mine = self._authorization is not None and origin(url) == origin(self.repository.origin)
             secret = {"Authorization": self._authorization or ""} if mine else {}
             return self._web.request(method, url, {**headers, **secret}, body)
@@ -323,7 +323,7 @@ class Registry:
                 answer = ask()
         return answer
 
-    def _refusal(self, answer: Answer, method: str) -> Unreachable:
+    def _refusal(self, answer: Response, method: str) -> Unreachable:
         status, text = answer.status, _error_of(answer)[1]
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             host = self.repository.host
@@ -360,7 +360,7 @@ def _skipped(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:
         count = max(0, count - len(block))
 
 
-def _error_of(answer: Answer) -> tuple[str, str]:
+def _error_of(answer: Response) -> tuple[str, str]:
     """A registry's own code for what is wrong, '' for none, and its words for it."""
     raw = b""
     with suppress(RegistryError):

@@ -35,7 +35,7 @@ class Unreachable(RegistryError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What a server answered; `url` is where that was after redirects."""
 
     status: int
@@ -89,7 +89,7 @@ class Web:
         for connection in self._connections.values():
             connection.close()
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
         """One request, and those that its redirects lead to; another server isn't told `Authorization`.
 
         Raises Unreachable, and RegistryError for a redirect that leads nowhere good.
@@ -110,7 +110,7 @@ class Web:
                 headers = {name: value for name, value in headers.items() if name != "Authorization"}
         raise RegistryError(f"{_place(url)}: more than {_REDIRECTS} redirects")
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryError(f"{_place(url)}: neither http nor https")
@@ -127,7 +127,7 @@ class Web:
             # The next request opens a connection of its own.
             self._connections.pop(origin(url), None)
             raise _unreachable(url, exc) from exc
-        return Answer(response.status, response.headers, url, response, connection)
+        return Response(response.status, response.headers, url, response, connection)
 
     def _connection(self, url: SplitResult) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
         """A connection to a server or to the proxy before it, the path to ask for, and headers for that proxy."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from toolkit.bundle.manifest import Manifest, Sha256, canonical_json
+from toolkit.catalog.record import OpenRecord
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
@@ -50,7 +51,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Reference:
+class Place:
     """A place in a registry: `host` with its port if it has one, a repository, and a tag or a digest in it."""
 
     host: str
@@ -68,7 +69,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Source:
+class BlobSource:
     """Where devices pull a bundle's files from: the mirrors in their order, then the registry itself.
 
     A mirror is an http or https URL; its path is a namespace that stands before the repository there. With
@@ -116,17 +117,17 @@ def is_loopback(host: str) -> bool:
     return name in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", name) is not None
 
 
-def is_reference(text: str) -> bool:
+def is_place(text: str) -> bool:
     return text.startswith(SCHEME)
 
 
-def parse_reference(text: str) -> Reference:
+def parse_place(text: str) -> Place:
     """`oci://host[:port]/repository[:tag|@sha256:…]`; the tag is `latest` where there is neither.
 
     Raises ConfigError that says what is wrong with it.
     """
     host, slash, rest = text.removeprefix(SCHEME).partition("/")
-    if not is_reference(text) or not slash:
+    if not is_place(text) or not slash:
         raise ConfigError(f"'{text}' is no place in a registry", _WRITTEN_LIKE)
     if "@" in host:
         raise ConfigError("credentials don't belong into an address", f"`docker login` keeps them; {_WRITTEN_LIKE}")
@@ -141,12 +142,12 @@ def parse_reference(text: str) -> Reference:
         raise ConfigError(f"'{text}': '{tag}' is no tag", _WRITTEN_LIKE)
     if at and not _DIGEST.fullmatch(digest):
         raise ConfigError(f"'{text}': '{digest}' is no digest", "a digest is sha256: and 64 hexadecimal digits")
-    return Reference(host, repository, tag or DEFAULT_TAG, digest or None)
+    return Place(host, repository, tag or DEFAULT_TAG, digest or None)
 
 
-def parse_repository(text: str) -> Reference:
+def parse_repository(text: str) -> Place:
     """`oci://host[:port]/repository`, without a tag or a digest. Raises ConfigError that says what is wrong with it."""
-    found = parse_reference(text)
+    found = parse_place(text)
     if text != f"{SCHEME}{found.host}/{found.repository}":
         raise ConfigError(
             f"'{text}' is more than a repository", "leave out the tag: the bundle says which files it has"
@@ -173,19 +174,14 @@ def mirrored(mirror: str, repository: str) -> Repository:
     return Repository(f"{url.scheme}://{url.netloc}", url.netloc, path)
 
 
-def with_mirrors(source: Source, mirrors: Sequence[str]) -> Source:
+def with_mirrors(source: BlobSource, mirrors: Sequence[str]) -> BlobSource:
     """The same source with mirrors before it. Raises ConfigError for one that isn't a mirror's URL."""
     for mirror in mirrors:
         mirrored(mirror, source.repository)
     return replace(source, mirrors=tuple(mirrors))
 
 
-class _Record(BaseModel):
-    # Others add fields of their own, which the specification tells readers to ignore.
-    model_config = ConfigDict(frozen=True)
-
-
-class Layer(_Record):
+class Layer(OpenRecord):
     """A descriptor: a file by what it holds."""
 
     mediaType: str = FILE_LAYER
@@ -202,7 +198,7 @@ class Layer(_Record):
         return self.digest.removeprefix("sha256:")
 
 
-class _Image(_Record):
+class _Image(OpenRecord):
     schemaVersion: int
     mediaType: str | None = None
     artifactType: str | None = None

@@ -18,7 +18,7 @@ from toolkit.bundle.registry import Registry
 from toolkit.bundle.registry.layout import (
     EMPTY,
     Layer,
-    Reference,
+    Place,
     Repository,
     blocks_layer,
     bundle_layers,
@@ -46,7 +46,7 @@ _SPARE_BYTES = 64 * 2**20
 class Published:
     """A bundle in a registry: `reference` by the digest of its OCI manifest; `sent_bytes` of files went there."""
 
-    reference: Reference
+    reference: Place
     sent_bytes: int
 
 
@@ -74,7 +74,7 @@ class _Remote:
                 beside.replace(path)
 
 
-def push_bundle(bundle: Bundle, reference: Reference, *, plain_http: bool = False) -> Service[Published]:
+def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -> Service[Published]:
     """Put a bundle into a registry under a tag; content that the repository has isn't sent again.
 
     Raises ConfigError for a reference by digest, CorruptBundle when a file isn't what the manifest says, RegistryError.
@@ -84,7 +84,7 @@ def push_bundle(bundle: Bundle, reference: Reference, *, plain_http: bool = Fals
     lists = block_lists((yield from bundle_blocks(bundle)))
     layers = _local_layers(bundle)
     raw = image_manifest(bundle.manifest.name, [*layers, blocks_layer(lists)])
-    published = Reference(reference.host, reference.repository, digest=_digest(raw))
+    published = Place(reference.host, reference.repository, digest=_digest(raw))
     sent = 0
     with _registry(reference, plain_http=plain_http, write=True) as registry:
         if registry.has_manifest(reference.tag, str(published.digest)):
@@ -133,7 +133,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def pull_bundle(reference: Reference, *, into: Path | None = None, plain_http: bool = False) -> Service[Bundle]:
+def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool = False) -> Service[Bundle]:
     """Get a bundle from a registry into the store, or into a folder that doesn't exist yet.
 
     What an earlier try left is gone on with. Raises ConfigError when the folder is taken or another process pulls the
@@ -169,7 +169,7 @@ def _written(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(lock: Path, reference: Reference) -> Iterator[None]:
+def _alone(lock: Path, reference: Place) -> Iterator[None]:
     with lock.open("ab") as file:
         if not try_lock(file):
             raise ConfigError(f"{reference} is being pulled by another process", "wait for it, or end it")
@@ -202,7 +202,7 @@ def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
     remote.write_beside(folder)
 
 
-def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[Bundle]:
+def remote_bundle(reference: Place, *, plain_http: bool = False) -> Service[Bundle]:
     """A bundle of which only the manifest is here, what signs it, and the lists of its blocks: its files are for others
     to pull.
 
@@ -221,7 +221,7 @@ def remote_bundle(reference: Reference, *, plain_http: bool = False) -> Service[
     return open_bundle(folder)
 
 
-def _look_up(registry: Registry, reference: Reference) -> _Remote:
+def _look_up(registry: Registry, reference: Place) -> _Remote:
     raw = registry.manifest(reference.name)
     where = str(reference)
     layers = read_image_manifest(raw, where)
@@ -233,7 +233,7 @@ def _look_up(registry: Registry, reference: Reference) -> _Remote:
     return _Remote(manifest, named.sha256, _digest(raw), beside | {MANIFEST_NAME: text}, find_blocks_layer(layers))
 
 
-def _registry(reference: Reference, *, plain_http: bool, write: bool = False) -> Registry:
+def _registry(reference: Place, *, plain_http: bool, write: bool = False) -> Registry:
     return Registry(Repository.of(reference.host, reference.repository, plain_http=plain_http), write=write)
 
 

@@ -15,7 +15,7 @@ import paramiko
 from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE, SFTPError
 
 from toolkit.catalog.remote_path import sftp_path
-from toolkit.device.ssh.upload import CHUNK_BYTES, Upload
+from toolkit.device.ssh.upload import CHUNK_BYTES, PipelinedWrite
 from toolkit.device.transport import End, Pace, device_full
 from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
 
@@ -54,7 +54,7 @@ class SftpFiles(ABC):
                 self._refuse_if_full(path, total)
             data.seek(offset)
             with self._open(path, keep=offset > 0 or end is not None) as file:
-                upload = Upload(self._files(), file, offset, self._send_all)
+                upload = PipelinedWrite(self._files(), file, offset, self._send_all)
                 try:
                     while count := _read(upload, data, end):
                         if pace is not None:
@@ -180,7 +180,7 @@ def _reading(source: Path) -> Iterator[FileIO]:
         yield data
 
 
-def _read(upload: Upload, data: FileIO, end: End | None) -> int:
+def _read(upload: PipelinedWrite, data: FileIO, end: End | None) -> int:
     """A local read error must not look like one of the link."""
     try:
         left = CHUNK_BYTES if end is None else end(data.tell()) - data.tell()

@@ -19,7 +19,7 @@ _HEAD = struct.Struct(">IBII")
 _PLACE = struct.Struct(">QI")
 
 
-class Upload:
+class PipelinedWrite:
     """Writes to one open remote file from `offset` on, with up to 8 MiB under way.
 
     paramiko's `set_pipelined` drops the last acknowledgements on close: a disk that fills up at the end of a

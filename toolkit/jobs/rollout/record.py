@@ -14,11 +14,12 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from toolkit.bundle.manifest import canonical_json
-from toolkit.bundle.registry.layout import Source
+from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.store import Bundle
+from toolkit.catalog.record import Record
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
 from toolkit.files import try_lock
@@ -49,11 +50,7 @@ def _canary(text: str) -> str:
     return text
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RolloutOptions(_Record):
+class RolloutOptions(Record):
     """How a bundle is rolled out. `canary` as `canary_count` reads it; the rest of the fields are `deploy`'s."""
 
     parallel: int = Field(8, ge=1)
@@ -63,7 +60,7 @@ class RolloutOptions(_Record):
     offline: bool | None = None
     wheels: Path | None = None
     force: bool = False
-    source: Source | None = None
+    source: BlobSource | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class Wave:
     canary: bool
 
 
-class DeviceRecord(_Record):
+class DeviceRecord(Record):
     """What came of one device: the figures of its last try.
 
     `active` is the release that was active at the end of a try, as far as `restored` or `done` says that it is known.
@@ -94,7 +91,7 @@ class DeviceRecord(_Record):
     active: str | None = None
 
 
-class Rollout(_Record):
+class Rollout(Record):
     """The record of a rollout. `stopped` says why later waves weren't started."""
 
     record_version: Literal[1] = 1

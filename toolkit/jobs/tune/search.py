@@ -19,7 +19,7 @@ from typing import Any
 from toolkit import errors
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.evaluate import evaluate, record
-from toolkit.bench.reference import ensure_reference, read_sample
+from toolkit.bench.reference import ensure_reference, read_eval_text
 from toolkit.bench.run import bench, target_key
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.model import hash_model
@@ -44,8 +44,8 @@ from toolkit.events import Service, Step, Warning_
 from toolkit.jobs.tune.output import write_files
 from toolkit.jobs.tune.proposal import Point, Proposal, Question, propose
 from toolkit.jobs.tune.study import Asked, Study, open_study
-from toolkit.jobs.tune.trials import Row, contender, kept_report, rows_of
-from toolkit.jobs.tune.verdict import OBJECTIVES, Verdict, judge
+from toolkit.jobs.tune.trials import TrialRow, contender, kept_report, rows_of
+from toolkit.jobs.tune.verdict import OBJECTIVES, Recommendation, judge
 from toolkit.metrics.report import Report, metrics, report_path
 from toolkit.optimize import require_extra, tool_versions
 from toolkit.optimize.build import build_provider, optimize
@@ -61,7 +61,7 @@ _NO_WAY_IN = (HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged)
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchOptions:
     """How to search.
 
     `budget_s` counts from this call and is looked at before each trial; `trials` counts those of earlier calls too.
@@ -90,15 +90,15 @@ class Outcome:
     target: str
     question: Question
     proposal: Proposal
-    rows: tuple[Row, ...]
-    recommended: Row
-    verdict: Verdict
+    rows: tuple[TrialRow, ...]
+    recommended: TrialRow
+    verdict: Recommendation
     stopped: str
     recipe_file: Path
     profile_file: Path
 
 
-def tune(model_ref: str, target: Target, question: Question, options: Options) -> Service[Outcome]:
+def tune(model_ref: str, target: Target, question: Question, options: SearchOptions) -> Service[Outcome]:
     """Search, and write down the recipe and the profile to use.
 
     A search of the same question goes on where it stopped, also after a kill. A trial that fails is noted and the
@@ -146,7 +146,7 @@ def _say_pruned(proposal: Proposal, profile: Profile) -> Service[None]:
         )
 
 
-def _about(proposal: Proposal, question: Question, options: Options) -> dict[str, Any]:
+def _about(proposal: Proposal, question: Question, options: SearchOptions) -> dict[str, Any]:
     """Everything that makes two searches one and the same, beside model and machine."""
     return {
         "objective": question.objective,
@@ -160,7 +160,7 @@ def _about(proposal: Proposal, question: Question, options: Options) -> dict[str
     }
 
 
-def _bound(proposal: Proposal, options: Options) -> dict[str, Any]:
+def _bound(proposal: Proposal, options: SearchOptions) -> dict[str, Any]:
     tokens = options.quality_tokens
     return {"max_ppl_increase": proposal.max_ppl_increase, "tokens": tokens, "text": _sha256(options.text)}
 
@@ -194,7 +194,7 @@ class _Search:
     target: Target
     profile: Profile
     question: Question
-    options: Options
+    options: SearchOptions
     proposal: Proposal
     study: Study
     bundles: dict[str, tuple[Bundle, dict[str, float]]] = field(default_factory=dict)
@@ -319,7 +319,7 @@ class _Search:
         shortest = min(bundle.manifest.context_tokens, reference.manifest.context_tokens)
         window = min(_WINDOW_TOKENS, shortest - 1)
         tokens = max(window, self.options.quality_tokens)
-        sample = read_sample(self.options.text, tokens=tokens, window_tokens=window)
+        sample = read_eval_text(self.options.text, tokens=tokens, window_tokens=window)
         found = yield from evaluate(bundle, reference, sample)
         bundle = yield from record(bundle, found)
         return bundle, {"ppl": found.ppl, "ppl_increase": found.ppl_increase, "kld_mean": found.kld_mean}
@@ -347,7 +347,7 @@ class _Search:
             *files,
         )
 
-    def _judge(self, best: Row, default: Row | None) -> Service[Verdict]:
+    def _judge(self, best: TrialRow, default: TrialRow | None) -> Service[Recommendation]:
         """Both are measured once more: the best of many was also the luckiest, and devices warm up over a search."""
         objective = OBJECTIVES[self.question.objective]
         if default is None:
@@ -368,7 +368,7 @@ class _Search:
             self.study.remember(name, [report_path(report).name for report in kept if report])
         return judge(objective, contender(best, kept[1]), contender(default, kept[0]))
 
-    def _write(self, row: Row, verdict: Verdict) -> tuple[Path, Path]:
+    def _write(self, row: TrialRow, verdict: Recommendation) -> tuple[Path, Path]:
         question = self.question
         out = self.options.out or Path("tuned") / f"{self.model.rpartition('/')[2]}-{self.target.name}"
         notes = [
@@ -390,7 +390,7 @@ class _Search:
             notes=notes,
         )
 
-    def _nothing(self, rows: Sequence[Row]) -> ToolkitError:
+    def _nothing(self, rows: Sequence[TrialRow]) -> ToolkitError:
         """The error of a search without a figure: what the first failure was, in this call or in an earlier one."""
         if self.first_error is not None:
             return self.first_error

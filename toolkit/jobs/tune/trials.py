@@ -17,7 +17,7 @@ _FRONT = ("bundle_bytes", "rss_peak_bytes", "ttft_ms", "decode_tps", "ppl_increa
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     """One trial: what was tried and what came of it. `figures` are metrics of the report, and of `_FRONT`."""
 
     number: int
@@ -31,7 +31,7 @@ class Row:
     on_front: bool = False
 
 
-def rows_of(trials: Sequence[Trial]) -> list[Row]:
+def rows_of(trials: Sequence[Trial]) -> list[TrialRow]:
     """A row for each trial, with its report where that is still kept, the Pareto front marked."""
     rows = [_row(trial) for trial in trials]
     measured = [row for row in rows if row.report]
@@ -40,14 +40,14 @@ def rows_of(trials: Sequence[Trial]) -> list[Row]:
     return [replace(row, on_front=row.number in best) for row in rows]
 
 
-def _row(trial: Trial) -> Row:
+def _row(trial: Trial) -> TrialRow:
     facts = trial.facts
     if trial.state != "measured":
-        return Row(trial.number, trial.point, trial.state, facts["reason"])
+        return TrialRow(trial.number, trial.point, trial.state, facts["reason"])
     report = kept_report(facts["report"])
     if report is None:
-        return Row(trial.number, trial.point, "failed", f"its report {facts['report']} is gone")
-    return Row(
+        return TrialRow(trial.number, trial.point, "failed", f"its report {facts['report']} is gone")
+    return TrialRow(
         number=trial.number,
         point=trial.point,
         state=trial.state,
@@ -66,7 +66,7 @@ def kept_report(name: str) -> Report | None:
         return None
 
 
-def _figure(row: Row, name: str) -> float | None:
+def _figure(row: TrialRow, name: str) -> float | None:
     if name in row.figures:
         return row.figures[name].median
     if name == "bundle_bytes" and row.report:
@@ -74,6 +74,6 @@ def _figure(row: Row, name: str) -> float | None:
     return row.quality.get(name)
 
 
-def contender(row: Row, report: Report | None) -> Contender:
+def contender(row: TrialRow, report: Report | None) -> Contender:
     assert report is not None
     return Contender(row.point.text, report, row.quality.get("ppl_increase"))

@@ -66,7 +66,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Recommendation:
     """One sentence, and whether the best is really better than the default; `ratio` is best to default."""
 
     sentence: str
@@ -94,27 +94,29 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and list(one) != list(other)
 
 
-def judge(objective: Objective, best: Contender, default: Contender | None, why_no_default: str = "") -> Verdict:
+def judge(objective: Objective, best: Contender, default: Contender | None, why_no_default: str = "") -> Recommendation:
     """What may be recommended: the best one only where its advantage is outside the noise.
 
     `why_no_default` is said where the default has no figures.
     """
     if default is None:
-        return Verdict(f"{best.name} {_absolute(objective, best)}; {why_no_default}", better=True)
+        return Recommendation(f"{best.name} {_absolute(objective, best)}; {why_no_default}", better=True)
     if best == default:
         sentence = f"Keep the default, {default.name}: nothing measured is better; it {_absolute(objective, default)}"
-        return Verdict(sentence, better=False)
+        return Recommendation(sentence, better=False)
     found = ratio(objective.values(best.report), objective.values(default.report))
     compared = objective.compared.format(ratio=f"{found.median:.2f}× ({_interval(found)})")
     above, below = (found.low > 1, found.high < 1) if objective.maximize else (found.high < 1, found.low > 1)
     if above and found.n > 1:
-        return Verdict(f"{best.name} {compared} the default, {default.name}{best.cost}", better=True, ratio=found)
+        return Recommendation(
+            f"{best.name} {compared} the default, {default.name}{best.cost}", better=True, ratio=found
+        )
     if found.n < 2:
         why = "and one value of each can't be told from chance"
     else:
         why = "measured once more" if below else "which is within the noise"
     sentence = f"Keep the default, {default.name}: {best.name} {compared} it, {why}"
-    return Verdict(sentence, better=False, ratio=found)
+    return Recommendation(sentence, better=False, ratio=found)
 
 
 def _absolute(objective: Objective, contender: Contender) -> str:
