@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from toolkit.emulate.embedded import EmbeddedServer
+    from toolkit.emulate.sshd import PrivateSshd
 
 from tests.support.builds import BUILDS_DIR
 
@@ -69,3 +75,21 @@ def local(root: Path, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "local.toml").write_text(f'transport = "local"\nprofile = "local"\ninstall_root = "{root}"\n')
     return root
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
+    """A real OpenSSH server, started once a process."""
+    from toolkit.emulate.sshd import PrivateSshd
+
+    with PrivateSshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The embedded SSH server, started once a process."""
+    from toolkit.emulate.embedded import EmbeddedServer
+
+    with EmbeddedServer(tmp_path_factory.mktemp("embedded")) as server:
+        yield server

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.device.test_session import impostor as device_with_python
-from tests.device.test_session import make_target
 from tests.support.builds import follow
+from tests.support.impostors import impostor, make_target, said
 from toolkit.agent.answers import Answer, Evaluated, Missing, PrunedReleases, Releases, RolledBack, Verified
 from toolkit.agent.device.main import OPS
 from toolkit.deploy.push import Upload, push
-from toolkit.device.session import Device, connect
+from toolkit.device.session import connect
 from toolkit.errors import AgentError
 
 SHA256 = "0123456789abcdef" * 4
@@ -27,19 +26,6 @@ WINDOW = {"nll": 3.0, "reference_nll": 2.5, "kld": [0.1, 0.2], "same_top": 1}
 EVALUATED = {"windows": [WINDOW], "matches": [0.5], "stepwise": False}
 VERIFIED = {"releases": [{"release": SHA256, "damaged": ["model.onnx"]}], "active": None, "repaired": False}
 PRUNED = {"removed": [SHA256], "kept": [], "freed_bytes": 12}
-
-
-def said(tmp_path: Path, kind: str, payload: Any) -> str:
-    """A script that says one thing, whatever it is asked."""
-    file = tmp_path / "said"
-    file.write_text(json.dumps({"protocol": 1, kind: payload}) + "\n")
-    return f"cat {file}"
-
-
-def impostor(tmp_path: Path, script: str) -> Device:
-    """A device whose agent settles, and then does what the script says."""
-    (tmp_path / "settled").write_text('{"protocol": 1, "result": {"was_whole": true}}\n')
-    return device_with_python(tmp_path, f"case $2 in *.tmp) exec cat {tmp_path / 'settled'};; esac\n{script}")
 
 
 def changed(value: Any, place: str, new: Any) -> Any:

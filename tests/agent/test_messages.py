@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.test_answers import impostor, said
+from tests.support.impostors import impostor, said
 from toolkit.agent.messages import LONGEST_LINE_BYTES, TurnEnd, decode, parse_event
 from toolkit.errors import AgentError
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import target_at, target_over
-from tests.metrics.test_quality import figures
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
+from tests.support.devices import target_at, target_over
+from tests.support.figures import figures
 from tests.support.servers import needs_sshd
 from toolkit import localhost
 from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures

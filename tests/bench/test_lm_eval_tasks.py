@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import target_at
 from toolkit.agent.messages import Completed, Scored
 from toolkit.bench.lm_eval_tasks import Ask, answers, run_tasks, task_name
 from toolkit.deploy.install import install, prepare

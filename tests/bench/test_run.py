@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import target_at
 from toolkit.bench.run import bench
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload

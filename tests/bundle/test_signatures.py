@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.test_store import FILES, make
-from tests.metrics.test_quality import figures
 from tests.support.builds import follow
+from tests.support.bundles import FILES, make
+from tests.support.figures import figures
 from tests.support.keys import keygen, make_key, public_text, ssh_agent, write_signers
 from tests.support.paths import REPO
 from toolkit.bundle.signatures import (

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.metrics.test_quality import figures
 from tests.support import builds, hostile
 from tests.support.builds import follow
-from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, canonical_json, describe_file
+from tests.support.bundles import FILES, make
+from tests.support.figures import figures
+from toolkit.bundle.manifest import canonical_json
 from toolkit.bundle.store import (
     Bundle,
     find_bundle,
@@ -29,35 +30,6 @@ from toolkit.bundle.store import (
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.metrics.quality import HELD_OUT, Quality
 from toolkit.untrusted import MANIFEST_NAME
-
-FILES = {"model.onnx": b"graph", "model.onnx.data": b"\0" * 5000, "sub/tokenizer.json": b"{}"}
-
-
-def manifest(artifacts: tuple[Artifact, ...], name: str = "nano-int4", context_tokens: int = 512) -> Manifest:
-    model = ModelRecord(
-        id="org/nano",
-        revision="abc",
-        architecture="Phi3ForCausalLM",
-        weights_sha256="0" * 64,
-        parameters=4_589_824,
-    )
-    return Manifest(
-        name=name,
-        artifacts=artifacts,
-        model=model,
-        recipe={"name": "int4-rtn-b32"},
-        provider="cpu",
-        context_tokens=context_tokens,
-        tools={"olive-ai": "0.13.0"},
-        workflow_sha256="1" * 64,
-    )
-
-
-def make(folder: Path, **fields: Any) -> Bundle:
-    for name, content in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return write_bundle(folder, manifest(tuple(describe_file(folder / n, n) for n in FILES), **fields))
 
 
 def put_in_store(**fields: Any) -> Bundle:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.metrics.test_quality import figures
 from tests.support import builds
+from tests.support.figures import figures
 from tests.support.fleets import write_targets
 from tests.support.registries import needs_registry, registry
 from toolkit.bundle.store import Bundle, find_bundle, record_quality

@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.builds import bundle as build
 from tests.support.builds import seed_cache
+from tests.support.commands import edgephi
 from tests.support.fleets import switched_off, write_targets
 from tests.support.registries import needs_registry, registry
-from tests.system.test_loop import edgephi
 from toolkit.emulate.sshd import free_port
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.emulate.test_boards import board
+from tests.support.emulated import board
 from toolkit.cli import main
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import seed_cache
-from tests.system.test_loop import edgephi
+from tests.support.commands import edgephi
 from toolkit.bundle.store import find_bundle
 from toolkit.cli import main
 

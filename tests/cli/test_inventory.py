@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.test_loop import edgephi
+from tests.support.commands import edgephi
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.builds import bundle as build
 from tests.support.builds import seed_cache
-from tests.system.test_loop import edgephi
+from tests.support.commands import edgephi
 
 
 @pytest.fixture

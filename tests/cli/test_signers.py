@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import seed_cache
+from tests.support.commands import edgephi
 from tests.support.keys import make_key
-from tests.system.test_loop import edgephi
 from toolkit.bundle.store import Bundle
 
 NAME = "phi3-nano-int4-rtn-b32"

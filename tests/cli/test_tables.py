@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.metrics.test_quality import figures
-from tests.metrics.test_report import make_report, make_run
+from tests.support.figures import figures, make_report, make_run
 from toolkit.cli.tables import as_markdown, columns, report_rows
 from toolkit.metrics.report import Report
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import interruptible, seed_cache
-from tests.system.test_loop import edgephi
+from tests.support.commands import edgephi
 
 WORKLOAD = 'description = "x"\nprompt_tokens = 96\ngenerate_tokens = 12\nwarmup = 0\nrepetitions = 3\nruns = 1\n'
 

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import device_at, pointer, steps, target_over
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.bundle.store import Bundle, open_bundle
-from toolkit.catalog.target import Target
 from toolkit.deploy.install import Delivery, check_active, deploy, install
-from toolkit.device.session import Device, connect
+from toolkit.device.session import connect
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
-from toolkit.events import Event, Progress, Step, Warning_
-
-
-def target_at(root: Path) -> Target:
-    return Target(name="here", transport="local", profile="local", install_root=str(root))
-
-
-def target_over(server: PrivateSshd | EmbeddedServer, root: Path) -> Target:
-    return Target(
-        name="pi5",
-        host=server.host,
-        port=server.port,
-        user=server.user,
-        profile="local",
-        install_root=str(root),
-        identity_file=server.identity_file,
-        known_hosts=server.known_hosts,
-    )
-
-
-@contextmanager
-def device_at(root: Path) -> Iterator[Device]:
-    with connect(target_at(root)) as device:
-        yield device
+from toolkit.events import Event, Progress, Warning_
 
 
 @pytest.fixture
@@ -64,15 +38,6 @@ def copy(int4: Bundle, tmp_path: Path) -> Bundle:
     for path in folder.rglob("*"):
         path.chmod(0o644)
     return open_bundle(folder)
-
-
-def pointer(root: Path) -> dict[str, object]:
-    value: dict[str, object] = json.loads((root / "current.json").read_text())
-    return value
-
-
-def steps(events: list[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, Step) and not event.skipped]
 
 
 def test_deploy_installs_proves_and_activates(root: Path, int4: Bundle) -> None:

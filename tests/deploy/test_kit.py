@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.test_install import target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import target_at
 from toolkit.agent.archive import agent_archive
 from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.store import open_bundle

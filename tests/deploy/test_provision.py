@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import pointer, steps, target_at
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import pointer, steps, target_at
 from tests.support.pythons import calling_itself, real_python, script, without_index
 from tests.support.wheels import make_wheel
 from toolkit.catalog.profile import load_profile

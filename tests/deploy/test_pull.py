@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import device_at, pointer, steps, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import device_at, pointer, steps, target_over
 from tests.support.fleets import device_root, here
 from tests.support.registries import (
     PASSWORD,

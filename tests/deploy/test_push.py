@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import target_over
 from tests.support.builds import follow
+from tests.support.devices import target_over
 from tests.support.servers import Relay
 from toolkit.catalog.target import Target
 from toolkit.catalog.target import over as with_client

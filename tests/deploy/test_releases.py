@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import device_at, pointer, steps, target_at, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import device_at, pointer, steps, target_at, target_over
 from tests.support.keys import make_key, write_signers
 from toolkit.bundle.signatures import sign
 from toolkit.bundle.store import open_bundle

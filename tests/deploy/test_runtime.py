@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import target_at
 from tests.support.builds import follow
+from tests.support.devices import target_at
 from tests.support.wheels import index_is, make_wheel
 from toolkit.catalog.profile import load_profile
 from toolkit.deploy.install import wheels

@@ -7,33 +7,17 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.pythons import script
+from tests.support.impostors import device_with_python, make_target
 from toolkit.agent.archive import agent_archive, agent_sha256
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.target import Target
 from toolkit.config import config_dir, shipped_dir
 from toolkit.deploy.push import CHUNK_BYTES
-from toolkit.device.dial import open_transport
-from toolkit.device.session import Device, check_profile, connect, identify
+from toolkit.device.session import check_profile, connect, identify
 from toolkit.errors import AgentError, ConfigError, DeviceFull, RemoteCommandFailed
 from toolkit.events import drain
-
-
-def make_target(root: Path, **changes: str) -> Target:
-    facts = {"name": "here", "transport": "local", "profile": "local", "install_root": str(root)}
-    return Target.model_validate(facts | changes)
-
-
-def impostor(tmp_path: Path, text: str) -> Device:
-    """A device whose `python` is a shell script instead."""
-    python = script(tmp_path / "python-impostor", text)
-    target = make_target(tmp_path / "root", python=str(python))
-    return Device(target, load_profile("local"), open_transport(target), partial(open_transport, target))
 
 
 def test_connecting_puts_the_agent_there_once(tmp_path: Path) -> None:
@@ -90,7 +74,7 @@ def test_a_whole_agent_that_fails_is_not_started_again(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     script = f"echo x >> {starts}; case $2 in *.tmp) exec python3 $1 $2;; esac; exit 3"
     with pytest.raises(RemoteCommandFailed, match=r"ended with exit code 3: it said nothing"):
-        impostor(tmp_path, script).ask("rollback")
+        device_with_python(tmp_path, script).ask("rollback")
     assert len(starts.read_text().split()) == 3, "settled, asked, settled again to see whether it is whole"
 
 
@@ -109,7 +93,7 @@ def test_an_agents_failure_names_the_target(tmp_path: Path) -> None:
 def test_a_full_device_has_its_own_error(tmp_path: Path) -> None:
     message = json.dumps({"protocol": 1, "error": {"code": "device_full", "message": "full", "hint": None}})
     with pytest.raises(DeviceFull):
-        impostor(tmp_path, f"echo '{message}'").ask("probe")
+        device_with_python(tmp_path, f"echo '{message}'").ask("probe")
 
 
 @pytest.mark.parametrize(
@@ -124,12 +108,12 @@ def test_a_full_device_has_its_own_error(tmp_path: Path) -> None:
 )
 def test_what_is_not_the_protocol_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(AgentError, match=r"something that isn't its protocol"):
-        impostor(tmp_path, f"echo '{line}'").ask("probe")
+        device_with_python(tmp_path, f"echo '{line}'").ask("probe")
 
 
 def test_a_silent_death_is_told_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(RemoteCommandFailed) as error:
-        impostor(tmp_path, "echo 'cannot execute binary file' >&2; exit 126").ask("probe")
+        device_with_python(tmp_path, "echo 'cannot execute binary file' >&2; exit 126").ask("probe")
     assert error.value.message == "here: the agent ended with exit code 126: cannot execute binary file"
 
 

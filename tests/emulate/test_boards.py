@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.emulated import board
 from toolkit.catalog.target import Target, save_target
 from toolkit.config import config_dir
 from toolkit.emulate import boards
 from toolkit.emulate.boards import (
-    State,
     boards_dir,
     check_machine,
     list_states,
@@ -42,18 +42,6 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
-
-
-def board(name: str, **fields: object) -> State:
-    """A board that was started once, with files of its own."""
-    state = State.model_validate(
-        {"name": name, "board": "raspberry-pi-5", "profile": "raspberry-pi-5-8gb", "port": 2222} | fields
-    )
-    folder = boards_dir() / name
-    (folder / "home" / "pi").mkdir(parents=True)
-    (folder / "home" / "pi" / "file").write_bytes(b"x" * 1000)
-    (folder / "state.json").write_text(state.model_dump_json())
-    return state
 
 
 @needs_linux

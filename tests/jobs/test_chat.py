@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.test_profile import write
-from tests.deploy.test_install import target_at, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import target_at, target_over
+from tests.support.profiles import write
 from tests.support.servers import needs_sshd
 from toolkit.deploy.install import deploy
 from toolkit.deploy.releases import activate

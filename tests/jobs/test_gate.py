@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import pointer, target_at
-from tests.metrics.test_quality import figures
-from tests.metrics.test_report import make_report, make_run
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
+from tests.support.devices import pointer, target_at
+from tests.support.figures import figures, make_report, make_run
 from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy

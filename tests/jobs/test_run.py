@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import target_at
 from tests.support.builds import follow, seed_cache
+from tests.support.devices import target_at
 from toolkit.catalog.target import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError, HostUnreachable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.metrics.test_report import make_report, make_run
+from tests.support.figures import make_report, make_run
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe

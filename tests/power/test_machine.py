@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.power.kernel import Kernel
 from tests.power.machine import Machine
+from tests.support.emulated import files_of
 from tests.support.paths import REPO
 from toolkit.errors import ConfigError, HostUnreachable
 
@@ -20,20 +20,12 @@ HOLDER = """
 import sys
 from pathlib import Path
 from tests.power.machine import Machine
-from tests.power.test_machine import files_of
+from tests.support.emulated import files_of
 kernel, disk = files_of(Path(sys.argv[1]))
 machine = Machine(kernel, disk, f"driver=raw,file.driver=file,file.filename={disk}")
 print(machine.port, flush=True)
 machine.power_on()
 """
-
-
-def files_of(folder: Path) -> tuple[Kernel, Path]:
-    """A kernel that does nothing, and an empty disk."""
-    (folder / "modules").mkdir()
-    for name in ("image", "busybox", "disk"):
-        (folder / name).write_bytes(bytes(1 << 20))
-    return Kernel(folder / "image", folder / "modules", folder / "busybox"), folder / "disk"
 
 
 def emulators(port: int) -> list[int]:

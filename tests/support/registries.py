@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.bundle.test_store import manifest
+from tests.support.bundles import manifest
 from toolkit.bundle.manifest import describe_file
 from toolkit.bundle.store import Bundle, write_bundle
 

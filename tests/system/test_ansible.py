@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import pointer
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import pointer
 from tests.support.fleets import over, write_targets
 from tests.support.paths import REPO
 from tests.support.registries import needs_registry, registry

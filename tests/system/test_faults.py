@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_install import target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.devices import target_over
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk

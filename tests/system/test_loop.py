@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,13 +13,7 @@ import pytest
 
 from tests.support.builds import bundle as build
 from tests.support.builds import interruptible, seed_cache
-
-
-def edgephi(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    source: dict[str, object] = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-m", "toolkit", *args], capture_output=True, text=True, **source
-    )
+from tests.support.commands import edgephi
 
 
 @pytest.fixture

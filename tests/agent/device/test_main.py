@@ -8,63 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from toolkit.agent.archive import agent_archive
+from tests.support.requests import LOCK, ask, deliver, fake_runtime, install
 from toolkit.agent.device import inference, likelihood, parsers, protocol, quality, store
-
-LOCK = "0123456789abcdef"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "root"
-    (folder / "agent").mkdir(parents=True)
-    (folder / "agent" / "agent.pyz").write_bytes(agent_archive())
-    return folder
-
-
-def ask(root: Path, op: str, **params: Any) -> dict[str, Any]:
-    """The last message of one request: {'result': …} or {'error': …}."""
-    request = json.dumps({"protocol": 1, "op": op, **params})
-    done = subprocess.run(
-        [sys.executable, "-u", str(root / "agent" / "agent.pyz")],
-        input=request + "\n",
-        capture_output=True,
-        text=True,
-    )
-    messages = [json.loads(line) for line in done.stdout.splitlines()]
-    assert messages and all(message["protocol"] == 1 for message in messages), done.stderr
-    assert (done.returncode == 0) == ("result" in messages[-1])
-    return messages[-1]
-
-
-def deliver(root: Path, files: dict[str, bytes]) -> tuple[str, str]:
-    """Put files where a push puts them; returns the manifest's text and its hash."""
-    incoming = root / "incoming"
-    incoming.mkdir(exist_ok=True)
-    artifacts = []
-    for path, content in files.items():
-        sha256 = hashlib.sha256(content).hexdigest()
-        (incoming / f"{sha256}.part").write_bytes(content)
-        artifacts.append({"path": path, "size_bytes": len(content), "sha256": sha256})
-    text = json.dumps({"name": "test", "artifacts": artifacts})
-    return text, hashlib.sha256(text.encode()).hexdigest()
-
-
-def install(root: Path, files: dict[str, bytes]) -> str:
-    text, release = deliver(root, files)
-    assert ask(root, "install", release=release, manifest=text)["result"]["installed"]
-    return release
-
-
-def fake_runtime(root: Path) -> None:
-    """The pointer only asks whether a runtime is marked ready; executing one is tests/device's business."""
-    folder = root / "runtimes" / LOCK
-    folder.mkdir(parents=True)
-    (folder / "ready.json").write_text("{}")
 
 
 def test_probe_tells_this_machine(root: Path) -> None:

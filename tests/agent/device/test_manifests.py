@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.agent.device.test_main import ask, deliver, install, root
 from tests.support import hostile
+from tests.support.requests import ask, deliver, install
 from toolkit.agent.device.manifests import read_manifest, read_signatures
 from toolkit.agent.device.protocol import AgentFailure
-
-__all__ = ["root"]
 
 
 def refusal(text: str) -> str:

@@ -16,8 +16,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.agent.device.test_main import root
-from tests.agent.device.test_reuse import install, listed
 from tests.support.registries import (
     MIB,
     CuttingRelay,
@@ -32,11 +30,10 @@ from tests.support.registries import (
     registry,
     reply,
 )
+from tests.support.requests import install_parts, listed
 from tests.support.servers import needs_root, small_disk
 from toolkit.agent.device import pull as part
 from toolkit.agent.device import sources
-
-__all__ = ["root"]
 
 BYTES = content(5 * MIB + 3)
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -217,7 +214,7 @@ CUT = ARTIFACT | {"blocks": listed(*PARTS)}
 
 @needs_registry
 def test_what_another_file_has_is_copied_and_the_rest_comes(root: Path, there: LocalRegistry) -> None:
-    install(root, b"other", PARTS[3], PARTS[0])
+    install_parts(root, b"other", PARTS[3], PARTS[0])
     before = len(there.requests("GET", SHA256))
     result = pull(root, url_of(there), artifacts=[CUT])[-1]["result"]
     lacking = len(PARTS[1] + PARTS[2])

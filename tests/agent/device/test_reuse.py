@@ -11,29 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.agent.device.test_main import ask, deliver, fake_runtime, root
-
-__all__ = ["root"]
+from tests.support.requests import ask, deliver, fake_runtime, install_parts, listed, sha256
 
 MIB = 2**20
 A, B, C, D = (hashlib.shake_256(b"%d" % length).digest(length) for length in (2 * MIB, 700, MIB, 5))
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def listed(*parts: bytes) -> list[list[Any]]:
-    return [[len(part), sha256(part)] for part in parts]
-
-
-def install(root: Path, *parts: bytes, blocks: list[list[Any]] | None = None) -> str:
-    """A release with one file of these parts; returns the file's hash."""
-    whole = b"".join(parts)
-    text, release = deliver(root, {"weights": whole})
-    lists = {sha256(whole): listed(*parts) if blocks is None else blocks}
-    assert ask(root, "install", release=release, manifest=text, blocks=lists)["result"]["installed"]
-    return sha256(whole)
 
 
 def reuse(root: Path, *parts: bytes) -> tuple[int, Path]:
@@ -51,8 +32,8 @@ def blob(root: Path, name: str) -> Path:
 
 
 def test_parts_are_found_wherever_they_lie(root: Path) -> None:
-    install(root, B, A, D)
-    install(root, C, D)
+    install_parts(root, B, A, D)
+    install_parts(root, C, D)
     copied, part = reuse(root, D, C, b"new" * 100, A, B, b"end")
     assert copied == len(D + C + A + B)
     content = part.read_bytes()
@@ -61,7 +42,7 @@ def test_parts_are_found_wherever_they_lie(root: Path) -> None:
 
 
 def test_less_than_a_chunk_is_not_worth_it(root: Path) -> None:
-    install(root, A, B, D)
+    install_parts(root, A, B, D)
     copied, part = reuse(root, B, D, b"new")
     assert copied == 0 and not part.exists() and not list((root / "incoming").iterdir())
 
@@ -74,7 +55,7 @@ def test_without_lists_nothing_is_looked_for(root: Path) -> None:
 
 
 def test_what_has_begun_to_arrive_stays_and_what_was_cut_off_begins_afresh(root: Path) -> None:
-    install(root, A)
+    install_parts(root, A)
     (root / "incoming" / f"{sha256(A + B)}.reuse").write_bytes(b"of an agent that was killed")
     copied, part = reuse(root, A, B)
     assert copied == len(A) and part.read_bytes() == A
@@ -84,7 +65,7 @@ def test_what_has_begun_to_arrive_stays_and_what_was_cut_off_begins_afresh(root:
 
 
 def test_bits_that_rotted_are_not_counted(root: Path) -> None:
-    name = install(root, A, C)
+    name = install_parts(root, A, C)
     content = bytearray(A + C)
     content[7] ^= 1
     blob(root, name).write_bytes(content)
@@ -94,7 +75,7 @@ def test_bits_that_rotted_are_not_counted(root: Path) -> None:
 
 
 def test_a_file_that_lost_its_end_is_not_read(root: Path) -> None:
-    name = install(root, A, C)
+    name = install_parts(root, A, C)
     os.truncate(blob(root, name), len(A))
     assert reuse(root, D, A, C)[0] == 0
 
@@ -104,7 +85,7 @@ def test_a_file_that_lost_its_end_is_not_read(root: Path) -> None:
     ["", "{", "[]", "null", "[[5]]", '[["5", "x"]]', "[[-1, 2], [3, 4]]", "NAMES OTHERS"],
 )
 def test_a_list_that_is_damaged_or_lies_leads_to_nothing(root: Path, text: str) -> None:
-    name = install(root, A, C)
+    name = install_parts(root, A, C)
     kept = root / "blocks" / f"{name}.json"
     # Says that other parts lie there: their hashes are asked of what is copied.
     kept.write_text(json.dumps([[len(A), sha256(C)], [len(C), sha256(A)]]) if text == "NAMES OTHERS" else text)
@@ -145,7 +126,7 @@ def test_lists_of_files_that_are_not_in_the_manifest_are_not_kept(root: Path) ->
 
 
 def test_nothing_is_copied_when_the_disk_has_no_room_for_all(root: Path) -> None:
-    install(root, A)
+    install_parts(root, A)
     count = shutil.disk_usage(root).free // (16 * MIB) + 100
     blocks = [[len(A), sha256(A)], *([16 * MIB, "0" * 64] for _ in range(count))]
     file = {"sha256": "0" * 64, "size_bytes": len(A) + count * 16 * MIB, "blocks": blocks}
@@ -154,8 +135,8 @@ def test_nothing_is_copied_when_the_disk_has_no_room_for_all(root: Path) -> None
 
 def test_lists_go_with_their_files(root: Path) -> None:
     fake_runtime(root)
-    kept = install(root, A)
-    install(root, C)
+    kept = install_parts(root, A)
+    install_parts(root, C)
     release = ask(root, "releases")["result"]["releases"]
     active = next(entry["release"] for entry in release if entry["manifest"]["artifacts"][0]["sha256"] == kept)
     ask(root, "activate", release=active, runtime="0123456789abcdef")

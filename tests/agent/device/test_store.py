@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.device.test_main import LOCK, ask, deliver, fake_runtime, install, root
-
-__all__ = ["root"]
+from tests.support.requests import LOCK, ask, deliver, fake_runtime, install
 
 DAY_S = 24 * 3600
 

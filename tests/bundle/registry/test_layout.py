@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.bundle.test_store import make
+from tests.support.bundles import make
 from toolkit.bundle.registry.layout import (
     ARTIFACT_TYPE,
     TITLE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tests.bundle.test_store import manifest
+from tests.support.bundles import manifest
 from tests.support.paths import DATA
 from toolkit.bundle.store import Bundle
 from toolkit.errors import ConfigError

@@ -11,10 +11,10 @@ from threading import Thread
 
 import pytest
 
-from tests.bundle.test_store import make
-from tests.deploy.test_install import pointer
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
+from tests.support.bundles import make
+from tests.support.devices import pointer
 from tests.support.fleets import (
     device_root,
     here,

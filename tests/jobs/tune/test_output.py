@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.test_profile import board, write
+from tests.support.profiles import board, write
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import list_recipes, load_recipe
 from toolkit.catalog.settings import RuntimeSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.catalog.test_profile import board, write
+from tests.support.profiles import board, write
 from toolkit.catalog.model import known_shape
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.workload import Workload, load_workload

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalog.test_profile import write
-from tests.deploy.test_install import pointer, target_over
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
+from tests.support.devices import pointer, target_over
+from tests.support.profiles import write
 from toolkit.bundle.store import list_bundles
 from toolkit.catalog.model import known_shape
 from toolkit.catalog.profile import load_profile

@@ -11,13 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import REPO
-from toolkit.catalog.settings import RuntimeSettings
+from tests.support.studies import DEFAULT, SPACE
 from toolkit.errors import ConfigError
-from toolkit.jobs.tune.proposal import Point, Space
+from toolkit.jobs.tune.proposal import Point
 from toolkit.jobs.tune.study import open_study
-
-SPACE = Space(("a", "b"), threads=(1, 2), chunk_sizes=(0, 64), ngram_sizes=(0, 3), draft_tokens=(4,))
-DEFAULT = Point("a", RuntimeSettings().resolved(2))
 
 
 def test_a_settled_trial_is_there_when_the_study_is_opened_again(tmp_path: Path) -> None:
@@ -59,7 +56,7 @@ def test_an_interrupted_trial_is_given_back_once(tmp_path: Path) -> None:
 def test_a_process_killed_while_it_writes_leaves_a_usable_study(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; sys.path.insert(0, os.getcwd())\n"
-        "from tests.jobs.tune.test_study import DEFAULT, SPACE; from toolkit.jobs.tune.study import open_study\n"
+        "from tests.support.studies import DEFAULT, SPACE; from toolkit.jobs.tune.study import open_study\n"
         "with open_study(Path(sys.argv[1]), SPACE, maximize=True) as study:\n"
         "    study.settle(study.ask(DEFAULT), 'measured', {'n': 1}, 1.0); study.ask(DEFAULT)\n"
         "    os.kill(os.getpid(), 9)\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.metrics.test_report import SAMPLE, make_report, make_run
+from tests.support.figures import SAMPLE, make_report, make_run
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.jobs.tune.proposal import Point
 from toolkit.jobs.tune.study import Trial

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.metrics.test_report import SAMPLE, make_report, make_run
+from tests.support.figures import SAMPLE, make_report, make_run
 from toolkit.jobs.tune.verdict import OBJECTIVES, Contender, front, judge
 from toolkit.metrics.report import Report, Sample
 

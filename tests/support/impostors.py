@@ -1,0 +1,39 @@
+"""Devices whose agent is something else."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.support.pythons import script
+from toolkit.catalog.profile import load_profile
+from toolkit.catalog.target import Target
+from toolkit.device.dial import open_transport
+from toolkit.device.session import Device
+
+
+def make_target(root: Path, **changes: str) -> Target:
+    facts = {"name": "here", "transport": "local", "profile": "local", "install_root": str(root)}
+    return Target.model_validate(facts | changes)
+
+
+def device_with_python(tmp_path: Path, text: str) -> Device:
+    """A device whose `python` is a shell script instead."""
+    python = script(tmp_path / "python-impostor", text)
+    target = make_target(tmp_path / "root", python=str(python))
+    return Device(target, load_profile("local"), open_transport(target), partial(open_transport, target))
+
+
+def said(tmp_path: Path, kind: str, payload: Any) -> str:
+    """A script that says one thing, whatever it is asked."""
+    file = tmp_path / "said"
+    file.write_text(json.dumps({"protocol": 1, kind: payload}) + "\n")
+    return f"cat {file}"
+
+
+def impostor(tmp_path: Path, script: str) -> Device:
+    """A device whose agent settles, and then does what the script says."""
+    (tmp_path / "settled").write_text('{"protocol": 1, "result": {"was_whole": true}}\n')
+    return device_with_python(tmp_path, f"case $2 in *.tmp) exec cat {tmp_path / 'settled'};; esac\n{script}")
