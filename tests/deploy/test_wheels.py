@@ -10,7 +10,7 @@ import pytest
 from tests.support import wheels as made
 from tests.support.builds import follow
 from tests.support.fleets import processes_naming
-from toolkit.deploy.install import wheels
+from toolkit.deploy import wheels
 from toolkit.deploy.wheels import Platform, WheelLock, fetch_locked, find_lock, resolve
 from toolkit.errors import ConfigError
 from toolkit.events import Progress
