@@ -251,7 +251,7 @@ def test_add_without_a_profile_asks_the_machine(
 def test_add_without_a_profile_where_none_fits(
     embedded: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("toolkit.config.shipped_dir", lambda name: tmp_path / "shipped" / name)
+    monkeypatch.setattr("toolkit.catalog.toml.shipped_dir", lambda name: tmp_path / "shipped" / name)
     folder = tmp_path / "shipped" / "profiles"
     folder.mkdir(parents=True)
     for name in ("local", "raspberry-pi-4-8gb"):

@@ -105,15 +105,18 @@ def test_a_board_never_takes_the_name_of_a_target() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("machine.arch", lambda: "aarch64"), "boards are emulated on x86_64 with Linux; this machine is aarch64 with"),
-        (("machine.system", lambda: "darwin"), "with darwin"),
+        (
+            ("localhost.arch", lambda: "aarch64"),
+            "boards are emulated on x86_64 with Linux; this machine is aarch64 with",
+        ),
+        (("localhost.system", lambda: "darwin"), "with darwin"),
         (("os.geteuid", lambda: 1000), "emulating a board takes root: it mounts file systems"),
         (("shutil.which", lambda tool: None if tool == "mmdebstrap" else tool), "not installed here: mmdebstrap"),
     ],
 )
 def test_what_this_machine_lacks(change: tuple[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boards.machine, "arch", lambda: "x86_64")
-    monkeypatch.setattr(boards.machine, "system", lambda: "linux")
+    monkeypatch.setattr(boards.localhost, "arch", lambda: "x86_64")
+    monkeypatch.setattr(boards.localhost, "system", lambda: "linux")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(boards.shutil, "which", lambda tool: tool)
     check_machine()

@@ -307,10 +307,11 @@ def profile_json_schema() -> dict[str, Any]:
     """
     schema = file_schema(Profile, "edgephi profile")
     del schema["properties"]["limits"]["default"]
-    required = {name.lower(): table.pop("required", []) for name, table in schema["$defs"].items()}
+    required = {f"#/$defs/{kind}": table.pop("required", []) for kind, table in schema["$defs"].items()}
+    tables = {name: required.get(field.get("$ref"), []) for name, field in schema["properties"].items()}
     complete = {
         "required": ["description", "hardware", "runtime", "defaults"],
-        "properties": {name: {"required": keys} for name, keys in required.items() if keys},
+        "properties": {name: {"required": keys} for name, keys in tables.items() if keys},
     }
     return schema | {
         "required": ["schema_version"],
