@@ -1,4 +1,4 @@
-"""What changes while a device works: its memory, temperature, clock's governor, throttling."""
+"""The condition of a device, which changes while it works: memory, temperature, the clock's governor, throttling."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def power_mode() -> str | None:
 
 
 def condition(board: dict[str, str | None] | None) -> dict[str, Any]:
-    """What decides how fast it is just now. `board` is what `jetson` found."""
+    """The facts that decide how fast the device is just now. `board` is the answer of `jetson`."""
     stats = parse_tegrastats(first_output_line("tegrastats", "--interval", "100") if board else "")
     temp_c = temperature_c()
     return {

@@ -1,4 +1,4 @@
-"""The probe: what this device is."""
+"""The probe: the facts about this device."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def board_model() -> str:
 
 
 def emulated() -> str | None:
-    """What emulates this device, and so what its figures are good for; None on hardware."""
+    """The emulator that this device runs in, and what its figures are good for therefore; None on hardware."""
     return read_text("/run/edgephi/emulated") or None
 
 
@@ -79,7 +79,7 @@ def glibc_version() -> str | None:
 
 
 def jetson() -> dict[str, str | None] | None:
-    """Versions of L4T and JetPack; None on what isn't a Jetson."""
+    """The versions of L4T and JetPack; None on a device that isn't a Jetson."""
     l4t = parse_tegra_release(read_text("/etc/nv_tegra_release"))
     if l4t is None:
         return None
@@ -107,13 +107,13 @@ def accelerators(board: dict[str, str | None] | None, npus: list[str]) -> list[s
 
 
 def storage() -> dict[str, str | None]:
-    """The disk that the install root lies on: its kind, its name, the file system. None where it isn't told."""
+    """The disk that holds the install root: its kind, its name, its file system; None for each that nothing tells."""
     mount = mount_of(parse_mountinfo(read_text("/proc/self/mountinfo")), str(ROOT))
     if mount is None:
         return {"storage": None, "storage_device": None, "file_system": None}
     disk, file_system = disk_behind(mount), mount["file_system"]
     if disk is None:
-        # Of the network, in memory, or laid over other folders: the file system's name says it.
+        # The file system's name tells that it is of the network, in memory, or laid over other folders.
         return {"storage": file_system, "storage_device": None, "file_system": file_system}
     kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type"))
     return {"storage": kind, "storage_device": disk.name, "file_system": file_system}
@@ -156,7 +156,7 @@ def root_access() -> dict[str, Any]:
 
 
 def windows_facts() -> dict[str, Any]:
-    """What only CIM and Plug and Play tell; {} where it can't be asked."""
+    """The facts that only CIM and Plug and Play tell; {} where PowerShell can't be asked."""
     if sys.platform != "win32":
         return {}
     import base64
@@ -177,7 +177,7 @@ def total_memory_bytes() -> int | None:
 
 
 def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
-    """Facts about the device. Cheap: no runtime is imported. What isn't told is None, or empty."""
+    """Collect the facts about the device, without importing the runtime. A fact that nothing tells is None or empty."""
     cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
     libc, libc_version = platform.libc_ver()
     board, windows = jetson(), windows_facts()

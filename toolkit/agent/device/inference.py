@@ -36,7 +36,7 @@ def first_line(exc: BaseException) -> str:
 
 
 def settings_of(request: dict[str, Any]) -> dict[str, Any]:
-    """The profile's settings: threads, chunk_size, ngram_size, max_draft_tokens; what is None isn't set.
+    """Apply the profile's settings: threads, chunk_size, ngram_size, max_draft_tokens; None leaves one as it is.
 
     A prompt that crosses a LongRoPE model's original context must be read at once: chunks of it would get one set of
     rotary frequencies before the crossing and another one after it, and the answer would be wrong without a word.
@@ -48,7 +48,7 @@ def settings_of(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def crosses_original_context(request: dict[str, Any]) -> bool:
-    """Whether the planned context is longer than what a LongRoPE model's short frequencies are for."""
+    """Tell if the planned context is longer than the context that a LongRoPE model's short frequencies serve."""
     folder = request.get("model_folder")
     text = read_text(Path(folder) / "config.json") if folder else ""
     config = json.loads(text) if text else {}
@@ -83,7 +83,7 @@ def speculate(params: Any, settings: dict[str, Any]) -> None:
 
 
 def draft_facts(generator: Any) -> dict[str, int]:
-    """How many tokens speculation had checked, and how many of them held."""
+    """Count the tokens that speculation had checked, and those of them that held."""
     stats = generator.get_speculative_stats()
     return {"drafted_tokens": stats["draft_tokens_evaluated"], "accepted_tokens": stats["draft_tokens_accepted"]}
 

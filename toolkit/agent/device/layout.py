@@ -1,4 +1,4 @@
-"""Where things lie on the device, and how a file gets there so that a power cut can't halve it."""
+"""The install root's layout, and the way to write a file there that no power cut can halve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush what other programs wrote into a folder: thousands of files, so all the system's at once where it can."""
+    """Flush the thousands of files that other programs wrote into a folder: the whole system at once if it can be."""
     if hasattr(os, "sync"):
         os.sync()
         return

@@ -30,12 +30,12 @@ def negative_log_likelihood(
 
 
 def text_windows(ids: list[int], window: int) -> list[list[int]]:
-    """Token ids in whole windows; what is left over is left out."""
+    """Cut token ids into whole windows; the rest that fills none is left out."""
     return [ids[start : start + window] for start in range(0, len(ids) - window + 1, window)]
 
 
 def last_logits_only(og: Any, model: Any) -> bool:
-    """Whether this bundle's graph gives the last token's logits alone (a pruned head), whatever it reads."""
+    """Tell if this bundle's graph gives the logits of the last token alone (a pruned head)."""
     generator = new_generator(og, model, max_length=3)
     generator.append_tokens([0, 0])
     return int(generator.get_output("logits").shape[1]) == 1
@@ -69,7 +69,7 @@ def log_probabilities(og: Any, model: Any, tokens: list[int], stepwise: bool) ->
 
 
 def row_blocks(table: Any) -> Iterator[Any]:
-    """Views of some rows each: what is computed from them needs little memory beside a window's logits."""
+    """Give views of some rows each, so that computing with them takes little memory beside a window's logits."""
     for start in range(0, len(table), LOGIT_ROWS):
         yield table[start : start + LOGIT_ROWS]
 

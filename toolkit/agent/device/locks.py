@@ -1,4 +1,4 @@
-"""The store's locks: one changes it, one pushes; whoever waits is told for whom."""
+"""The store's two locks: one for the process that changes it, one for the pusher. Who waits is told for whom."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def try_lock(file: Any) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            # Windows lets nobody read what is locked: a byte far behind the holder's name.
+            # Windows lets nobody read a locked byte: so the lock is on one far behind the holder's name.
             file.seek(LOCKED_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
@@ -67,7 +67,7 @@ def try_lock(file: Any) -> bool:
 
 
 def read_holder(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock; None in the moment before it has written its name."""
+    """The holder of a lock; None in the moment before it has written its name."""
     try:
         holder: dict[str, Any] = json.loads(read_text(path))
     except ValueError:

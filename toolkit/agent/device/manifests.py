@@ -58,7 +58,7 @@ def distrust_artifacts(manifest: Any) -> list[dict[str, Any]]:
 
 
 def read_signatures(signatures: dict[str, str]) -> dict[str, str]:
-    """What the host wants to have beside a manifest; whether they are right is no question here."""
+    """The signatures that the host wants beside a manifest, bounded. It is the host that judges them."""
     if len(signatures) > MOST_SIGNATURES:
         raise AgentFailure("bad_request", f"more than {MOST_SIGNATURES} signatures")
     for name, text in signatures.items():

@@ -1,4 +1,4 @@
-"""Facts about a device from what its files and tools say: pure, and tested on captured outputs."""
+"""Pure parsers: the text of a device's files and tools becomes facts. They are tested on captured outputs."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def mount_of(mounts: list[dict[str, str]], path: str) -> dict[str, str] | None:
 
 
 def storage_kind(disk: str, device_path: str, mmc_type: str = "") -> str:
-    """What a block device is, by its name, its path in /sys and, of an MMC one, the card's `type`."""
+    """The kind of a block device, by its name, its path in /sys and, of an MMC one, the card's `type`."""
     if disk.startswith("mmcblk"):
         return "eMMC" if mmc_type == "MMC" else "SD card"
     if disk.startswith("nvme"):
@@ -187,7 +187,7 @@ def storage_kind(disk: str, device_path: str, mmc_type: str = "") -> str:
 
 
 def parse_windows(text: str) -> dict[str, Any]:
-    """What WINDOWS_FACTS prints to facts by the names that a probe gives them; {} when it isn't that."""
+    """The output of WINDOWS_FACTS to facts by the names that a probe gives them; {} for any other text."""
     try:
         told = json.loads(text.lstrip("\ufeff"))
         kib = told["available_kib"]
@@ -221,7 +221,7 @@ def parse_powercfg(text: str) -> str | None:
 
 
 def parse_missing_library(text: str) -> str | None:
-    """The dynamic loader's complaint to what is too old, e.g. glibc 2.34; None when it is about something else."""
+    """The dynamic loader's complaint to the library that is too old, e.g. glibc 2.34; None for another complaint."""
     match = re.search(r"version `(?:GLIBC_([\d.]+)|((?:GLIBCXX|CXXABI)_[\d.]+))' not found", text)
     if not match:
         return None

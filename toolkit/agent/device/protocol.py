@@ -1,4 +1,4 @@
-"""What both sides speak: one JSON line a message, failures that the host can word."""
+"""The protocol of both sides: one JSON line a message, and failures that the host can word."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def progress(label: str, done: int, total: int, unit: str = "steps") -> None:
 
 NO_MEMORY = "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
 NO_INSTRUCTION = "this CPU lacks an instruction that the runtime's wheel uses"
-# Windows has no signals: a process that dies of something ends with its number.
+# Windows has no signals: a process that dies of an exception ends with the exception's number.
 WINDOWS_DEATHS: dict[int, tuple[str, str | None]] = {
     0xC0000005: ("an access violation", None),
     0xC0000017: ("a lack of memory", "plan a smaller context or a smaller recipe"),
@@ -45,7 +45,7 @@ WINDOWS_DEATHS: dict[int, tuple[str, str | None]] = {
 
 
 def death_of(status: int) -> tuple[str, str | None] | None:
-    """What ended a process, and what to do; None for one that ended by itself."""
+    """The cause that ended a process, and what to do; None for a process that ended by itself."""
     if status >= 0:
         return WINDOWS_DEATHS.get(status)
     hints = {SIGKILL: NO_MEMORY, SIGILL: NO_INSTRUCTION}

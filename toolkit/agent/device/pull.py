@@ -1,4 +1,4 @@
-"""Files that the device gets itself, from a registry or a mirror of one, into the place that a push fills."""
+"""Pulling: the device itself gets files from a registry or a mirror, into the place that a push fills."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .sources import Broken, Refused, Source, pause
 
 # Tries in a row that bring nothing before a source is given up.
 TRIES = 6
-# What the store and the release may need on top of what is pulled.
+# The room that the store and the release may need on top of the pulled files.
 SPARE_BYTES = 64 << 20
 SHOWN_S = 0.2
-# Whoever is slower isn't worth waiting for.
+# A source that is slower isn't worth waiting for.
 SLOWEST_BYTES_PER_S, SLOW_S = 1000, 60.0
-# What comes sooner than a connection of its own for what lies behind it.
+# A gap of so many bytes arrives sooner than another request for the bytes behind it would be answered.
 LEAST_GAP = 1 << 20
 
 
@@ -71,7 +71,7 @@ class Wanted:
         return blob.is_file() and bool(blob.stat().st_size == self.size)
 
     def look(self) -> None:
-        """See what of it is there, and drop what can't be gone on with."""
+        """Look which stretches of it are there, and drop a file that can't be gone on with."""
         if not self.arrival.is_file():
             return
         state = self.arrival.stat()
@@ -88,7 +88,7 @@ class Wanted:
         self.patched, self.stretches = False, [[0, self.size]]
 
     def wrong(self) -> Iterator[list[int]]:
-        """The stretches of what is there whose parts haven't their hash, joined over what isn't worth a request."""
+        """The stretches whose parts haven't their hash, joined over gaps that aren't worth a request."""
         stretch, position = None, 0
         with self.arrival.open("rb") as file:
             for length, sha256 in self.parts:
@@ -110,7 +110,7 @@ class Wanted:
 
 
 def ask_host(number: int) -> str:
-    """What the host has a source told about who we are. Raises Refused when it has nothing."""
+    """The credentials that the host lets us give to a source. Raises Refused when it has none."""
     emit("event", {"type": "authorize", "source": number})
     line = sys.stdin.readline()
     if not line:
@@ -122,7 +122,7 @@ def ask_host(number: int) -> str:
 
 
 class Pulling:
-    """What comes in all: told to the host, held to a limit, and made sure that it fits beforehand."""
+    """All bytes that are pulled: the host is told of them, a limit holds them, and they are known to fit beforehand."""
 
     def __init__(self, missing: list[Wanted], limit_bytes_per_s: float | None) -> None:
         self.total = sum(file.lacking for file in missing)
@@ -140,7 +140,7 @@ class Pulling:
         now = time.monotonic()
         if now - self.shown >= SHOWN_S:
             self.shown = now
-            # What had to be thrown away comes twice.
+            # Bytes that had to be thrown away come twice.
             progress("pull", min(self.come, self.total), self.total, "bytes")
         if self.limit is not None:
             time.sleep(max(0.0, self.began + self.come / self.limit - time.monotonic()))
@@ -172,7 +172,7 @@ def pull_from(source: Source, wanted: Wanted, pulling: Pulling) -> None:
         wanted.begin_again()
         if not resumed:
             raise Refused("sends other content than the hash says", for_good=True)
-        # What there was came from elsewhere, or has holes of a push: this source hasn't been heard yet.
+        # The bytes that were there came from elsewhere, or have holes of a push: this source may still be right.
 
 
 def download(source: Source, wanted: Wanted, pulling: Pulling) -> str | None:
@@ -184,7 +184,7 @@ def download(source: Source, wanted: Wanted, pulling: Pulling) -> str | None:
         while wanted.stretches:
             stretch = wanted.stretches[0]
             if not source.ranged:
-                # What lies between would be sent again and again.
+                # Else the bytes between would be sent again and again.
                 del wanted.stretches[1:]
                 stretch[1] = wanted.size
             file.seek(stretch[0])
@@ -197,7 +197,7 @@ def download(source: Source, wanted: Wanted, pulling: Pulling) -> str | None:
 
 
 def fetch(source: Source, wanted: Wanted, stretch: list[int], pulling: Pulling) -> Iterator[bytes]:
-    """A stretch of a file, as it arrives, over breaks; whoever takes it moves its beginning. Raises Refused."""
+    """Give a stretch of a file as it arrives, over breaks of the link; the caller moves its start. Raises Refused."""
     tries, end = 0, stretch[1]
     while stretch[0] < end:
         before, since, after_s = stretch[0], time.monotonic(), 0.0

@@ -1,4 +1,4 @@
-"""What quantization cost: a reference's probabilities, and a bundle's beside them."""
+"""The cost of quantization: a reference's probabilities, and a bundle's beside them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .protocol import AgentFailure, progress
 
 
 def child_reference(request: dict[str, Any]) -> dict[str, Any]:
-    """Write what bundles are compared with: a file of log-probabilities for each window of text, and greedy tokens.
+    """Write a reference for bundles to be compared with: log-probabilities of each window of text, and greedy tokens.
 
     No more than one window is held. One whose file stands in `folder` already, from an attempt that was cut off, stays.
     """
@@ -100,7 +100,7 @@ def compare(found: Any, reference: Any, tokens: list[int]) -> dict[str, Any]:
     kld: list[float] = []
     for half, ours in zip(row_blocks(wanted), row_blocks(found)):  # noqa: B905  (Python 3.9 has no zip(strict=))
         rows = half.astype(numpy.float32)
-        # Rounded probabilities don't add up to one. Normalized, what rounding leaves in KLD is of second order.
+        # Rounded probabilities don't add up to one. After normalizing, rounding adds to KLD in second order only.
         normalize(rows)
         kld += (numpy.exp(rows) * (rows - ours)).sum(axis=-1).tolist()
     return {

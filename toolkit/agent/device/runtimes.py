@@ -18,7 +18,7 @@ from .locks import held
 from .parsers import parse_missing_library
 from .protocol import HEX64, AgentFailure, death_of, progress
 
-# How pip is asked, and how long a device may take to show that it has an index.
+# The way pip is called, and the time that a device may take to show that it has an index.
 QUIET = ["--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "--only-binary", ":all:"]
 INDEX_TIMEOUT_S, INDEX_PATIENCE_S = 5, 30
 # The longest path below site-packages that a runtime has.
@@ -52,10 +52,10 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
         try:
             freeze = make_runtime(folder, request)
         except AgentFailure:
-            # What can't be used isn't left to fill the disk.
+            # A runtime that can't be used isn't left to fill the disk.
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        # Else the word that it counts outlives a power cut, and half of what it speaks of doesn't.
+        # Else ready.json could outlive a power cut that the runtime's files don't.
         flush_tree(folder)
         write_durably(ready, json.dumps({"lock": lock, "packages": freeze}))
         shutil.rmtree(folder / "wheels", ignore_errors=True)
@@ -65,7 +65,7 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_runtime(folder: Path, request: dict[str, Any]) -> list[str]:
-    """What stands in the environment once it is whole."""
+    """The packages that stand in the environment once it is whole."""
     wheels = [take_wheel(wheel, folder / "wheels") for wheel in request.get("wheels", [])]
     python = make_venv(folder / "venv", wheels)
     if wheels:
@@ -110,7 +110,7 @@ def make_venv(folder: Path, wheels: list[str]) -> str:
 
 
 def ask_index(python: str, folder: Path, requirement: str) -> None:
-    """Have pip fetch one small wheel without patience: whoever can push all of them learns soon that it has to."""
+    """Have pip fetch one small wheel without patience, so that the host soon learns that it has to push all of them."""
     lines = folder / "smallest.txt"
     lines.write_text(requirement + "\n", encoding="utf-8")
     argv = [python, "-m", "pip", "download", *QUIET, "--no-deps", "--retries", "0", "--timeout", str(INDEX_TIMEOUT_S)]
@@ -126,7 +126,7 @@ def ask_index(python: str, folder: Path, requirement: str) -> None:
 
 
 def install_from_index(python: str, folder: Path, request: dict[str, Any]) -> None:
-    """The locked files and no others, where there is a lock; else what the packages resolve to today."""
+    """The locked files and no others where there is a lock; else the versions that the index resolves to today."""
     progress("runtime: packages", 1, 3)
     if "locked" in request:
         lines = folder / "locked.txt"

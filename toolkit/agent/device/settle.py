@@ -16,7 +16,7 @@ NAME = re.compile(r"(agent-([0-9a-f]{16}))\.")
 
 
 def refuse_if_damaged() -> None:
-    """A flipped bit in a file that is read as source may do anything; zip checks nothing of what is stored as it is."""
+    """Refuse to work when a bit of this file has flipped: zip checks nothing of parts that are stored uncompressed."""
     match = NAME.match(AGENT_FILE.name)
     if match and sha256_file(AGENT_FILE)[:16] != match.group(2):
         hint = "run the command again: the agent is sent afresh"
@@ -24,7 +24,7 @@ def refuse_if_damaged() -> None:
 
 
 def refuse_if_exposed() -> None:
-    """Who can write to the install root runs programs as this user. Windows has lists of who may do what instead."""
+    """Refuse an install root that others can write to: they could run programs as this user. Windows isn't judged."""
     if not hasattr(os, "geteuid"):
         return
     status = ROOT.stat()
@@ -56,7 +56,7 @@ def op_settle(_request: dict[str, Any]) -> dict[str, Any]:
         was_whole = path.read_bytes() == content
     if not was_whole:
         write_durably(path, content)
-        # Nor may what is written later be lost with a folder that was new.
+        # A new folder is flushed too, or files that are written into it later could be lost with it.
         for folder in (ROOT, ROOT.parent):
             with contextlib.suppress(PermissionError):  # somebody else's folder, not ours to read
                 fsync_path(folder)

@@ -21,7 +21,7 @@ BUSY = (408, 429, 500, 502, 503, 504)
 
 
 class Broken(Exception):
-    """The link broke, or the source is busy: trying again may help, after `after_s` seconds."""
+    """The link broke, or the source is busy: another try may help, after `after_s` seconds."""
 
     def __init__(self, message: str, after_s: float = 0.0) -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class Broken(Exception):
 
 
 class Refused(Exception):
-    """This source won't give this file; with `for_good` none at all."""
+    """This source doesn't give this file; with `for_good` it gives none at all."""
 
     def __init__(self, message: str, *, for_good: bool = False) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class Source:
         self._opener = urllib.request.build_opener(_NoRedirect, tls)
 
     def blocks(self, sha256: str, start: int, end: int, size: int) -> Iterator[bytes]:
-        """What a blob of `size` bytes has from `start` to `end`, as it arrives, and nothing beyond.
+        """Give the bytes of a blob (of `size` bytes) from `start` to `end`, as they arrive, and none beyond.
 
         Raises Broken, and Refused when the source hasn't it, or sends something else than it was asked for.
         """
@@ -87,7 +87,7 @@ class Source:
                 skip = max(0, skip - len(block))
 
     def _open(self, url: str, part: str | None) -> Any:
-        """The answer to a request for a blob, after redirects and after having said who we are."""
+        """The answer to a request for a blob, after redirects and after the source has our credentials."""
         asked = False
         for _ in range(REDIRECTS + 2):
             status, response = self._exchange(url, part)
@@ -143,5 +143,5 @@ def read(response: Any, count: int) -> bytes:
 
 
 def pause(tries: int, at_least_s: float) -> None:
-    """Before another try; spread, for a thousand devices may have lost the same registry at the same time."""
+    """Wait before another try. The time is spread: a thousand devices may have lost one registry at one moment."""
     time.sleep(min(LONGEST_PAUSE_S, max(at_least_s, PAUSE_S * 2 ** (tries - 1)) * random.uniform(1.0, 2.0)))

@@ -1,4 +1,4 @@
-"""How fast this device reads memory and multiplies, without any bundle."""
+"""The speed of this device without any bundle: reading memory, and multiplying."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .inference import settings_of
 from .layout import ROOT, RUNTIMES
 from .protocol import AgentFailure
 
-# More than caches hold, and a length that the best of several passes is stable in.
+# More bytes than caches hold, and enough of them that the best of several passes is stable.
 MEASURED_BYTES = 256 << 20
 MEASURED_S = 0.5
 
 
 def op_measure(request: dict[str, Any]) -> dict[str, Any]:
-    """How fast this device reads memory and, where `runtime` is installed, multiplies `kernel`; best of a second."""
+    """Measure for a second how fast this device reads memory and, where `runtime` is installed, runs `kernel`."""
     found = {"read_bytes_per_s": read_rate(usable_cores()), "kernels_per_s": None}
     if (RUNTIMES / request["runtime"] / "ready.json").is_file():
         try:
@@ -32,7 +32,7 @@ def op_measure(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_rate(threads: int) -> float:
-    """Bytes a second of several threads that look through more memory than caches hold for a byte that isn't there."""
+    """Bytes a second of several threads, which search more memory than caches hold for a byte that isn't there."""
     import ctypes
 
     library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
@@ -52,7 +52,7 @@ def read_rate(threads: int) -> float:
 
 
 def best_time_s(action: Callable[[], Any]) -> float:
-    """The shortest of what MEASURED_S has room for, three at least: what disturbs only makes it longer."""
+    """The shortest of the passes in MEASURED_S, three at least: a disturbance only makes a pass longer."""
     best, started, rounds = float("inf"), time.perf_counter(), 0
     while rounds < 3 or time.perf_counter() - started < MEASURED_S:
         begun = time.perf_counter()

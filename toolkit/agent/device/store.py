@@ -1,4 +1,4 @@
-"""What arrives and becomes a release: incoming files, blobs, links to them."""
+"""The way from arriving files to a release: incoming files, blobs, links to them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from .protocol import CHUNK, HEX64, AgentFailure, emit, progress
 from .releases import release_artifacts, release_folders
 from .reuse import keep_blocks
 
-# What releases share are tokenizers and settings. One damaged sector mustn't take all of them, and Phi-3's tokenizer is
-# 3.5 MB.
+# Releases share tokenizers and settings. One damaged sector mustn't take all of them; Phi-3's tokenizer is 3.5 MB.
 OWN_COPY_BYTES = 4 << 20
 
 
@@ -34,9 +33,9 @@ def op_hold(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def op_missing(request: dict[str, Any]) -> dict[str, Any]:
-    """Which of `artifacts` have no blob here yet, the hashes of what has arrived of each, and the free space.
+    """List those of `artifacts` that have no blob here yet, with the hashes of their chunks, and the free space.
 
-    What has arrived may have holes: it is hashed in pieces of `chunk_bytes`, and those that are right stay.
+    A file that has arrived may have holes: it is hashed in chunks of `chunk_bytes`, and the right ones stay.
     """
     if (RELEASES / request.get("release", "-")).is_dir():
         return {"installed": True, "missing": [], "free_bytes": shutil.disk_usage(ROOT).free}
@@ -80,7 +79,7 @@ def chunk_hashes(path: Path, chunk_bytes: int) -> list[str]:
 
 
 def op_install(request: dict[str, Any]) -> dict[str, Any]:
-    """Turn what arrived into a release: all artifacts hashed, linked and flushed, the folder renamed last.
+    """Make a release of the files that arrived: all artifacts hashed, linked and flushed, the folder renamed last.
 
     Signatures are kept beside the manifest, also of a release that is installed.
     """
@@ -117,7 +116,7 @@ def keep_signatures(signatures: dict[str, str], release: Path) -> None:
 
 
 def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
-    """Hash what arrived and what was there, and make blobs of the former; returns the hashes of those."""
+    """Hash the files that arrived and those that were there, and make blobs of the former; returns their hashes."""
     arrived = set()
     unique = {artifact["sha256"]: artifact for artifact in artifacts}
     total, done = sum(artifact["size_bytes"] for artifact in unique.values()), 0
@@ -135,7 +134,7 @@ def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
                 "corrupt", f"{artifact['path']} never arrived", "deploy again: only what is missing is sent"
             )
         if sha256_file(source, heard) != sha256:
-            # What is wrong is moved out of the way, so that the next deploy sends it afresh.
+            # A wrong file is moved out of the way, so that the next deploy sends it afresh.
             remove(source)
             raise AgentFailure(
                 "corrupt",
@@ -152,7 +151,7 @@ def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
 
 
 def renew_links(arrived: set[str]) -> None:
-    """Give what was sent afresh to the releases that had it before: it was sent because theirs is lost or damaged."""
+    """Give files that were sent afresh to the releases that have them: theirs are lost or damaged."""
     for folder in release_folders():
         for artifact in release_artifacts(folder) or []:
             blob, path = BLOBS / artifact["sha256"], folder / artifact["path"]
@@ -181,7 +180,7 @@ def give(blob: Path, path: Path) -> None:
 
 
 def op_discard(request: dict[str, Any]) -> dict[str, Any]:
-    """Throw away what arrived in incoming/ and isn't for the store, whole or not."""
+    """Throw away files of incoming/ that aren't for the store, whole or not."""
     for sha256 in request["sha256"]:
         if not HEX64.match(sha256):
             raise AgentFailure("bad_request", f"not a SHA-256: {sha256!r}")

@@ -29,14 +29,14 @@ def child_score(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def begin_token(request: dict[str, Any]) -> int:
-    """What a text without a context is predicted after."""
+    """The token that stands before a text without a context."""
     text = (Path(request["model_folder"]) / "genai_config.json").read_text(encoding="utf-8")
     token: int = json.loads(text)["model"]["bos_token_id"]
     return token
 
 
 def encode_pair(tokenizer: Any, context: str, continuation: str, begin: int) -> tuple[int, list[int]]:
-    """How many tokens are given, and all of them. Blanks between the two belong to the continuation's first word."""
+    """The number of given tokens, and all tokens. Blanks between the two belong to the continuation's first word."""
     kept = context.rstrip()
     tokens = [int(token) for token in tokenizer.encode(context + continuation)]
     head = len(tokenizer.encode(kept)) if kept else 0

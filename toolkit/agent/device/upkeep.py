@@ -1,4 +1,4 @@
-"""Hash what is installed again; remove what nothing needs."""
+"""Upkeep: hash installed releases again; remove files that nothing needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .locks import held
 from .protocol import AgentFailure, progress
 from .releases import leave, read_pointer, release_artifacts, release_folder, release_folders, remove_releases
 
-# What arrived and wasn't taken for so long is nobody's push any more.
+# A file that arrived and wasn't taken for so long belongs to no push any more.
 STALE_S = 24 * 3600.0
 
 
@@ -108,7 +108,7 @@ def op_prune(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def releases_to_prune(pointer: dict[str, Any], keep: int) -> list[str]:
-    """All but the active one and `keep` others: those active before first, then the newest installed."""
+    """The releases to remove: all but the active one and `keep` others, those active before first, then the newest."""
     installed = sorted(release_folders(), key=lambda folder: -folder.stat().st_mtime)
     order = [entry["release"] for entry in pointer["previous"]] + [folder.name for folder in installed]
     there = {folder.name for folder in installed} - {pointer["release"]}
@@ -117,14 +117,14 @@ def releases_to_prune(pointer: dict[str, Any], keep: int) -> list[str]:
 
 
 def leftovers(blobs: set[str], runtimes: set[str]) -> Iterator[Path]:
-    """What nothing names: all blobs and runtimes but these, what never became a release, what killed agents left."""
+    """The paths that nothing names: other blobs and runtimes, files of no release, leftovers of killed agents."""
     named = blobs | runtimes | {f"{sha256}.json" for sha256 in blobs}
     places = [(BLOBS, "*"), (BLOCKS, "*"), (RUNTIMES, "*"), (INCOMING, "*"), (AGENT_FILE.parent, "*.tmp")]
     # While we hold the lock nobody is writing these two.
     places += [(RELEASES, ".*"), (ROOT, "*.tmp")]
     for folder, pattern in places:
         for path in sorted(folder.glob(pattern)) if folder.is_dir() else []:
-            # A runtime is made before its release is activated, an evaluation's files are read after their push.
+            # A runtime is made before its release is activated; the files of an evaluation are read after their push.
             in_use = folder in (RUNTIMES, INCOMING, AGENT_FILE.parent) and time.time() - path.stat().st_mtime < STALE_S
             if not in_use and path.name not in named:
                 yield path
