@@ -11,23 +11,19 @@ from typing import Any
 import pytest
 
 from tests.support.builds import follow
-from toolkit.catalog.preset import (
-    PHI3_TOKEN_IDS,
-    PHI_3_MEDIUM_4K,
-    PHI_3_MINI_4K,
-    PHI_3_SMALL_8K,
-    PHI_3_TINY_GQA,
-    PHI_3_TINY_LONGROPE,
-    PRESETS,
-    Preset,
-    preset,
-)
+from toolkit.catalog.preset import PRESETS, Preset, preset
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Progress
 from toolkit.optimize import synth
 from toolkit.optimize.synth import synthesize, tensors
 
 np = pytest.importorskip("numpy")
+
+PHI_3_MEDIUM_4K = PRESETS["phi-3-medium-4k"]
+PHI_3_MINI_4K = PRESETS["phi-3-mini-4k"]
+PHI_3_SMALL_8K = PRESETS["phi-3-small-8k"]
+PHI_3_TINY_GQA = PRESETS["phi-3-tiny-gqa"]
+PHI_3_TINY_LONGROPE = PRESETS["phi-3-tiny-longrope"]
 
 
 @pytest.fixture
@@ -167,8 +163,8 @@ def test_an_interrupted_write_leaves_nothing(parent: Path) -> None:
 def test_a_killed_write_leaves_no_model_and_does_not_block_the_next(parent: Path) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from toolkit.optimize.synth import synthesize\nfrom toolkit.catalog.preset import PHI_3_TINY_GQA\n"
-        "next(synthesize(PHI_3_TINY_GQA, Path(sys.argv[1]), layers=None))\nos._exit(9)\n"
+        "from toolkit.optimize.synth import synthesize\nfrom toolkit.catalog.preset import PRESETS\n"
+        "next(synthesize(PRESETS['phi-3-tiny-gqa'], Path(sys.argv[1]), layers=None))\nos._exit(9)\n"
     )
     out = parent / "model"
     assert subprocess.run([sys.executable, "-c", script, str(out)], check=False).returncode == 9
@@ -204,8 +200,8 @@ def test_a_disk_too_small_is_said_before_writing(parent: Path, monkeypatch: pyte
 def test_memory_stays_flat(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from toolkit.optimize.synth import synthesize\nfrom toolkit.catalog.preset import PHI_3_MINI_4K\n"
-        "for _ in synthesize(PHI_3_MINI_4K, Path(sys.argv[1]), layers=1): pass\n"
+        "from toolkit.optimize.synth import synthesize\nfrom toolkit.catalog.preset import PRESETS\n"
+        "for _ in synthesize(PRESETS['phi-3-mini-4k'], Path(sys.argv[1]), layers=1): pass\n"
         "status = Path('/proc/self/status').read_text().splitlines()\n"
         "print(next(line for line in status if 'VmHWM' in line).split()[1])\n"
     )
@@ -220,7 +216,8 @@ def test_tokenizer_has_phi3s_ids_and_decodes_every_id(tmp_path: Path) -> None:
     folder = follow(synthesize(PHI_3_MINI_4K, tmp_path / "model", layers=1))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == 32064
-    assert tokenizer.convert_tokens_to_ids(list(PHI3_TOKEN_IDS)) == list(PHI3_TOKEN_IDS.values())
+    ids = PHI_3_MINI_4K.token_ids
+    assert tokenizer.convert_tokens_to_ids(list(ids)) == list(ids.values())
     assert all(tokenizer.convert_ids_to_tokens(list(range(32064))))
     assert tokenizer.decode([31999, 32010, 32063]).split() == ["word31999<|user|>", "word32063"]
     ids = tokenizer("<|user|>\nWho is she?<|end|>\n<|assistant|>\n")["input_ids"]
