@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-board test-faults test-power test-memory docs locks results matrix push-speed fleet-sim clean
+.PHONY: demo test check test-slow test-board test-faults test-power test-memory docs locks kernel results matrix push-speed fleet-sim clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -39,11 +39,15 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m toolkit.cli.docs
+	$(BIN)/python -m maintenance.docs
 
 # Two minutes; pip's index says the hashes.
 locks: $(VENV)/.ready
-	$(BIN)/python -m toolkit.deploy.lock_wheels
+	$(BIN)/python -m maintenance.lock_wheels
+
+# The model by which a device's speed of multiplying is measured.
+kernel: $(VENV)/.ready
+	$(BIN)/python -m maintenance.matmul_int4
 
 results: $(VENV)/.ready
 	$(BIN)/python benchmarks/results.py > benchmarks/RESULTS.md.new

@@ -16,7 +16,7 @@ from toolkit.catalog.preset import PRESETS, STAND_INS, preset, read_preset
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
 
-# Written by the code that held the shapes before they became files.
+# Written by the code that held the shapes before they became files; younger presets needn't stand in it.
 KNOWN: dict[str, Any] = json.loads((DATA / "presets.json").read_text())
 
 
@@ -25,8 +25,10 @@ def sha256(value: object) -> str:
 
 
 def test_presets_keep_their_names_and_their_order() -> None:
-    assert list(PRESETS) == list(KNOWN["presets"])
-    assert list(STAND_INS.items()) == list(KNOWN["stand_ins"].items())
+    assert [name for name in PRESETS if name in KNOWN["presets"]] == list(KNOWN["presets"])
+    assert [(name, small) for name, small in STAND_INS.items() if name in KNOWN["stand_ins"]] == list(
+        KNOWN["stand_ins"].items()
+    )
     assert {path.stem for path in data_path("presets").iterdir()} == set(PRESETS)
 
 

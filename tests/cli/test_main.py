@@ -123,6 +123,6 @@ def test_completion_knows_commands_and_names(words: str, index: int, found: str)
 
 def test_generated_documents_are_up_to_date() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "toolkit.cli.docs", "--check"], cwd=REPO, capture_output=True, text=True
+        [sys.executable, "-m", "maintenance.docs", "--check"], cwd=REPO, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import onnxruntime
 from toolkit.metrics.kernel import BLOCK, INNER, OUTER, ROWS, matrix_product
 
 
-def test_onnx_reads_what_was_written_by_hand() -> None:
+def test_onnx_reads_it_and_finds_the_sizes_that_figures_are_computed_with() -> None:
     model = onnx.load_model_from_string(matrix_product())
     product = model.graph.node[-1]
     numbers = {attribute.name: attribute.i for attribute in product.attribute}

@@ -67,6 +67,19 @@ def test_the_wheel_carries_profiles_workloads_recipes_and_the_reference_model(wh
     assert {"toolkit/data/boards/raspberry-pi-5.toml", "toolkit/data/board.sh"} <= names
     assert "toolkit/data/wheels/cpu-linux-aarch64-cp311.json" in names
     assert "toolkit/agent/device/main.py" in names
+    assert {"toolkit/data/presets/phi-3-mini-4k.json", "toolkit/data/matmul_int4.onnx"} <= names
+
+
+def test_the_wheel_carries_every_file_of_the_package_and_none_of_tests_or_maintainers(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in names} == {"toolkit"}
+    files = [path for path in (REPO / "toolkit").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {name for name in names if "/_shipped/" not in name} == {p.relative_to(REPO).as_posix() for p in files}
+    # What only tests or maintainers need: their frameworks tell it.
+    sources = {name: zipfile.ZipFile(wheel).read(name).decode() for name in names if name.endswith(".py")}
+    foreign = re.compile(r"^\s*(?:import|from) (?:pytest|tests|maintenance)\b", re.MULTILINE)
+    assert [name for name, text in sources.items() if foreign.search(text)] == []
+    assert [name for name in names if "test_" in name or "conftest" in name] == []
 
 
 @pytest.fixture(scope="module")

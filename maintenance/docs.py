@@ -1,11 +1,11 @@
-"""Writes the generated documentation: `python -m toolkit.cli.docs docs`. A test holds it in step with
-the code.
-"""
+"""Writes the generated documentation into a checkout: `make docs`. A test holds it in step with the code."""
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import click
 
 from toolkit.cli import COMMANDS, cli
 from toolkit.cli.render import markdown_table
+
+_REPO = Path(__file__).parents[1]
 
 
 def command_reference() -> str:
@@ -67,7 +69,32 @@ def recipe_section() -> str:
     )
 
 
-SECTIONS = {"profiles": profile_section, "recipes": recipe_section}
+def layer_section() -> str:
+    """The layers of the import contract as Markdown, highest first, and what each package says of itself."""
+    project = tomllib.loads((_REPO / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rows = [
+        [str(len(layers) - number), f"`{name.removeprefix('toolkit.')}`", first_paragraph(module_file(name))]
+        for number, layer in enumerate(layers)
+        for name in layer.split(" | ")
+    ]
+    return markdown_table(["layer", "package or module", "purpose"], rows)
+
+
+def module_file(name: str) -> Path:
+    """The file with the docstring of a package or module of this checkout."""
+    path = _REPO.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def first_paragraph(path: Path) -> str:
+    """The first paragraph of a module's docstring, on one line; nothing is imported for it."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+SECTIONS = {"profiles": profile_section, "recipes": recipe_section, "layers": layer_section}
 
 
 def fill_sections(text: str) -> str:
@@ -81,16 +108,15 @@ def fill_sections(text: str) -> str:
     return text
 
 
-def generated(repository: Path) -> dict[Path, str]:
-    """Every generated document of a checkout, by path."""
+def generated() -> dict[Path, str]:
+    """Every generated document of this checkout, by path."""
     from toolkit.catalog.profile import profile_json_schema
     from toolkit.catalog.target import target_json_schema
 
-    readme = repository / "README.md"
-    schemas = repository / "docs" / "schema"
-    return {
-        readme: fill_sections(readme.read_text(encoding="utf-8")),
-        repository / "docs" / "cli.md": command_reference(),
+    filled = [_REPO / "README.md", _REPO / "docs" / "architecture.md"]
+    schemas = _REPO / "docs" / "schema"
+    return {path: fill_sections(path.read_text(encoding="utf-8")) for path in filled} | {
+        _REPO / "docs" / "cli.md": command_reference(),
         schemas / "profile.schema.json": _json(profile_json_schema()),
         schemas / "target.schema.json": _json(target_json_schema()),
     }
@@ -101,8 +127,8 @@ def _json(value: object) -> str:
 
 
 def main() -> None:
-    """Write them into the checkout in the working folder; with `--check`, only name those that are out of date."""
-    documents = generated(Path.cwd())
+    """Write them into this checkout; with `--check`, only name those that are out of date."""
+    documents = generated()
     if "--check" in sys.argv[1:]:
         stale = [str(path) for path, text in documents.items() if path.read_text(encoding="utf-8") != text]
         sys.exit(f"out of date, run `make docs`: {', '.join(stale)}" if stale else 0)

@@ -1,0 +1,1 @@
+"""Tools for who maintains edgephi: they make what is generated or locked in the repository. No wheel carries them."""
