@@ -1,3 +1,5 @@
+"""toolkit.localhost: this machine, its memory, and which variables of it other programs don't get."""
+
 from __future__ import annotations
 
 import os
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit import localhost
+from toolkit.optimize.runner import child_environment
 
 
 def test_this_machine() -> None:
@@ -118,3 +121,31 @@ def test_memory_is_the_least_of_what_is_free_and_what_a_limit_leaves() -> None:
     assert (tight.total_bytes, tight.limited) == (5, True)
     here = localhost.available_memory()
     assert here is not None and here.total_bytes > 0
+
+
+SECRET = [
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "OPENAI_API_KEY",
+    "Db_Password",
+    "CI_JOB_TOKEN_V2",
+]
+PLAIN = ["PATH", "PWD", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "KEYBOARD", "PIP_INDEX_URL", "SECRETARY"]
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in which some variables are secrets, and some look like it."""
+    for name in (*SECRET, *PLAIN):
+        monkeypatch.setenv(name, "value")
+
+
+def test_secrets_stay_here(secrets: None) -> None:
+    found = localhost.without_secrets()
+    assert not [name for name in SECRET if name in found]
+    assert not [name for name in PLAIN if name not in found]
+
+
+def test_olive_gets_no_secrets(secrets: None, tmp_path: Path) -> None:
+    assert not set(SECRET) & set(child_environment(tmp_path))
