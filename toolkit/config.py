@@ -1,4 +1,4 @@
-"""Where things live on this machine, and how TOML files become typed values."""
+"""Places on this machine: the user's folders, the data that comes with edgephi, and a path as messages name it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every error that edgephi words for its users.
+"""Every error that edgephi words for its users: what is wrong, where, and what to do next. An error's exit code is
+part of the command line's contract.
 
-An error says what, where and what to do next. `exit_code` is part of the command-line contract:
-config 3, missing extra 4, build 5, corrupt bundle 6, device 7, registry 8, signature 9, gate failed 10. Click keeps 2
+Config 3, missing extra 4, build 5, corrupt bundle 6, device 7, registry 8, signature 9, gate failed 10. Click keeps 2
 for usage, a bug is 70, Ctrl-C is 130.
 """
 

@@ -1,4 +1,4 @@
-"""What services say while they work. They yield these; only the cli draws them.
+"""Progress, steps and warnings that services yield while they work; only the cli draws them.
 
 A service is a generator: `result = yield from deploy(...)` inside services, `follow(deploy(...))` in the cli.
 """

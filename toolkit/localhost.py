@@ -1,4 +1,5 @@
-"""Facts about the machine that edgephi runs on: for profiles that say "auto", and for what a build may take.
+"""Facts about the machine that edgephi runs on: for profiles that say "auto", for what a build may take, and the
+environment that other programs get from it, without secrets.
 
 Standard library only.
 """

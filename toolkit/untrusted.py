@@ -1,7 +1,7 @@
-"""Reading what others wrote: JSON that hides nothing, and file names that mean one file on every system.
+"""Reading what others wrote: JSON that hides nothing, and file names that mean one file on every system. Host and
+device hold manifests against the same rules.
 
-Host and device hold manifests against the same rules: the agent brings this file along. So it is Python 3.9 and the
-standard library alone.
+The agent brings this file along, so it is Python 3.9 and the standard library alone.
 """
 
 from __future__ import annotations

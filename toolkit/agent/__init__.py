@@ -1,4 +1,3 @@
 """The program that runs on a device, and what host and device say to each other: archive, answers, messages.
-
-`agent.device` holds the program's parts, which the host packs and never imports.
+`agent.device` holds the program's parts; the host packs them into one file and never imports them.
 """

@@ -1,4 +1,3 @@
-"""What a build leaves: the manifest, the store of bundles on this machine, signatures, lists of tensors.
-
-`bundle.registry` keeps bundles elsewhere. Nothing here builds a bundle or brings it to a device.
+"""Bundles, which a build leaves: the manifest, the store on this machine, signatures, lists of tensors;
+`bundle.registry` keeps bundles elsewhere. The package never builds a bundle, and never brings one to a device.
 """

@@ -1,4 +1,6 @@
-"""The command line: commands translate, services work. The one error boundary stands here."""
+"""The command line: a command translates words into calls of services and draws what they yield; the one error boundary
+stands here. The package never does the work of a service, and no other package imports click or rich.
+"""
 
 from __future__ import annotations
 

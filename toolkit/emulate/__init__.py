@@ -1,1 +1,3 @@
-"""Emulated boards: a place to try a bundle without hardware. They are for correctness, never for speed."""
+"""Stand-ins for devices: SSH servers on loopback, and emulated boards. They show whether a bundle works without
+hardware; they never say how fast a device is.
+"""

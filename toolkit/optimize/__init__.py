@@ -1,5 +1,6 @@
-"""From a model to the files of a bundle. Nothing outside this package imports Olive, torch or
-transformers."""
+"""The way from a model and a recipe to a bundle, through Olive, in a process of its own. The package never talks to a
+device, and nothing outside it imports Olive, torch or transformers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Container registries, as far as bundles need them; the standard library's HTTP (docs/decisions/0016-registry.md)."""
+"""Container registries, as far as bundles need them: the standard library's HTTP, and the layout that ORAS has
+(docs/decisions/0016-registry.md). The package never pulls for a device: the agent does, with the host's credentials.
+"""
 
 from toolkit.bundle.registry.client import Registry
 from toolkit.bundle.registry.http import Unreachable
