@@ -98,6 +98,12 @@ def test_an_installed_wheel_finds_its_profiles_from_any_folder(installed: Path, 
     assert "raspberry-pi-5-8gb" in done.stdout
 
 
+def test_an_installed_wheel_finds_its_presets(installed: Path, isolated: Path) -> None:
+    done = subprocess.run([installed, "models", "list"], cwd=isolated, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "microsoft/Phi-4-mini-instruct" in done.stdout
+
+
 def test_quantizing_without_the_extra_says_how_to_get_it(installed: Path, isolated: Path) -> None:
     done = subprocess.run(
         [installed, "optimize", "phi3-nano", "--profile", "local"], cwd=isolated, capture_output=True, text=True
