@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.builds import follow
 from tests.support.impostors import impostor, make_target, said
-from toolkit.agent.answers import Answer, Evaluated, Missing, PrunedReleases, Releases, RolledBack, Verified
+from toolkit.agent.answers import Answer, Evaluated, Missing, Probed, PrunedReleases, Releases, RolledBack, Verified
 from toolkit.agent.device.main import OPS
 from toolkit.deploy.push import Upload, push
 from toolkit.device.session import connect
@@ -119,10 +119,11 @@ def test_an_answer_that_cannot_be_right_is_refused_with_what_is_wrong(
 )
 def test_a_probe_that_cannot_be_right_is_refused(tmp_path: Path, place: str, bad: Any) -> None:
     with connect(make_target(tmp_path / "root")) as device:
-        good = device.ask("probe")
-    assert impostor(tmp_path, said(tmp_path, "result", good | {"later": [1]})).ask("probe") == good | {"later": [1]}
+        good = device.ask(Probed).as_json()
+    later = good | {"later": [1]}
+    assert impostor(tmp_path, said(tmp_path, "result", later)).ask(Probed).as_json() == later
     with pytest.raises(AgentError, match=rf"here: the agent's answer to 'probe' can't be right: {place}"):
-        impostor(tmp_path, said(tmp_path, "result", good | {place: bad})).ask("probe")
+        impostor(tmp_path, said(tmp_path, "result", good | {place: bad})).ask(Probed)
 
 
 @pytest.mark.parametrize("wrong", [["f" * 64], [SHA256, SHA256]])

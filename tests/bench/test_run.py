@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.boards import pi5_facts
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
-from tests.support.devices import target_at
-from toolkit.bench.run import bench
+from tests.support.devices import device_at, target_at
+from toolkit.bench.run import bench, target_key
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.deploy.install import deploy, install
@@ -133,3 +134,10 @@ def test_what_was_predicted_stands_beside_what_was_measured(root: Path) -> None:
     # A second bundle is predicted from the first one's report.
     again = measured(root, "int4-rtn-b128", TINY).predicted
     assert again is not None and (again.decode_source, again.reports) == ("reports", 1)
+
+
+def test_a_machines_key_stays_the_one_of_its_kept_reports(root: Path) -> None:
+    with device_at(root) as device:
+        assert target_key(device, pi5_facts()) == "7a48fa8f6127bddc"
+        assert target_key(device, pi5_facts(temp_c=80.0, free_disk_bytes=0, later="more")) == "7a48fa8f6127bddc"
+        assert target_key(device, pi5_facts(cores=3)) != "7a48fa8f6127bddc"

@@ -5,20 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.boards import probe_of
+from tests.support.boards import pi5_facts, probe_of
 from toolkit.catalog.profile import Profile, list_profiles
 from toolkit.catalog.recognize import Match, misfit, propose_profile, recognized
 from toolkit.errors import ConfigError
-
-PROBE: dict[str, Any] = {
-    "board": "Raspberry Pi 5 Model B Rev 1.0",
-    "soc": "bcm2712",
-    "arch": "aarch64",
-    "os": "linux",
-    "cpu": None,
-    "ram_bytes": 8258128 * 1024,
-    "accelerators": [],
-}
 
 
 def profiles() -> list[Profile]:
@@ -26,7 +16,7 @@ def profiles() -> list[Profile]:
 
 
 def propose(**changes: Any) -> Match:
-    return propose_profile(PROBE | changes, profiles(), "board")
+    return propose_profile(pi5_facts(**changes), profiles(), "board")
 
 
 def refusal(**changes: Any) -> ConfigError:
@@ -111,7 +101,7 @@ def test_a_board_that_no_profile_knows() -> None:
 @pytest.mark.parametrize("board", ["laptop-intel-windows", "laptop-qualcomm-linux"])
 def test_an_npu_under_the_other_system_names_its_profile(board: str, tmp_path: Path) -> None:
     probe = probe_of(board, tmp_path / "board")
-    with pytest.raises(ConfigError, match=rf"  laptop-npu-{board.split('-')[1]}: the device runs {probe['os']}, "):
+    with pytest.raises(ConfigError, match=rf"  laptop-npu-{board.split('-')[1]}: the device runs {probe.os}, "):
         propose_profile(probe, profiles(), "laptop")
 
 
@@ -125,7 +115,7 @@ def test_this_machines_profile_is_never_proposed() -> None:
     (local,) = [profile for profile in profiles() if profile.name == "local"]
     own = {"arch": local.hardware.arch, "os": local.hardware.os, "ram_bytes": local.hardware.ram_bytes}
     with pytest.raises(ConfigError, match="no profile fits"):
-        propose_profile(PROBE | own, [local], "here")
+        propose_profile(pi5_facts(**own), [local], "here")
 
 
 def test_a_variant_comes_after_what_it_changes_and_ones_own_board_counts() -> None:
@@ -144,9 +134,9 @@ def test_a_device_that_cannot_tell_its_memory() -> None:
     assert match.reasons == ("recognized by 'bcm2712'",)
 
 
-def test_misfit_and_recognized_of_an_old_probe() -> None:
+def test_misfit_and_recognized_of_a_device_that_does_not_tell_its_soc() -> None:
     (pi,) = [profile for profile in profiles() if profile.name == "raspberry-pi-5-8gb"]
-    old = {key: value for key, value in PROBE.items() if key != "soc"}
-    assert misfit(pi, old) is None
-    assert recognized(pi, old) == "Raspberry Pi 5 Model B Rev 1.0"
-    assert misfit(pi, old | {"arch": "x86_64"}) == "the device is x86_64, the profile says aarch64"
+    silent = pi5_facts(soc=None)
+    assert misfit(pi, silent) is None
+    assert recognized(pi, silent) == "Raspberry Pi 5 Model B Rev 1.0"
+    assert misfit(pi, silent.model_copy(update={"arch": "x86_64"})) == "the device is x86_64, the profile says aarch64"

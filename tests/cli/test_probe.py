@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.boards import payload_of
+from toolkit.cli import main
 from toolkit.cli.probe import _value
 
 
@@ -12,6 +16,8 @@ from toolkit.cli.probe import _value
     [
         ("ram_bytes", 8_000_000_000, "8 GB"),
         ("ram_bytes", None, "–"),
+        ("later_bytes", 2.5e9, "2.5 GB"),
+        ("later_bytes", "many", "many"),
         ("soc", None, "–"),
         ("rails_mw", {}, "–"),
         ("accelerators", [], "–"),
@@ -30,3 +36,10 @@ from toolkit.cli.probe import _value
 )
 def test_a_fact_as_text(key: str, value: Any, text: str) -> None:
     assert _value(key, value) == text
+
+
+def test_json_has_the_facts_in_the_agents_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["targets", "probe", "local", "--json"])
+    assert caught.value.code == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(payload_of("raspberry-pi-5-8gb", tmp_path / "board"))

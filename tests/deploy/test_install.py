@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.boards import pi5_facts
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.devices import device_at, pointer, steps, target_over
@@ -257,7 +258,7 @@ def test_a_context_that_would_fit_is_named(root: Path, copy: Bundle) -> None:
 def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:
     from toolkit.deploy.install import check_memory
 
-    probe = {"ram_bytes": 16 * 10**9, "mem_available_bytes": 10**7}
+    probe = pi5_facts(ram_bytes=16 * 10**9, mem_available_bytes=10**7)
     events: list[Event] = []
     with device_at(root) as device:
         follow(check_memory(copy, device, probe, force=False), events)

@@ -16,6 +16,7 @@ from tests.support.builds import follow
 from tests.support.devices import pointer, steps, target_at
 from tests.support.pythons import calling_itself, real_python, script, without_index
 from tests.support.wheels import make_wheel
+from toolkit.agent.answers import Probed
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.python import suits
 from toolkit.catalog.target import Target
@@ -90,7 +91,7 @@ def test_a_device_without_an_index_gets_its_wheels_from_here(tmp_path: Path, run
 def test_another_file_on_the_devices_index_is_not_installed(tmp_path: Path) -> None:
     index = tmp_path / "index"
     with connect(target_at(tmp_path / "asked")) as device:
-        lock = describe(device.target, device.profile, device.ask("probe")).wheels
+        lock = describe(device.target, device.profile, device.ask(Probed)).wheels
     assert lock is not None
     for wheel in lock.wheels:
         make_wheel(index, wheel.name, wheel.version)
@@ -157,13 +158,13 @@ def test_another_python_is_taken_where_the_default_does_not_suit(commands: Path,
     real_python(commands / "python3.12")
     events: list[Event] = []
     with connect(target_at(tmp_path / "device")) as device:
-        assert device.ask("probe")["python"] == "3.9.2"
+        assert device.ask(Probed).python == "3.9.2"
         probe = follow(suitable_probe(device), events)
-        assert device.ask("probe")["python"] == probe["python"]
-    assert suits(probe["python"], WANTED)
+        assert device.ask(Probed).python == probe.python
+    assert suits(probe.python, WANTED)
     (taken,) = [step for step in steps(events) if step.endswith("is taken")]
     assert taken.startswith(f"here: 'python3' is Python 3.9.2, the runtime needs {WANTED}: /")
-    assert f"({probe['python']})" in taken
+    assert f"({probe.python})" in taken
 
 
 def test_a_python_that_somebody_named_is_not_replaced(commands: Path, tmp_path: Path) -> None:
@@ -195,9 +196,9 @@ def test_a_missing_default_is_replaced_by_another_command(
     monkeypatch.setenv("PATH", str(commands))
     events: list[Event] = []
     with connect(target_at(tmp_path / "device")) as device:
-        probe = follow(device.call("probe"), events)
+        probe = follow(device.call(Probed), events)
         assert device.python == "python3.12"
-    assert probe["arch"]
+    assert probe.arch
     assert any(step.endswith("'python3.12' is taken instead") for step in steps(events))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.boards import pi5_facts
 from tests.support.builds import follow
 from tests.support.devices import target_at
 from tests.support.wheels import index_is, make_wheel
@@ -15,15 +16,15 @@ from toolkit.deploy.runtime import describe, fetch_wheels
 from toolkit.errors import ConfigError
 
 PI5 = load_profile("raspberry-pi-5-8gb")
-PROBE = {"python": "3.11.2", "arch": "aarch64", "os": "linux"}
+PROBE = pi5_facts(python="3.11.2")
 
 
 def test_the_lock_follows_pins_python_and_platform(tmp_path: Path) -> None:
     target = target_at(tmp_path)
     lock = describe(target, PI5, PROBE).lock
-    assert lock == describe(target, PI5, PROBE | {"python": "3.11.9"}).lock
-    assert lock != describe(target, PI5, PROBE | {"python": "3.12.1"}).lock
-    assert lock != describe(target, load_profile("laptop-cpu-x86"), PROBE | {"arch": "x86_64"}).lock
+    assert lock == describe(target, PI5, pi5_facts(python="3.11.9")).lock
+    assert lock != describe(target, PI5, pi5_facts(python="3.12.1")).lock
+    assert lock != describe(target, load_profile("laptop-cpu-x86"), pi5_facts(arch="x86_64")).lock
 
 
 def test_the_lock_follows_the_locked_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +54,6 @@ def test_a_folder_of_wheels_comes_before_the_locked_ones(tmp_path: Path, monkeyp
 
 def test_a_python_that_the_wheels_do_not_support_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        describe(target_at(tmp_path), PI5, PROBE | {"python": "3.9.2"})
+        describe(target_at(tmp_path), PI5, pi5_facts(python="3.9.2"))
     assert error.value.message == "here: 'python3' is Python 3.9.2, the runtime needs >=3.11,<3.15"
     assert (error.value.hint or "").startswith("on the device: ")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.impostors import device_with_python, make_target
+from toolkit.agent.answers import Probed
 from toolkit.agent.archive import agent_archive, agent_sha256
 from toolkit.config import config_dir, shipped_dir
 from toolkit.deploy.push import CHUNK_BYTES
@@ -119,7 +120,7 @@ def test_a_silent_death_is_told_with_its_last_words(tmp_path: Path) -> None:
 
 def test_a_device_of_another_architecture_is_refused(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
-        probe = device.ask("probe") | {"arch": "x86_64"}
+        probe = device.ask(Probed).model_copy(update={"arch": "x86_64"})
         with pytest.raises(ConfigError) as error:
             check_profile(device, probe)
     assert error.value.message == ("here (profile raspberry-pi-5-8gb): the device is x86_64, the profile says aarch64")
@@ -127,7 +128,7 @@ def test_a_device_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_with_another_system_is_refused(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
-        probe = device.ask("probe") | {"arch": "aarch64", "os": "windows"}
+        probe = device.ask(Probed).model_copy(update={"arch": "aarch64", "os": "windows"})
         with pytest.raises(ConfigError) as error:
             check_profile(device, probe)
     assert error.value.message == "here (profile raspberry-pi-5-8gb): the device runs windows, the profile says linux"
@@ -145,8 +146,8 @@ def test_a_device_is_identified_whatever_profile_its_target_names(tmp_path: Path
 
 def test_a_board_with_half_the_memory_of_its_profile_is_refused(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
-        probe = device.ask("probe") | {"arch": "aarch64", "ram_bytes": 4 * 2**30}
+        probe = device.ask(Probed).model_copy(update={"arch": "aarch64", "ram_bytes": 4 * 2**30})
         with pytest.raises(ConfigError, match=r"has 4\.0 GiB of memory, the profile says 8.0 GiB"):
             check_profile(device, probe)
         # What firmware and GPU keep doesn't count as missing.
-        check_profile(device, probe | {"ram_bytes": int(7.6 * 2**30)})
+        check_profile(device, probe.model_copy(update={"ram_bytes": int(7.6 * 2**30)}))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.agent.device import facts, parsers, reading
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles
 from toolkit.catalog.recognize import propose_profile
 from toolkit.emulate.definition import MARKER, Board, cpuinfo, find_board, list_boards, meminfo, system_files
@@ -57,9 +58,9 @@ def test_every_profile_of_a_board_is_the_one_that_its_probe_proposes(
         monkeypatch.setattr(reading, "SYSTEM", tmp_path / word)
         monkeypatch.setattr(facts, "ROOT", tmp_path)
         monkeypatch.setattr(facts.platform, "machine", lambda: "aarch64")
-        probe = facts.op_probe({})
-        assert (probe["board"], probe["soc"]) == (board.model, board.compatible[-1].partition(",")[2])
-        assert probe["emulated"] == "an emulator"
+        probe = ProbeFacts.model_validate(facts.op_probe({}))
+        assert (probe.board, probe.soc) == (board.model, board.compatible[-1].partition(",")[2])
+        assert probe.emulated == "an emulator"
         assert propose_profile(probe, profiles, word).profile.name == word
 
 

@@ -13,13 +13,61 @@ import pytest
 
 from tests.support.paths import DATA
 from toolkit.agent.device import facts, parsers, reading
+from toolkit.catalog.facts import ProbeFacts
 
 BOARDS = DATA / "probes"
-Facts = dict[str, Any]
+_PI5 = {
+    "board": "Raspberry Pi 5 Model B Rev 1.0",
+    "soc": "bcm2712",
+    "arch": "aarch64",
+    "os": "linux",
+    "os_name": "Debian GNU/Linux 12 (bookworm)",
+    "kernel": "6.6.31+rpt-rpi-2712",
+    "libc": "glibc 2.36",
+    "glibc": "2.36",
+    "cpu": None,
+    "isa": ["asimd", "asimddp", "asimdhp", "fphp"],
+    "cores": 4,
+    "ram_bytes": 8258128 * 1024,
+    "mem_available_bytes": 7617008 * 1024,
+    "free_disk_bytes": 20_000_000_000,
+    "storage": "SD card",
+    "storage_device": "mmcblk0",
+    "file_system": "ext4",
+    "python": "3.11.2",
+    "has_ensurepip": True,
+    "jetson": None,
+    "cuda": None,
+    "accelerators": [],
+    "governor": "ondemand",
+    "governor_driver": "cpufreq-dt",
+    "power_mode": None,
+    "power_modes": {},
+    "rails_mw": {},
+    "temp_c": 51.8,
+    "throttled": {"under_voltage_now": False},
+    "load_average": [0.1, 0.2, 0.3],
+    "clock_unix_s": 1_767_225_600.0,
+    "emulated": None,
+    "install_root": "/home/pi/.edgephi",
+    "root_error": None,
+    "root_mode": "0700",
+    "root_owned": True,
+}
 
 
-def probe_of(board: str, folder: Path) -> Facts:
-    """What the agent's probe says on `board`. `folder` is made, and takes the place of / and of the install root."""
+def pi5_facts(**changes: Any) -> ProbeFacts:
+    """The facts of a Raspberry Pi 5 in good health, with some of them changed."""
+    return ProbeFacts.model_validate(_PI5 | changes)
+
+
+def probe_of(board: str, folder: Path) -> ProbeFacts:
+    """The facts that the agent's probe finds on `board`; `folder` as in `payload_of`."""
+    return ProbeFacts.model_validate(payload_of(board, folder))
+
+
+def payload_of(board: str, folder: Path) -> dict[str, Any]:
+    """The agent's answer on `board`. `folder` is made, and takes the place of / and of the install root."""
     shutil.copytree(BOARDS / board, folder)
     root = folder / "home" / "pi" / ".edgephi"
     root.mkdir(parents=True, mode=0o700)
@@ -37,8 +85,7 @@ def probe_of(board: str, folder: Path) -> Facts:
         patch.setattr(os, "confstr", lambda _name: known["libc"])
         if windows.exists():
             patch.setattr(facts, "windows_facts", lambda: parsers.parse_windows(windows.read_text()))
-        found: Facts = facts.op_probe({})
-    return found
+        return facts.op_probe({})
 
 
 def _make_block_devices(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.support.boards import BOARDS
 from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
+from toolkit.agent.answers import Probed
 from toolkit.bundle.manifest import describe_file
 from toolkit.bundle.store import Bundle, write_bundle
 from toolkit.catalog.target import Target, save_target
@@ -83,7 +84,7 @@ def target_of(server: WindowsServer, **fields: object) -> Target:
 
 def give_runtime(device: Device, root: Path, runtimes: Path) -> None:
     """This machine's runtime where Windows has one: it can't be installed from Windows' wheels here."""
-    probe = device.ask("probe")
+    probe = device.ask(Probed)
     wanted = root / "runtimes" / describe(device.target, device.profile, probe).lock
     real = next(path for path in runtimes.iterdir() if (path / "ready.json").is_file())
     (wanted / "venv" / "Scripts").mkdir(parents=True)
@@ -107,10 +108,10 @@ def other(built: Bundle, folder: Path) -> Bundle:
 
 def test_the_whole_loop(server: WindowsServer, runtimes: Path, tmp_path: Path) -> None:
     with connect(target_of(server)) as device:
-        probe = device.ask("probe")
-        assert (probe["os"], probe["arch"], probe["board"]) == ("windows", "x86_64", "LENOVO 21NS000AGE")
-        assert (probe["accelerators"], probe["power_mode"]) == (["npu: Intel(R) AI Boost"], "Balanced")
-        assert probe["install_root"] == str(server.home / ".edgephi")
+        probe = device.ask(Probed)
+        assert (probe.os, probe.arch, probe.board) == ("windows", "x86_64", "LENOVO 21NS000AGE")
+        assert (probe.accelerators, probe.power_mode) == (("npu: Intel(R) AI Boost",), "Balanced")
+        assert probe.install_root == str(server.home / ".edgephi")
         give_runtime(device, server.home / ".edgephi", runtimes)
         first = bundle("int4-rtn-b32")
         second = other(first, tmp_path / "second")

@@ -12,19 +12,14 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from toolkit.bundle.manifest import Manifest, Sha256
+from toolkit.catalog.facts import Bytes, Count, Number, ProbeFacts, Text, UnixTime
 from toolkit.errors import AgentError
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 
 _HINT = "is it edgephi's agent that answers there? `edgephi doctor` looks at it step by step"
 
-Text = Annotated[str, Field(strict=True, max_length=4096)]
 Lock = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Count = Annotated[int, Field(strict=True, ge=0, lt=2**40)]
-Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**60)]
 Nanoseconds = Annotated[int, Field(strict=True, ge=0, lt=2**60)]
-# Of the years 1970 to 2242: what a clock tells has to be one that can be written as a date.
-UnixTime = Annotated[float, Field(strict=True, ge=0, lt=2**33)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
@@ -238,50 +233,11 @@ class Evaluated(Answer):
     stepwise: StrictBool
 
 
-class Jetson(Said):
-    l4t: Text
-    jetpack: Text | None
+class Probed(ProbeFacts, Answer):
+    """Facts; those that a newer agent adds are kept, unlike in other answers."""
 
-
-class ProbeFacts(Answer):
-    """The facts of a probe that something depends on. Others travel along as they are, into reports."""
-
+    model_config = ConfigDict(extra="allow")
     op: ClassVar[str] = "probe"
-    board: Text
-    soc: Text | None
-    arch: Text
-    os: Text
-    os_name: Text | None
-    kernel: Text
-    libc: Text | None
-    glibc: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}$")] | None
-    cpu: Text | None
-    isa: tuple[Text, ...]
-    cores: Annotated[int, Field(strict=True, ge=1, le=2**16)]
-    ram_bytes: Bytes | None
-    mem_available_bytes: Bytes | None
-    free_disk_bytes: Bytes
-    storage: Text | None
-    storage_device: Text | None
-    file_system: Text | None
-    python: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}(\.\d{1,4})?((a|b|rc)\d{1,4})?\+?$")]
-    has_ensurepip: StrictBool
-    jetson: Jetson | None
-    cuda: Text | None
-    accelerators: tuple[Text, ...]
-    governor: Text | None
-    governor_driver: Text | None
-    power_mode: Text | None
-    power_modes: dict[Text, Count]
-    rails_mw: dict[Text, Count]
-    temp_c: Annotated[float, Field(strict=True, gt=-300, lt=1000)] | None
-    throttled: dict[Text, StrictBool] | None
-    load_average: tuple[Number, ...] | None
-    clock_unix_s: UnixTime
-    install_root: Text
-    root_error: Text | None
-    root_mode: Annotated[str, Field(pattern=r"^[0-7]{3,6}$")] | None
-    root_owned: StrictBool | None
 
 
 _ANSWERS: dict[str, type[Answer]] = {answer.op: answer for answer in Answer.__subclasses__()}

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictStr, model_validator
 
-from toolkit.agent.answers import Count, Missing, Nanoseconds, Number, Said, Text, UnixTime, parse
+from toolkit.agent.answers import Missing, Nanoseconds, Said, parse
+from toolkit.catalog.facts import Count, Number, Text, UnixTime
 
 # A line holds a few kilobytes; a list of manifests or of log-likelihoods some hundred. More isn't our agent's.
 LONGEST_LINE_BYTES = 16 * 2**20

@@ -142,7 +142,7 @@ def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: EvalT
         reference_name=reference.manifest.name,
         reference_arch=localhost.arch(),
         target=device.target.name,
-        arch=probe["arch"],
+        arch=probe.arch,
         text=sample.name,
         text_sha256=sample.sha256,
         window_tokens=sample.window_tokens,

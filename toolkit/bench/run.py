@@ -12,6 +12,7 @@ from toolkit.agent.answers import Releases, parse
 from toolkit.agent.archive import agent_sha256
 from toolkit.bench.measure import measure
 from toolkit.bundle.manifest import Manifest
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_path
@@ -51,7 +52,7 @@ def bench(
     probe, runtime = yield from prepare(device)
     manifest, bundle_id = installed(device, bundle_id)
     _check_context(manifest, workload)
-    settings = (settings or device.profile.runtime.settings).resolved(probe["cores"])
+    settings = (settings or device.profile.runtime.settings).resolved(probe.cores)
     identity: dict[str, Any] = {
         "agent_sha256": agent_sha256(),
         "target": device.target.name,
@@ -79,7 +80,7 @@ def bench(
         recipe=manifest.recipe["name"],
         bundle_bytes=manifest.size_bytes,
         context_tokens=manifest.context_tokens,
-        environment=probe,
+        environment=probe.as_json(),
         quality=manifest.quality,
         predicted=predicted,
         runs=runs,
@@ -107,12 +108,12 @@ def _predict(
     return predict(footprint, speed, *lengths, settings.chunk_size or 0)
 
 
-def target_key(device: Device, probe: dict[str, Any]) -> str:
+def target_key(device: Device, probe: ProbeFacts) -> str:
     """What makes figures of two benchmarks figures of the same machine: board, memory, cores, kernel, install
     root.
     """
-    facts = [probe[name] for name in ("board", "arch", "cpu", "cores", "ram_bytes", "kernel", "python")]
-    return hashlib.sha256(repr([facts, device.target.host, probe["install_root"]]).encode()).hexdigest()[:16]
+    facts = [probe.board, probe.arch, probe.cpu, probe.cores, probe.ram_bytes, probe.kernel, probe.python]
+    return hashlib.sha256(repr([facts, device.target.host, probe.install_root]).encode()).hexdigest()[:16]
 
 
 def installed(device: Device, bundle_id: str | None) -> tuple[Manifest, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile
 from toolkit.errors import ConfigError
 
@@ -16,8 +16,6 @@ _MUCH_MORE_RAM = 1.5
 # The machine that edgephi runs on; what it says of memory and cores is true nowhere else.
 _HERE = "local"
 
-Probe = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Match:
@@ -27,32 +25,32 @@ class Match:
     reasons: tuple[str, ...]
 
 
-def misfit(profile: Profile, probe: Probe) -> str | None:
+def misfit(profile: Profile, probe: ProbeFacts) -> str | None:
     """Why a profile can't serve the probed device (other CPU, other system, too little memory); None when it can."""
     hardware = profile.hardware
-    if probe["arch"] != hardware.arch:
-        return f"the device is {probe['arch']}, the profile says {hardware.arch}"
-    if probe["os"] != hardware.os:
-        return f"the device runs {probe['os']}, the profile says {hardware.os}"
-    if probe["ram_bytes"] and probe["ram_bytes"] < _RAM_SHARE * hardware.ram_bytes:
+    if probe.arch != hardware.arch:
+        return f"the device is {probe.arch}, the profile says {hardware.arch}"
+    if probe.os != hardware.os:
+        return f"the device runs {probe.os}, the profile says {hardware.os}"
+    if probe.ram_bytes and probe.ram_bytes < _RAM_SHARE * hardware.ram_bytes:
         return (
-            f"the device has {probe['ram_bytes'] / 2**30:.1f} GiB of memory, "
+            f"the device has {probe.ram_bytes / 2**30:.1f} GiB of memory, "
             f"the profile says {hardware.ram_bytes / 2**30:.1f} GiB"
         )
     return None
 
 
-def recognized(profile: Profile, probe: Probe) -> str | None:
+def recognized(profile: Profile, probe: ProbeFacts) -> str | None:
     """The fact by which a profile knows the device for one of its own; None when there is none."""
-    facts = [probe.get(name) or "" for name in ("board", "soc", "cpu")] + list(probe.get("accelerators") or ())
+    facts = [fact for fact in (probe.board, probe.soc, probe.cpu, *probe.accelerators) if fact]
     for text in profile.hardware.recognized_by or ():
         for fact in facts:
             if text.lower() in fact.lower():
-                return str(fact)
+                return fact
     return None
 
 
-def propose_profile(probe: Probe, profiles: Sequence[Profile], name: str) -> Match:
+def propose_profile(probe: ProbeFacts, profiles: Sequence[Profile], name: str) -> Match:
     """The best of `profiles` for the device that answered `probe`; `name` is what messages call it.
 
     One that recognizes the device comes before one for any device of its kind, then the one that counts on the most of
@@ -69,7 +67,7 @@ def propose_profile(probe: Probe, profiles: Sequence[Profile], name: str) -> Mat
         fitting,
         key=lambda profile: (
             profile.hardware.recognized_by is not None,
-            profile.hardware.ram_bytes * (1 if probe["ram_bytes"] else -1),
+            profile.hardware.ram_bytes * (1 if probe.ram_bytes else -1),
             profile.extends not in names,
         ),
     )
@@ -79,35 +77,35 @@ def propose_profile(probe: Probe, profiles: Sequence[Profile], name: str) -> Mat
     return Match(best, tuple(reasons))
 
 
-def _obstacle(profile: Profile, probe: Probe) -> str | None:
+def _obstacle(profile: Profile, probe: ProbeFacts) -> str | None:
     reason = misfit(profile, probe)
     if reason is None and profile.hardware.recognized_by is not None and recognized(profile, probe) is None:
         return f"nothing there is called {' or '.join(map(repr, profile.hardware.recognized_by))}"
     return reason
 
 
-def _reasons(profile: Profile, probe: Probe) -> list[str]:
+def _reasons(profile: Profile, probe: ProbeFacts) -> list[str]:
     hardware = profile.hardware
     fact = recognized(profile, probe)
     reasons = [f"recognized by '{fact}'" if fact else f"for any {hardware.arch} device with {hardware.os}"]
-    ram = probe["ram_bytes"]
+    ram = probe.ram_bytes
     if ram:
         reasons.append(f"{ram / 2**30:.1f} GiB of memory, the profile counts on {hardware.ram_bytes / 2**30:.1f} GiB")
         if ram > _MUCH_MORE_RAM * hardware.ram_bytes:
             reasons.append("a profile of your own could count on all of the memory")
-    if fact is None and probe.get("accelerators"):
-        reasons.append(f"what it doesn't use: {', '.join(probe['accelerators'])}")
+    if fact is None and probe.accelerators:
+        reasons.append(f"what it doesn't use: {', '.join(probe.accelerators)}")
     return reasons
 
 
 def _nothing_fits(
-    probe: Probe, profiles: Sequence[Profile], obstacles: Mapping[str, str | None], name: str
+    probe: ProbeFacts, profiles: Sequence[Profile], obstacles: Mapping[str, str | None], name: str
 ) -> ConfigError:
     own = [profile for profile in profiles if recognized(profile, probe)]
-    like = [p for p in profiles if (p.hardware.arch, p.hardware.os) == (probe["arch"], probe["os"])]
+    like = [p for p in profiles if (p.hardware.arch, p.hardware.os) == (probe.arch, probe.os)]
     candidates = own or like or list(profiles)
-    ram = f", {probe['ram_bytes'] / 2**30:.1f} GiB" if probe["ram_bytes"] else ""
-    lines = [f"{name}: no profile fits {probe['board']} ({probe['arch']}, {probe['os']}{ram})"]
+    ram = f", {probe.ram_bytes / 2**30:.1f} GiB" if probe.ram_bytes else ""
+    lines = [f"{name}: no profile fits {probe.board} ({probe.arch}, {probe.os}{ram})"]
     lines += [f"  {profile.name}: {obstacles[profile.name]}" for profile in candidates]
     nearest = min(candidates, key=lambda p: p.hardware.ram_bytes).name if candidates else "local"
     return ConfigError(

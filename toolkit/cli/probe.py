@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from toolkit.catalog.recognize import Match
     from toolkit.catalog.target import Target
 
@@ -25,15 +27,17 @@ def probe(name: str, as_json: bool) -> None:
     Shows the board, CPU, memory, free disk, Python and accelerators, and whether they fit the target's
     profile.
     """
+    from toolkit.agent.answers import Probed
     from toolkit.cli import render
     from toolkit.device.session import check_profile, connect
 
     with connect(name, render.prompt_secret()) as device:
-        facts = device.ask("probe")
+        facts = device.ask(Probed)
+        told = facts.as_json()
         if as_json:
-            render.print_json(facts)
+            render.print_json(told)
         else:
-            render.table(["fact", "value"], [[key, _value(key, value)] for key, value in facts.items()], title=name)
+            render.table(["fact", "value"], [[key, _value(key, value)] for key, value in told.items()], title=name)
         check_profile(device, facts)
         render.note(f"{name} fits profile {device.profile.name}; the connection and the agent work")
 
@@ -91,10 +95,10 @@ def _with_address(hint: str, target: Target) -> str:
     return re.sub(r"targets trust \S+ SHA256:[A-Za-z0-9+/]+", lambda found: found[0] + "".join(words), hint)
 
 
-def _value(key: str, value: Any) -> str:
+def _value(key: str, value: JsonValue) -> str:
     from toolkit.cli import render
 
-    if key.endswith("_bytes"):
+    if key.endswith("_bytes") and isinstance(value, int | float):
         return render.size(value)
     if value in (None, [], {}):
         return "–"

@@ -12,6 +12,7 @@ from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.signatures import check_signed, read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile
 from toolkit.deploy.provision import ensure_runtime, suitable_probe
 from toolkit.deploy.pull import pull
@@ -53,12 +54,12 @@ class Release:
     bundle_id: str
     target: str
     runtime: Runtime
-    probe: dict[str, Any]
+    probe: ProbeFacts
     # Every file was hashed there just now.
     fresh: bool
 
 
-def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[tuple[dict[str, Any], Runtime]]:
+def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[tuple[ProbeFacts, Runtime]]:
     """Probe the device, hold it against its profile, and have its runtime installed; once for each
     connection.
     """
@@ -136,30 +137,30 @@ def _hand_over(bundle: Bundle, device: Device, blocks: Mapping[str, Sequence[Blo
     yield from device.call("install", **request)
 
 
-def check_memory(bundle: Bundle, device: Device, probe: dict[str, Any], *, force: bool) -> Service[None]:
+def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bool) -> Service[None]:
     """Hold what the bundle was planned to need against the memory that the device really has.
 
     Bundles without a plan pass. Raises ConfigError when it is too little and `force` isn't set.
     """
     footprint, context = bundle.manifest.plan, bundle.manifest.context_tokens
     needed = needed_bytes(bundle, device.profile)
-    if footprint is None or needed is None or not probe["ram_bytes"]:
+    if footprint is None or needed is None or not probe.ram_bytes:
         return
-    room = probe["ram_bytes"] - device.profile.hardware.ram_reserved_bytes
+    room = probe.ram_bytes - device.profile.hardware.ram_reserved_bytes
     name = f"{device.target.name}: {bundle.manifest.name}"
     if needed > room:
         message = (
             f"{name} needs {needed / 1e9:.2f} GB of memory with its context of {context} tokens; the device has "
-            f"{probe['ram_bytes'] / 1e9:.2f} GB, {max(0, room) / 1e9:.2f} GB of it for a model"
+            f"{probe.ram_bytes / 1e9:.2f} GB, {max(0, room) / 1e9:.2f} GB of it for a model"
         )
         if not force:
             largest = footprint.largest_context(room, _prompt_tokens(device.profile))
             smaller = f"optimize again with --context {largest}" if largest else "take a smaller recipe or model"
             raise ConfigError(message, f"{smaller}; --force deploys it anyway")
         yield Warning_(message)
-    elif probe["mem_available_bytes"] and needed > probe["mem_available_bytes"]:
+    elif probe.mem_available_bytes and needed > probe.mem_available_bytes:
         yield Warning_(
-            f"{name} needs {needed / 1e9:.2f} GB of memory, and {probe['mem_available_bytes'] / 1e9:.2f} GB are "
+            f"{name} needs {needed / 1e9:.2f} GB of memory, and {probe.mem_available_bytes / 1e9:.2f} GB are "
             "available there now: end what else runs"
         )
 

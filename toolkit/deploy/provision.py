@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.agent.answers import Provisioned, Pythons
+from toolkit.agent.answers import Probed, Provisioned, Pythons
 from toolkit.bundle.manifest import describe_file
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
 from toolkit.deploy.push import Upload, push
@@ -17,19 +18,19 @@ from toolkit.errors import ConfigError, NoIndex
 from toolkit.events import Service, Step
 
 
-def suitable_probe(device: Device) -> Service[dict[str, Any]]:
+def suitable_probe(device: Device) -> Service[ProbeFacts]:
     """What the device says of itself, asked with a Python that suits its profile's runtime.
 
     Where the target's file names none and the default doesn't suit, the newest other one there that does is taken.
     Raises ConfigError when the device isn't of its profile's class, or has no such Python, with what to type there.
     """
-    probe: dict[str, Any] = yield from device.call("probe")
+    probe = yield from device.call(Probed)
     check_profile(device, probe)
     wanted = device.profile.runtime.python
-    if suits(probe["python"], wanted):
+    if suits(probe.python, wanted):
         return probe
     choice = other_python(device)
-    refused = unsuitable_python(device.target, device.profile, probe)
+    refused = unsuitable_python(device.target, device.profile, probe.python, probe.os_name)
     if choice is None:
         raise refused
     if device.target.names_python:
@@ -37,8 +38,7 @@ def suitable_probe(device: Device) -> Service[dict[str, Any]]:
         raise ConfigError(refused.message, hint)
     yield Step(f"{refused.message}: {choice.path} ({choice.version}) is taken")
     device.use_python(choice.path)
-    probe = yield from device.call("probe")
-    return probe
+    return (yield from device.call(Probed))
 
 
 def other_python(device: Device) -> Interpreter | None:
@@ -48,7 +48,7 @@ def other_python(device: Device) -> Interpreter | None:
 
 
 def ensure_runtime(
-    device: Device, probe: dict[str, Any], *, offline: bool | None = None, wheels: Path | None = None
+    device: Device, probe: ProbeFacts, *, offline: bool | None = None, wheels: Path | None = None
 ) -> Service[Runtime]:
     """Have the runtime that the profile asks for installed, and seen to import; what is there already stays beside it.
 

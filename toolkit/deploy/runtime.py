@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.python import how_to_install, suits
 from toolkit.catalog.target import Target
@@ -33,16 +33,16 @@ class Runtime:
         return replace(self, installed=tuple(packages))
 
 
-def describe(target: Target, profile: Profile, probe: dict[str, Any]) -> Runtime:
+def describe(target: Target, profile: Profile, probe: ProbeFacts) -> Runtime:
     """The runtime that a profile asks for, for the Python that the probe found on the target.
 
     Its name follows from the hashes of the locked files: another set of them is another runtime.
     Raises ConfigError when that Python is too old or too new for the pinned wheels.
     """
     wanted = profile.runtime
-    if not suits(probe["python"], wanted.python):
-        raise unsuitable_python(target, profile, probe)
-    return runtime_for(profile, ".".join(probe["python"].split(".")[:2]))
+    if not suits(probe.python, wanted.python):
+        raise unsuitable_python(target, profile, probe.python, probe.os_name)
+    return runtime_for(profile, ".".join(probe.python.split(".")[:2]))
 
 
 def runtime_for(profile: Profile, python: str) -> Runtime:
@@ -56,11 +56,14 @@ def runtime_for(profile: Profile, python: str) -> Runtime:
     return Runtime(name, tuple(wanted.packages), platform)
 
 
-def unsuitable_python(target: Target, profile: Profile, probe: dict[str, Any]) -> ConfigError:
-    """What is wrong with the Python that the probe found, and what to type there to get another one."""
+def unsuitable_python(target: Target, profile: Profile, python: str, os_name: str | None = None) -> ConfigError:
+    """The error of a version of Python that can't hold the runtime; its hint is what to type there to get another.
+
+    `os_name` is the system's, where a probe has told it.
+    """
     wanted = profile.runtime.python
-    message = f"{target.name}: '{target.python}' is Python {probe['python']}, the runtime needs {wanted}"
-    return ConfigError(message, how_to_install(probe.get("os_name"), wanted))
+    message = f"{target.name}: '{target.python}' is Python {python}, the runtime needs {wanted}"
+    return ConfigError(message, how_to_install(os_name, wanted))
 
 
 def fetch_wheels(runtime: Runtime, local_folder: Path | None) -> Service[list[Path]]:

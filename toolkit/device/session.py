@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, overload
 
-from toolkit.agent.answers import A, Answer, Missing, Settled, check, parse
+from toolkit.agent.answers import A, Answer, Missing, Probed, Settled, check, parse
 from toolkit.agent.archive import PROTOCOL, agent_archive, agent_file, agent_sha256
 from toolkit.agent.messages import (
     Authorize,
@@ -30,6 +30,7 @@ from toolkit.agent.messages import (
     parse_event,
     without_noise,
 )
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.recognize import Match, misfit, propose_profile
 from toolkit.catalog.remote_path import from_login_folder, python_argv
@@ -124,7 +125,7 @@ class Device:
     dial: Callable[[], Transport] = field(repr=False)
     # What pushing files there may take of the link; None is all of it.
     limit_bytes_per_s: float | None = None
-    prepared: tuple[dict[str, Any], Runtime] | None = field(default=None, repr=False)
+    prepared: tuple[ProbeFacts, Runtime] | None = field(default=None, repr=False)
     # Another Python than the target's default, which is missing or doesn't suit.
     _python: str | None = field(default=None, repr=False)
     _agent_path: str | None = field(default=None, repr=False)
@@ -371,7 +372,7 @@ def connect(
         transport.close()
 
 
-def check_profile(device: Device, probe: dict[str, Any]) -> None:
+def check_profile(device: Device, probe: ProbeFacts) -> None:
     """Refuse a device that isn't of its profile's class: other CPU or system, or much less memory than the plan counts
     on.
 
@@ -392,6 +393,6 @@ def identify(target: Target, prompt_secret: PromptSecret | None = None) -> Match
     """
     # The agent's probe asks nothing of a profile; `local` is always there.
     with connect(target.model_copy(update={"profile": "local"}), prompt_secret) as device:
-        probe = device.ask("probe")
+        probe = device.ask(Probed)
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
     return propose_profile(probe, profiles, target.name)

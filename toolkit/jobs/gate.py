@@ -99,7 +99,7 @@ def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> 
         # What can't even be measured there must not be active either.
         yield from withdraw(device, bundle)
         raise
-    checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.probe["arch"]))
+    checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.probe.arch))
     if all(check.ok is not False for check in checks):
         yield from deploy(bundle, device, delivery)
         active: str | None = bundle.id

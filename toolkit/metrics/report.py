@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, computed_field, model_validator
+from pydantic import Field, JsonValue, ValidationError, computed_field, model_validator
 
 from toolkit.catalog.record import OpenRecord
 from toolkit.catalog.settings import RuntimeSettings
@@ -101,7 +101,8 @@ class Report(OpenRecord):
     workload: Workload
     settings: RuntimeSettings = RuntimeSettings()
     runtime: list[str]
-    environment: dict[str, Any]
+    # The probe's facts, as an agent of any version told them.
+    environment: dict[str, JsonValue]
     # The bundle's own, by text: measured on the host, not by these runs.
     quality: dict[str, Quality] = Field(default_factory=dict)
     predicted: Predicted | None = None

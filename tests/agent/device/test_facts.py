@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.boards import BOARDS, probe_of
+from tests.support.boards import BOARDS, payload_of
 from toolkit.agent.device import facts, parsers, reading
 
 ORIN = {"arch": "aarch64", "soc": "tegra234", "os": "linux", "governor": "schedutil"}
@@ -121,13 +121,13 @@ def test_every_board_is_expected() -> None:
 
 @pytest.mark.parametrize("board", EXPECTED)
 def test_a_board(board: str, tmp_path: Path) -> None:
-    facts = probe_of(board, tmp_path / "board")
+    facts = payload_of(board, tmp_path / "board")
     assert {name: facts[name] for name in EXPECTED[board]} == EXPECTED[board]
     assert (facts["root_error"], facts["root_mode"], facts["root_owned"]) == (None, "0700", True)
 
 
 def test_a_pi_that_is_short_of_power(tmp_path: Path) -> None:
-    throttled = probe_of("raspberry-pi-4-4gb", tmp_path / "board")["throttled"]
+    throttled = payload_of("raspberry-pi-4-4gb", tmp_path / "board")["throttled"]
     assert sorted(name for name, on in throttled.items() if on) == [
         "throttled_now",
         "throttled_since_boot",

@@ -7,46 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.support.boards import probe_of
+from tests.support.boards import pi5_facts, probe_of
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.target import Target
 from toolkit.jobs.doctor import checks
 
 PI5 = Target(name="pi5", host="pi5.local", profile="raspberry-pi-5-8gb")
-PROBE: dict[str, Any] = {
-    "board": "Raspberry Pi 5 Model B Rev 1.0",
-    "soc": "bcm2712",
-    "arch": "aarch64",
-    "os": "linux",
-    "cpu": None,
-    "libc": "glibc 2.36",
-    "glibc": "2.36",
-    "ram_bytes": 8258128 * 1024,
-    "mem_available_bytes": 7617008 * 1024,
-    "free_disk_bytes": 20_000_000_000,
-    "storage": "SD card",
-    "storage_device": "mmcblk0",
-    "file_system": "ext4",
-    "has_ensurepip": True,
-    "governor": "ondemand",
-    "governor_driver": "cpufreq-dt",
-    "power_mode": None,
-    "power_modes": {},
-    "temp_c": 51.8,
-    "throttled": {"under_voltage_now": False},
-    "accelerators": [],
-    "install_root": "/home/pi/.edgephi",
-    "root_error": None,
-    "root_mode": "0700",
-    "root_owned": True,
-}
 
 
 def pi5() -> Profile:
     return load_profile("raspberry-pi-5-8gb")
 
 
-def judge(probe: dict[str, Any], profile: Profile | None = None, target: Target = PI5) -> dict[str, checks.Check]:
+def judge(probe: ProbeFacts, profile: Profile | None = None, target: Target = PI5) -> dict[str, checks.Check]:
     """Every judgement on a probe, by name."""
     profile = profile or pi5()
     profiles = [found for found in list_profiles() if isinstance(found, Profile)]
@@ -66,7 +40,7 @@ def judge(probe: dict[str, Any], profile: Profile | None = None, target: Target 
 
 
 def test_a_board_in_good_health() -> None:
-    found = judge(PROBE)
+    found = judge(pi5_facts())
     assert {check.state for check in found.values()} == {"ok", "skipped"}
     assert not [check for check in found.values() if check.hint]
     assert found["disk"].seen == "20.0 GB free (SD card, mmcblk0, ext4)"
@@ -203,7 +177,7 @@ def test_a_board_in_good_health() -> None:
 def test_what_is_wrong_is_said_with_what_to_do(
     changes: dict[str, Any], name: str, state: str, seen: str, hint: str
 ) -> None:
-    check = judge(PROBE | changes)[name]
+    check = judge(pi5_facts(**changes))[name]
     assert (check.state, check.seen) == (state, seen)
     if name == "profile":
         assert check.hint is not None and check.hint.startswith(f'in {hint}: profile = "raspberry-pi-5-4gb" (')
@@ -214,13 +188,12 @@ def test_what_is_wrong_is_said_with_what_to_do(
 @pytest.mark.parametrize("name", ["memory", "temperature", "throttling", "governor"])
 def test_what_the_device_does_not_tell_is_skipped(name: str) -> None:
     silent = dict.fromkeys(("ram_bytes", "mem_available_bytes", "temp_c", "throttled", "governor"))
-    assert judge(PROBE | silent | {"board": "a board"})[name] == checks.Check(
-        name, "skipped", "the device doesn't tell"
-    )
+    found = judge(pi5_facts(**silent, board="a board"))
+    assert found[name] == checks.Check(name, "skipped", "the device doesn't tell")
 
 
 def test_a_pi_whose_firmware_may_not_be_asked() -> None:
-    check = judge(PROBE | {"throttled": None})["throttling"]
+    check = judge(pi5_facts(throttled=None))["throttling"]
     assert (check.state, check.hint) == ("skipped", "on the device: sudo usermod -aG video $USER")
 
 
@@ -287,13 +260,13 @@ def test_a_board_with_its_profile(board: str, profile: str, expected: dict[str, 
 
 
 def test_a_jetson_without_its_list_of_power_modes() -> None:
-    assert checks.power_mode(PROBE | {"power_mode": "15W"}).state == "ok"
+    assert checks.power_mode(pi5_facts(power_mode="15W")).state == "ok"
 
 
 def test_a_profile_that_is_meant_for_another_board(tmp_path: Path) -> None:
     file = tmp_path / "targets" / "pi5.toml"
     target = PI5.model_copy(update={"path": file})
-    check = judge(PROBE, load_profile("raspberry-pi-4-8gb"), target)["profile"]
+    check = judge(pi5_facts(), load_profile("raspberry-pi-4-8gb"), target)["profile"]
     assert (check.state, check.seen) == (
         "warn",
         "raspberry-pi-4-8gb is for bcm2711 or Raspberry Pi 4, the device is Raspberry Pi 5 Model B Rev 1.0",
@@ -305,6 +278,6 @@ def test_a_profile_that_is_meant_for_another_board(tmp_path: Path) -> None:
 
 
 def test_a_device_that_no_profile_fits_says_how_to_write_one() -> None:
-    check = judge(PROBE | {"arch": "riscv64"})["profile"]
+    check = judge(pi5_facts(arch="riscv64"))["profile"]
     assert check.state == "failed"
     assert check.hint is not None and check.hint.startswith("name one with --profile, or start your own: ")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.recognize import misfit, propose_profile, recognized
 from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError
-
-Probe = Mapping[str, Any]
 
 # Clocks further apart make dates of releases and TLS certificates wrong.
 CLOCK_SKEW_S = 60
@@ -65,17 +64,17 @@ def shell(name: str, noise: Sequence[str]) -> Check:
     return Check("shell", "warn", f"{name}, which prints by itself: {noise[-1]}", hint)
 
 
-def install_root(probe: Probe) -> Check:
+def install_root(probe: ProbeFacts) -> Check:
     """Writable, and nobody else's business: who can write there can run programs as this user."""
-    name, root = "install root", probe["install_root"]
-    if probe["root_error"] is not None:
+    name, root = "install root", probe.install_root
+    if probe.root_error is not None:
         hint = "on the device: sudo chown -R $USER ROOT, chmod 700 ROOT; if the disk is read-only, dmesg says why"
-        return Check(name, "failed", f"{root} can't be written to: {probe['root_error']}", hint.replace("ROOT", root))
-    if probe["root_mode"] is None:
+        return Check(name, "failed", f"{root} can't be written to: {probe.root_error}", hint.replace("ROOT", root))
+    if probe.root_mode is None:
         return ok(name, f"{root} can be written to")
-    mode = int(probe["root_mode"], 8)
-    seen = f"{root} (mode {probe['root_mode']})"
-    if not probe["root_owned"]:
+    mode = int(probe.root_mode, 8)
+    seen = f"{root} (mode {probe.root_mode})"
+    if not probe.root_owned:
         return Check(name, "failed", f"{seen} belongs to somebody else", f"on the device: sudo chown $USER {root}")
     if mode & 0o022:
         return Check(name, "failed", f"{seen} can be written to by others", f"on the device: chmod 700 {root}")
@@ -84,8 +83,8 @@ def install_root(probe: Probe) -> Check:
     return ok(name, seen)
 
 
-def pip(target: Target, probe: Probe) -> Check:
-    if probe["has_ensurepip"]:
+def pip(target: Target, probe: ProbeFacts) -> Check:
+    if probe.has_ensurepip:
         return ok("pip", "this Python can make virtual environments with pip")
     hint = "wheels are pushed from here then; on the device: sudo apt-get install python3-venv"
     return Check("pip", "warn", f"'{target.python}' can't make virtual environments with pip (no ensurepip)", hint)
@@ -104,24 +103,24 @@ def needed_glibc(tags: Iterable[str]) -> tuple[int, int] | None:
     return max(found, default=None)
 
 
-def glibc(profile: Profile, probe: Probe) -> Check:
+def glibc(profile: Profile, probe: ProbeFacts) -> Check:
     needed = needed_glibc(profile.runtime.platform_tags)
-    if needed is None or probe["os"] != "linux":
+    if needed is None or probe.os != "linux":
         return skipped("glibc", "the profile's wheels don't need it")
     wanted = f"{needed[0]}.{needed[1]}"
-    if probe["glibc"] is None:
+    if probe.glibc is None:
         hint = "the runtime's wheels need a system with glibc; Alpine and the like have musl"
-        return Check("glibc", "failed", f"none found ({probe['libc'] or 'unknown C library'})", hint)
-    found = tuple(int(part) for part in probe["glibc"].split("."))
+        return Check("glibc", "failed", f"none found ({probe.libc or 'unknown C library'})", hint)
+    found = tuple(int(part) for part in probe.glibc.split("."))
     if found < needed:
-        hint = f"install a newer system there (Debian 12, Ubuntu 24.04), or build wheels for glibc {probe['glibc']}"
-        return Check("glibc", "failed", f"{probe['glibc']} is older than {wanted}, which the wheels need", hint)
-    return ok("glibc", f"{probe['glibc']}, the wheels need {wanted}")
+        hint = f"install a newer system there (Debian 12, Ubuntu 24.04), or build wheels for glibc {probe.glibc}"
+        return Check("glibc", "failed", f"{probe.glibc} is older than {wanted}, which the wheels need", hint)
+    return ok("glibc", f"{probe.glibc}, the wheels need {wanted}")
 
 
-def memory(profile: Profile, probe: Probe) -> Check:
+def memory(profile: Profile, probe: ProbeFacts) -> Check:
     """What is free now against what the profile leaves to a model."""
-    total, available = probe["ram_bytes"], probe["mem_available_bytes"]
+    total, available = probe.ram_bytes, probe.mem_available_bytes
     if not total or not available:
         return skipped("memory", "the device doesn't tell")
     seen = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
@@ -132,9 +131,9 @@ def memory(profile: Profile, probe: Probe) -> Check:
     return ok("memory", seen)
 
 
-def disk(probe: Probe) -> Check:
-    free = probe["free_disk_bytes"]
-    where = ", ".join(filter(None, (probe["storage"], probe["storage_device"], probe["file_system"])))
+def disk(probe: ProbeFacts) -> Check:
+    free = probe.free_disk_bytes
+    where = ", ".join(filter(None, (probe.storage, probe.storage_device, probe.file_system)))
     seen = f"{free / 1e9:.1f} GB free{f' ({where})' if where else ''}"
     hint = "free some space there, or set install_root in the target's file to a folder on a larger disk"
     if free < LEAST_DISK_BYTES:
@@ -152,18 +151,18 @@ def clock(skew_s: float) -> Check:
     return Check("clock", "warn", seen, "on the device: sudo timedatectl set-ntp true")
 
 
-def governor(probe: Probe) -> Check:
-    found = probe["governor"]
+def governor(probe: ProbeFacts) -> Check:
+    found = probe.governor
     if found is None:
         return skipped("governor", "the device doesn't tell")
-    if found == "powersave" and probe["governor_driver"] not in _ADAPTIVE_DRIVERS:
+    if found == "powersave" and probe.governor_driver not in _ADAPTIVE_DRIVERS:
         hint = "on the device: echo ondemand | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
         return Check("governor", "warn", "powersave: the cores stay at their lowest frequency", hint)
     return ok("governor", found)
 
 
-def power_mode(probe: Probe) -> Check:
-    found, modes = probe["power_mode"], probe["power_modes"]
+def power_mode(probe: ProbeFacts) -> Check:
+    found, modes = probe.power_mode, probe.power_modes
     if found is None:
         return skipped("power mode", "the device has none, or doesn't tell")
     best = next((name for name in modes if name.startswith("MAXN")), None)
@@ -176,8 +175,8 @@ def power_mode(probe: Probe) -> Check:
     return ok("power mode", found)
 
 
-def temperature(probe: Probe) -> Check:
-    found = probe["temp_c"]
+def temperature(probe: ProbeFacts) -> Check:
+    found = probe.temp_c
     if found is None:
         return skipped("temperature", "the device doesn't tell")
     if found >= WARM_C:
@@ -186,11 +185,11 @@ def temperature(probe: Probe) -> Check:
     return ok("temperature", f"{found:.0f} °C")
 
 
-def throttling(probe: Probe) -> Check:
-    flags = probe["throttled"]
+def throttling(probe: ProbeFacts) -> Check:
+    flags = probe.throttled
     if flags is None:
         # Only members of that group may ask a Raspberry Pi's firmware.
-        hint = "on the device: sudo usermod -aG video $USER" if "Raspberry Pi" in probe["board"] else None
+        hint = "on the device: sudo usermod -aG video $USER" if "Raspberry Pi" in probe.board else None
         return Check("throttling", "skipped", "the device doesn't tell", hint)
     raised = [name.replace("_", " ") for name, on in flags.items() if on]
     if not raised:
@@ -200,17 +199,17 @@ def throttling(probe: Probe) -> Check:
     return Check("throttling", "warn", ", ".join(raised), f"it needs {remedy}; sudo reboot clears what has been")
 
 
-def profile_fits(target: Target, profile: Profile, probe: Probe, profiles: Sequence[Profile]) -> Check:
+def profile_fits(target: Target, profile: Profile, probe: ProbeFacts, profiles: Sequence[Profile]) -> Check:
     """Whether the profile can serve this device, and whether it is meant for it."""
     reason, knows = misfit(profile, probe), profile.hardware.recognized_by
     if reason is None and (knows is None or recognized(profile, probe)):
-        return ok("profile", f"{profile.name} fits {probe['board']}")
+        return ok("profile", f"{profile.name} fits {probe.board}")
     state: Literal["warn", "failed"] = "failed" if reason else "warn"
-    seen = reason or f"{profile.name} is for {' or '.join(knows or ())}, the device is {probe['board']}"
+    seen = reason or f"{profile.name} is for {' or '.join(knows or ())}, the device is {probe.board}"
     return Check("profile", state, seen, _better_profile(target, probe, profiles))
 
 
-def _better_profile(target: Target, probe: Probe, profiles: Sequence[Profile]) -> str:
+def _better_profile(target: Target, probe: ProbeFacts, profiles: Sequence[Profile]) -> str:
     file = shown(target.path) if target.path else "the target's file"
     try:
         best = propose_profile(probe, profiles, target.name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
-from toolkit.agent.answers import Provisioned
+from toolkit.agent.answers import Probed, Provisioned
 from toolkit.catalog import python
+from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.remote_path import python_argv
 from toolkit.catalog.target import Target, load_target
@@ -169,14 +169,14 @@ def _examine_device(device: Device) -> Iterator[Check]:
         return
     try:
         before = time.time()
-        probe: dict[str, Any] = device.ask("probe")
+        probe = device.ask(Probed)
         after = time.time()
     except DeviceError as exc:
         yield _failure("agent", exc)
         return
     yield checks.install_root(probe)
     yield ok("agent", f"answers in {after - before:.1f} s")
-    yield from _judge(device, probe, skew_s=probe["clock_unix_s"] - (before + after) / 2)
+    yield from _judge(device, probe, skew_s=probe.clock_unix_s - (before + after) / 2)
     yield _active_release(device)
 
 
@@ -195,7 +195,7 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
     if python.suits(found, wanted):
         return ok(name, f"'{device.python}' is {found}, the runtime needs {wanted}"), True, noise
     runs = tuple(int(part) for part in found.split(".")[:2]) >= python.OLDEST
-    refused = unsuitable_python(device.target, device.profile, {"python": found})
+    refused = unsuitable_python(device.target, device.profile, found)
     if runs and not device.target.names_python:
         with suppress(DeviceError):  # the install root may be what is wrong, and has a check of its own
             if other := other_python(device):
@@ -221,11 +221,11 @@ def _version(device: Device) -> tuple[str | Check, list[str]]:
     return found[1], [text for line in said if (text := line.replace(found[0], "").strip())]
 
 
-def _runtime(device: Device, probe: Mapping[str, Any]) -> Check:
+def _runtime(device: Device, probe: ProbeFacts) -> Check:
     """Whether what executes bundles is there."""
     name = "runtime"
     try:
-        runtime = describe(device.target, device.profile, dict(probe))
+        runtime = describe(device.target, device.profile, probe)
         answer = device.ask(Provisioned, lock=runtime.lock, packages=list(runtime.packages), query_only=True)
     except ToolkitError as exc:  # another check says what is wrong
         return skipped(name, exc.message)
@@ -235,7 +235,7 @@ def _runtime(device: Device, probe: Mapping[str, Any]) -> Check:
     return skipped(name, f"not installed yet: a deploy brings it, from an index there or from here; {locked} for it")
 
 
-def _judge(device: Device, probe: Mapping[str, Any], *, skew_s: float) -> Iterator[Check]:
+def _judge(device: Device, probe: ProbeFacts, *, skew_s: float) -> Iterator[Check]:
     target, profile = device.target, device.profile
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
     yield checks.pip(target, probe)

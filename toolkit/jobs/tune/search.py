@@ -117,7 +117,7 @@ def tune(model_ref: str, target: Target, question: Question, options: SearchOpti
         probe, runtime = yield from prepare(device, options.delivery)
         machine = target_key(device, probe)
     model = yield from resolve_model(model_ref, trust_remote_code=options.trust_remote_code)
-    proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=probe["cores"])
+    proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=probe.cores)
     check_calibration([candidate.recipe for candidate in proposal.candidates], options.calibration)
     yield from _say_pruned(proposal, profile)
     about = {

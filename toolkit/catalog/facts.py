@@ -1,0 +1,77 @@
+"""The facts of a device, as its agent tells them: typed and bounded, and the same JSON again in reports."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, JsonValue, StrictBool
+
+from toolkit.catalog.record import OpenRecord
+
+# The most that a device is believed, in a fact or in any other answer.
+Text = Annotated[str, Field(strict=True, max_length=4096)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**40)]
+Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**60)]
+# Of the years 1970 to 2242: what a clock tells has to be one that can be written as a date.
+UnixTime = Annotated[float, Field(strict=True, ge=0, lt=2**33)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Jetson(OpenRecord):
+    """Versions of NVIDIA's system on a Jetson."""
+
+    model_config = ConfigDict(extra="allow")
+    l4t: Text
+    jetpack: Text | None
+
+
+class ProbeFacts(OpenRecord):
+    """The facts that something depends on; others are kept as they came and travel along, into reports.
+
+    None, or empty, is what the device doesn't tell. The order is the agent's.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    board: Text
+    soc: Text | None
+    arch: Text
+    os: Text
+    os_name: Text | None
+    kernel: Text
+    libc: Text | None
+    glibc: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}$")] | None
+    cpu: Text | None
+    isa: tuple[Text, ...]
+    cores: Annotated[int, Field(strict=True, ge=1, le=2**16)]
+    ram_bytes: Bytes | None
+    mem_available_bytes: Bytes | None
+    free_disk_bytes: Bytes
+    storage: Text | None
+    storage_device: Text | None
+    file_system: Text | None
+    python: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}(\.\d{1,4})?((a|b|rc)\d{1,4})?\+?$")]
+    has_ensurepip: StrictBool
+    jetson: Jetson | None
+    cuda: Text | None
+    accelerators: tuple[Text, ...]
+    governor: Text | None
+    governor_driver: Text | None
+    power_mode: Text | None
+    power_modes: dict[Text, Count]
+    rails_mw: dict[Text, Count]
+    temp_c: Annotated[float, Field(strict=True, gt=-300, lt=1000)] | None
+    throttled: dict[Text, StrictBool] | None
+    load_average: tuple[Number, ...] | None
+    clock_unix_s: UnixTime
+    # The emulator's name; reports mark figures by it. Agents of before emulated boards don't say it.
+    emulated: Text | None = None
+    install_root: Text
+    root_error: Text | None
+    root_mode: Annotated[str, Field(pattern=r"^[0-7]{3,6}$")] | None
+    root_owned: StrictBool | None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """The facts as the device told them, unknown ones and all: for reports, `--json` and files."""
+        return self.model_dump(mode="json", exclude_unset=True)
