@@ -28,6 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+from toolkit.agent.requests import Discard, ListReleases, Pull, TakeProbe
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.target import Target
@@ -204,7 +205,7 @@ def measure(parallel: int) -> Costs:
             render.follow(deploy(bundle, device))
         overhead_s = time.monotonic() - began
         with connect(target) as device:
-            device.ask("releases")
+            device.ask(ListReleases())
             began = time.monotonic()
             render.follow(check_active(device))
             load_check_s = time.monotonic() - began
@@ -258,11 +259,11 @@ def pull_rate(target: Target, sample: Path, sha256: str) -> float:
     with ThreadingHTTPServer(("127.0.0.1", 0), Blob) as server, connect(target) as device:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v2/sim"
-        device.ask("probe")
+        device.ask(TakeProbe())
         began = time.monotonic()
-        device.ask("pull", artifacts=[{"sha256": sha256, "size_bytes": SAMPLE_BYTES}], sources=[url])
+        device.ask(Pull(artifacts=[{"sha256": sha256, "size_bytes": SAMPLE_BYTES}], sources=[url]))
         seconds = time.monotonic() - began
-        device.ask("discard", sha256=[sha256])
+        device.ask(Discard(sha256=[sha256]))
         server.shutdown()
     return SAMPLE_BYTES / seconds
 

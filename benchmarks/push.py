@@ -25,6 +25,7 @@ from pathlib import Path
 
 from shaped_link import ADDRESSES, CLIENT, SERVER, Link, shaped
 
+from toolkit.agent.requests import Install
 from toolkit.bundle.manifest import describe_file
 from toolkit.catalog.target import Target, over
 from toolkit.cli import render
@@ -80,7 +81,7 @@ def keep(job: Job) -> None:
     artifact = {"path": "file", "sha256": job.sha256, "size_bytes": job.file.stat().st_size}
     manifest = json.dumps({"artifacts": [artifact]})
     with connect(server_target(job.folder)) as device:
-        drain(device.call("install", release=hashlib.sha256(manifest.encode()).hexdigest(), manifest=manifest))
+        drain(device.call(Install(release=hashlib.sha256(manifest.encode()).hexdigest(), manifest=manifest)))
 
 
 def commands(server: PrivateSshd, job: Job) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@ def test_it_is_the_same_file_on_every_host() -> None:
         assert b"\r" not in PARTS.read(entry)
 
 
-@pytest.mark.parametrize("place", sorted({*OPS.values(), *CHILD_OPS.values()}))
+@pytest.mark.parametrize("place", sorted({*(operation.place for operation in OPS.values()), *CHILD_OPS.values()}))
 def test_every_operation_has_its_function(place: str) -> None:
     part, _, name = place.partition(".")
     assert f"\ndef {name}(".encode() in PARTS.read(f"edgephi_agent/{part}.py")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.impostors import impostor, said
 from toolkit.agent.messages import LONGEST_LINE_BYTES, TurnEnd, decode, parse_event
+from toolkit.agent.requests import TakeProbe
 from toolkit.errors import AgentError
 
 
@@ -46,13 +47,13 @@ def test_what_is_not_the_protocol_is_a_value_error(line: bytes, words: str) -> N
 )
 def test_a_flood_is_ended(tmp_path: Path, script: str) -> None:
     with pytest.raises(AgentError, match="something that isn't its protocol"):
-        impostor(tmp_path, script).ask("probe")
+        impostor(tmp_path, script).ask(TakeProbe())
 
 
 def test_nothing_that_is_said_steers_the_terminal(tmp_path: Path) -> None:
     error = {"code": "os", "message": "\x1b]0;owned\x07 \x9b31m\u200b disk\nfull" + "x" * 100_000, "hint": "a\rb"}
     with pytest.raises(AgentError) as caught:
-        impostor(tmp_path, said(tmp_path, "error", error)).ask("probe")
+        impostor(tmp_path, said(tmp_path, "error", error)).ask(TakeProbe())
     assert caught.value.message.startswith("here: \ufffd]0;owned\ufffd \ufffd31m\u200b disk\nfullxxx")
     assert len(caught.value.message) < 2100
     assert caught.value.hint == "a\ufffdb"
@@ -61,7 +62,7 @@ def test_nothing_that_is_said_steers_the_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [{"message": 3}, {"code": "os"}, {"code": [], "message": "m"}, {}])
 def test_an_error_that_is_none_is_refused(tmp_path: Path, error: dict[str, Any]) -> None:
     with pytest.raises(AgentError, match="the agent's answer with an error can't be right"):
-        impostor(tmp_path, said(tmp_path, "error", error)).ask("probe")
+        impostor(tmp_path, said(tmp_path, "error", error)).ask(TakeProbe())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_an_error_that_is_none_is_refused(tmp_path: Path, error: dict[str, Any])
 )
 def test_an_event_that_cannot_be_right_is_refused(tmp_path: Path, event: dict[str, Any]) -> None:
     with pytest.raises(AgentError, match=rf"here: the agent's answer \('{event['type']}'\) can't be right"):
-        impostor(tmp_path, said(tmp_path, "event", event)).ask("probe")
+        impostor(tmp_path, said(tmp_path, "event", event)).ask(TakeProbe())
 
 
 def test_events_that_nobody_knows_are_passed_over() -> None:

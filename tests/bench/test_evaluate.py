@@ -13,6 +13,7 @@ from tests.support.devices import target_at, target_over
 from tests.support.figures import figures
 from tests.support.servers import needs_sshd
 from toolkit import localhost
+from toolkit.agent.requests import ListReleases
 from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
 from toolkit.bench.reference import read_eval_text
 from toolkit.bench.run import held_out_text
@@ -122,7 +123,8 @@ def test_a_target_that_has_the_files_only_links_them_under_the_new_id(root: Path
         new = record_quality(old, HELD_OUT, figures())
         events: list[Event] = []
         follow(install(new, device), events)
-        assert device.ask("releases")["releases"][0]["manifest"]["quality"][HELD_OUT]["ppl"] == 20.4
+        (there, *_) = device.ask(ListReleases()).releases
+        assert there.parsed("here").quality[HELD_OUT].ppl == 20.4
     assert any(isinstance(event, Step) and event.skipped and "push 0 of" in event.text for event in events)
     weights = [root / "releases" / bundle.id / "model.onnx.data" for bundle in (old, new)]
     assert weights[0].samefile(weights[1])

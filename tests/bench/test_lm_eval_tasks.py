@@ -14,6 +14,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.devices import target_at
 from toolkit.agent.messages import Completed, Scored
+from toolkit.agent.requests import ScoreTasks
 from toolkit.bench.lm_eval_tasks import Ask, answers, run_tasks, task_name
 from toolkit.deploy.install import install, prepare
 from toolkit.device.session import Device, connect
@@ -43,7 +44,7 @@ def device(root: Path) -> Iterator[Device]:
 @pytest.fixture
 def ask(device: Device) -> Iterator[Ask]:
     _, runtime = follow(prepare(device))
-    with answers(device, release=build("int4-rtn-b32").id, runtime=runtime.lock) as ask:
+    with answers(device, ScoreTasks(release=build("int4-rtn-b32").id, runtime=runtime.lock)) as ask:
         yield ask
 
 

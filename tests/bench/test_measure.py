@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
-from toolkit.agent.answers import Probed
+from toolkit.agent.requests import TakeProbe
 from toolkit.bench.measure import measure
 from toolkit.bench.run import target_key
 from toolkit.deploy.install import prepare
@@ -36,7 +36,7 @@ def test_without_its_runtime_only_memory_is_measured(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "bare.toml").write_text(f'transport = "local"\nprofile = "local"\ninstall_root = "{tmp_path / "bare"}"\n')
     with connect("bare") as device:
-        probe = device.ask(Probed)
+        probe = device.ask(TakeProbe())
         found = follow(measure(device, describe(device.target, device.profile, probe), "0" * 16))
     assert found.read_bytes_per_s > 0
     assert (found.kernels_per_s, found.ops_per_s) == (None, None)

@@ -12,6 +12,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.devices import device_at, pointer, steps, target_over
 from tests.support.servers import needs_root, needs_sshd, small_disk
+from toolkit.agent.requests import ListReleases, Verify
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.deploy.install import Delivery, check_active, deploy, install
 from toolkit.device.session import connect
@@ -163,8 +164,8 @@ def test_deploy_over_ssh(kind: str, root: Path, int4: Bundle, tmp_path: Path) ->
     server = PrivateSshd(tmp_path) if kind == "sshd" else EmbeddedServer(tmp_path)
     with server, connect(target_over(server, root)) as device:
         follow(deploy(int4, device))
-        listed = device.ask("releases")
-    assert listed["pointer"]["release"] == int4.id
+        listed = device.ask(ListReleases())
+    assert listed.pointer.release == int4.id
     assert pointer(root)["release"] == int4.id
 
 
@@ -213,7 +214,7 @@ def test_what_another_release_has_is_not_sent(
                 file.seek(2**20)
                 file.write(b"rot")
         follow(install(int4, device), events)
-        damaged = {entry["release"]: entry["damaged"] for entry in device.ask("verify")["releases"]}
+        damaged = {entry.release: list(entry.damaged) for entry in device.ask(Verify()).releases}
     assert damaged == {fp32.id: ["model.onnx.data"] if rotten else [], int4.id: []}
     said = [step for step in steps(events) if step.endswith("are there already, in other releases")]
     sent = max(event.done for event in events if isinstance(event, Progress) and event.label == "push")

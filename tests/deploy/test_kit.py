@@ -10,14 +10,22 @@ from typing import Any
 
 import pytest
 
+from tests.support.asked import record_requests
+from tests.support.boards import pi5_facts
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.devices import target_at
+from tests.support.impostors import impostor, said
+from tests.support.requests import ask as ask_agent
 from toolkit.agent.archive import agent_archive
+from toolkit.bundle.blocks import bundle_blocks
 from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.store import open_bundle
 from toolkit.catalog.profile import load_profile
+from toolkit.deploy.install import deploy
 from toolkit.deploy.kit import export_kit
+from toolkit.deploy.provision import ensure_runtime
+from toolkit.deploy.pull import pull
 from toolkit.deploy.wheels import sha256_of
 from toolkit.device.session import connect
 from toolkit.errors import ConfigError, CorruptBundle
@@ -37,24 +45,79 @@ def kit(tmp_path: Path) -> Path:
     return tmp_path / "kit"
 
 
-def ask(device: Any, request: dict[str, Any]) -> Any:
-    """The request as it stands, but for what the connection adds itself."""
-    return device.ask(**{key: value for key, value in request.items() if key not in ("protocol", "by")})
+def ask(root: Path, request: dict[str, Any]) -> Any:
+    """The agent's answer to a request as it stands."""
+    return ask_agent(root, **{key: value for key, value in request.items() if key != "protocol"})["result"]
 
 
 def test_its_requests_bring_the_bundle_to_a_device(kit: Path, root: Path) -> None:
     parts, bundle = read(kit), build("int4-rtn-b32")
     runtime = parts["profiles"]["local"]["runtimes"][MINOR]
+    (root / "agent").mkdir(mode=0o700)
+    (root / "agent" / "agent.pyz").write_bytes((kit / "agent.pyz").read_bytes())
+    assert ask(root, parts["probe"])["arch"] == parts["profiles"]["local"]["arch"]
+    assert ask(root, runtime["query"])["installed"] is False
+    missing = [entry["sha256"] for entry in ask(root, parts["missing"])["missing"]]
+    assert sorted(missing) == sorted(path.name for path in (kit / "blobs").iterdir())
+    for sha256 in missing:
+        (root / "incoming" / f"{sha256}.part").write_bytes((kit / "blobs" / sha256).read_bytes())
+    for request in (parts["install"], runtime["check"], runtime["activate"]):
+        ask(root, request)
+    assert ask(root, parts["releases"])["pointer"]["release"] == bundle.id
+
+
+def without_sender(request: dict[str, Any]) -> dict[str, Any]:
+    assert request["by"] == "a kit"
+    return {key: value for key, value in request.items() if key != "by"}
+
+
+def test_its_requests_are_what_a_deploy_sends(kit: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = record_requests(monkeypatch)
     with connect(target_at(root)) as device:
-        assert ask(device, parts["probe"])["arch"] == parts["profiles"]["local"]["arch"]
-        assert ask(device, runtime["query"])["installed"] is False
-        missing = [entry["sha256"] for entry in ask(device, parts["missing"])["missing"]]
-        assert sorted(missing) == sorted(path.name for path in (kit / "blobs").iterdir())
-        for sha256 in missing:
-            (root / "incoming" / f"{sha256}.part").write_bytes((kit / "blobs" / sha256).read_bytes())
-        for request in (parts["install"], runtime["check"], runtime["activate"]):
-            ask(device, request)
-        assert ask(device, parts["releases"])["pointer"]["release"] == bundle.id
+        follow(deploy(build("int4-rtn-b32"), device))
+    asked = {request["op"]: request for request in sent}
+    parts = read(kit)
+    runtime = parts["profiles"]["local"]["runtimes"][MINOR]
+    for op in ("settle", "probe", "releases", "install"):
+        assert without_sender(parts[op]) == asked[op]
+    for op in ("check", "activate"):
+        assert without_sender(runtime[op]) == asked[op]
+    # A deploy looks for the release alone, then holds the lock and looks for files; it names packages in a query too.
+    assert without_sender(parts["missing"]) == {
+        **asked["hold"],
+        **without(asked["missing"], "artifacts"),
+    }
+    assert without_sender(runtime["query"]) == without(asked["provision"], "packages")
+
+
+def without(request: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in request.items() if key != name}
+
+
+def test_a_runtime_is_asked_for_as_a_deploy_does(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = record_requests(monkeypatch)
+    device = impostor(tmp_path, said(tmp_path, "result", {"installed": None}))
+    follow(ensure_runtime(device, pi5_facts(python=platform.python_version()), offline=False))
+    asked = [request for request in sent if request["op"] == "provision"]
+    runtime = read(kit)["profiles"]["local"]["runtimes"][MINOR]
+    assert [without_sender(runtime["query"]), without_sender(runtime["provision"])] == [
+        without(asked[0], "packages"),
+        asked[1],
+    ]
+
+
+def test_a_pull_is_asked_for_as_a_deploy_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, source = build("int4-rtn-b32"), BlobSource("registry.example.com", "models/nano")
+    follow(export_kit(bundle, [HERE], tmp_path / "kit", pythons=[MINOR], source=source))
+    sent = record_requests(monkeypatch)
+    device = impostor(tmp_path, said(tmp_path, "result", {"files": 0, "pulled_bytes": 0, "reused_bytes": 0}))
+    follow(pull(device, bundle.manifest.artifacts, source, follow(bundle_blocks(bundle))))
+    parts = read(tmp_path / "kit")
+    assert without_sender(parts["pull"]) == without(sent[-1], "limit_bytes_per_s")
+    assert any("blocks" in artifact for artifact in parts["pull"]["artifacts"])
+    assert without_sender(parts["install"])["blocks"].keys() == {
+        artifact["sha256"] for artifact in parts["pull"]["artifacts"] if "blocks" in artifact
+    }
 
 
 def test_it_holds_the_agent_and_every_file_under_its_hash(kit: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.builds import follow
 from tests.support.devices import pointer, steps, target_at
 from tests.support.pythons import calling_itself, real_python, script, without_index
 from tests.support.wheels import make_wheel
-from toolkit.agent.answers import Probed
+from toolkit.agent.requests import TakeProbe
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.python import suits
 from toolkit.catalog.target import Target
@@ -91,7 +91,7 @@ def test_a_device_without_an_index_gets_its_wheels_from_here(tmp_path: Path, run
 def test_another_file_on_the_devices_index_is_not_installed(tmp_path: Path) -> None:
     index = tmp_path / "index"
     with connect(target_at(tmp_path / "asked")) as device:
-        lock = describe(device.target, device.profile, device.ask(Probed)).wheels
+        lock = describe(device.target, device.profile, device.ask(TakeProbe())).wheels
     assert lock is not None
     for wheel in lock.wheels:
         make_wheel(index, wheel.name, wheel.version)
@@ -158,9 +158,9 @@ def test_another_python_is_taken_where_the_default_does_not_suit(commands: Path,
     real_python(commands / "python3.12")
     events: list[Event] = []
     with connect(target_at(tmp_path / "device")) as device:
-        assert device.ask(Probed).python == "3.9.2"
+        assert device.ask(TakeProbe()).python == "3.9.2"
         probe = follow(suitable_probe(device), events)
-        assert device.ask(Probed).python == probe.python
+        assert device.ask(TakeProbe()).python == probe.python
     assert suits(probe.python, WANTED)
     (taken,) = [step for step in steps(events) if step.endswith("is taken")]
     assert taken.startswith(f"here: 'python3' is Python 3.9.2, the runtime needs {WANTED}: /")
@@ -196,7 +196,7 @@ def test_a_missing_default_is_replaced_by_another_command(
     monkeypatch.setenv("PATH", str(commands))
     events: list[Event] = []
     with connect(target_at(tmp_path / "device")) as device:
-        probe = follow(device.call(Probed), events)
+        probe = follow(device.call(TakeProbe()), events)
         assert device.python == "python3.12"
     assert probe.arch
     assert any(step.endswith("'python3.12' is taken instead") for step in steps(events))
@@ -205,5 +205,5 @@ def test_a_missing_default_is_replaced_by_another_command(
 def test_no_python_at_all(commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(commands))
     with connect(target_at(tmp_path / "device")) as device, pytest.raises(NoPython) as error:
-        device.ask("probe")
+        device.ask(TakeProbe())
     assert error.value.hint is not None and error.value.hint.startswith("is there a Python at 'python3'?")

@@ -24,6 +24,7 @@ from tests.support.registries import (
     reply,
 )
 from toolkit.agent.messages import Authorize
+from toolkit.agent.requests import Install, Verify
 from toolkit.bundle.blocks import Block, block_lists
 from toolkit.bundle.registry.layout import BlobSource, Place, parse_place, with_mirrors
 from toolkit.bundle.registry.transfer import push_bundle, remote_bundle
@@ -104,7 +105,7 @@ def test_what_another_release_has_is_not_pulled(
         monkeypatch.setenv("EDGEPHI_CACHE_DIR", str(tmp_path / "elsewhere"))
         remote = follow(remote_bundle(place))
         follow(install(remote, device, Delivery(source=source)), events)
-        damaged = {entry["release"]: entry["damaged"] for entry in device.ask("verify")["releases"]}
+        damaged = {entry.release: list(entry.damaged) for entry in device.ask(Verify()).releases}
     assert damaged == {fp32.id: [], int4.id: []}
     came = [step for step in steps(events) if " files came, " in step]
     assert came[0].endswith(" MB were there already, in other releases")
@@ -135,7 +136,7 @@ def test_a_mirror_that_lies_is_left_for_the_registry(there: LocalRegistry, tmp_p
         events: list[Event] = []
         assert follow(pull(device, bundle.manifest.artifacts, source), events) == bundle.manifest.size_bytes + 5
         assert len(liar.asked) == 1
-        device.ask("install", release=bundle.id, manifest=bundle.manifest_text)
+        device.ask(Install(release=bundle.id, manifest=bundle.manifest_text))
     assert told(events) == [f"here: {liar.host} isn't asked any more: sends other content than the hash says"]
 
 

@@ -13,6 +13,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.devices import device_at, pointer, steps, target_at, target_over
 from tests.support.keys import make_key, write_signers
+from toolkit.agent.requests import RollBack
 from toolkit.bundle.signatures import sign
 from toolkit.bundle.store import open_bundle
 from toolkit.deploy.install import deploy, install
@@ -47,7 +48,7 @@ def test_activate_by_name_by_prefix_and_rollback(root: Path) -> None:
         follow(deploy(int4, device))
         assert follow(activate(device, fp32.manifest.name)) == fp32.id
         assert follow(activate(device, int4.id[:10])) == int4.id
-        assert device.ask("rollback")["release"] == fp32.id
+        assert device.ask(RollBack()).release == fp32.id
         with pytest.raises(ConfigError) as error:
             follow(activate(device, "nothing"))
     assert error.value.message == "here: no release called 'nothing'"
@@ -166,7 +167,7 @@ def test_prune_keeps_the_active_release_and_those_before_it(device: Device, root
     # What the other two share with it stays.
     assert 0 < pruned.freed_bytes < bundles[0].manifest.size_bytes
     follow(verify(device)).enforce()
-    assert device.ask("rollback")["release"] == bundles[1].id
+    assert device.ask(RollBack()).release == bundles[1].id
     follow(prune(device, keep=0))
     assert [path.name for path in (root / "releases").iterdir()] == [bundles[1].id]
     assert follow(prune(device, keep=0)).freed_bytes == 0

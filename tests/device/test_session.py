@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.impostors import device_with_python, make_target
-from toolkit.agent.answers import Probed
 from toolkit.agent.archive import agent_archive, agent_sha256
+from toolkit.agent.requests import ListReleases, RollBack, TakeProbe
 from toolkit.config import config_dir, shipped_dir
 from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.device.session import check_profile, connect, identify
@@ -24,11 +24,11 @@ from toolkit.events import drain
 def test_connecting_puts_the_agent_there_once(tmp_path: Path) -> None:
     target = make_target(tmp_path / "root")
     with connect(target) as device:
-        assert device.ask("probe")["install_root"] == str(tmp_path / "root")
+        assert device.ask(TakeProbe())["install_root"] == str(tmp_path / "root")
     agent = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
     stamp = agent.stat().st_mtime_ns
     with connect(target) as device:
-        device.ask("probe")
+        device.ask(TakeProbe())
     assert agent.stat().st_mtime_ns == stamp
     assert not list(agent.parent.glob("*.tmp"))
 
@@ -49,19 +49,19 @@ def test_an_agent_that_a_power_cut_damaged_is_sent_afresh(tmp_path: Path, spoil:
     target = make_target(tmp_path / "root")
     path = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
     with connect(target) as device:
-        device.ask("probe")
+        device.ask(TakeProbe())
         path.write_bytes(spoil(agent_archive()))
-        assert device.ask("releases")["releases"] == []
+        assert device.ask(ListReleases()).releases == ()
     path.write_bytes(spoil(agent_archive()))
     with connect(target) as device:
-        assert device.ask("releases")["releases"] == []
+        assert device.ask(ListReleases()).releases == ()
     assert path.read_bytes() == agent_archive()
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_what_stays_open_says_that_the_agent_is_whole_again(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root")) as device:
-        device.ask("probe")
+        device.ask(TakeProbe())
         path = tmp_path / "root" / "agent" / f"agent-{agent_sha256()[:16]}.pyz"
         path.write_bytes(bytes(len(agent_archive())))
         with pytest.raises(AgentError, match=r"here: the agent can't be started there: ") as error:
@@ -75,18 +75,18 @@ def test_a_whole_agent_that_fails_is_not_started_again(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     script = f"echo x >> {starts}; case $2 in *.tmp) exec python3 $1 $2;; esac; exit 3"
     with pytest.raises(RemoteCommandFailed, match=r"ended with exit code 3: it said nothing"):
-        device_with_python(tmp_path, script).ask("rollback")
+        device_with_python(tmp_path, script).ask(RollBack())
     assert len(starts.read_text().split()) == 3, "settled, asked, settled again to see whether it is whole"
 
 
 def test_a_tilde_means_the_login_folder(tmp_path: Path) -> None:
     with connect(make_target(Path("~/.edgephi"))) as device:
-        assert device.ask("probe")["install_root"] == str(tmp_path / "home" / ".edgephi")
+        assert device.ask(TakeProbe())["install_root"] == str(tmp_path / "home" / ".edgephi")
 
 
 def test_an_agents_failure_names_the_target(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root")) as device, pytest.raises(AgentError) as error:
-        device.ask("rollback")
+        device.ask(RollBack())
     assert error.value.message == "here: there is no release to go back to"
     assert error.value.exit_code == 7
 
@@ -94,7 +94,7 @@ def test_an_agents_failure_names_the_target(tmp_path: Path) -> None:
 def test_a_full_device_has_its_own_error(tmp_path: Path) -> None:
     message = json.dumps({"protocol": 1, "error": {"code": "device_full", "message": "full", "hint": None}})
     with pytest.raises(DeviceFull):
-        device_with_python(tmp_path, f"echo '{message}'").ask("probe")
+        device_with_python(tmp_path, f"echo '{message}'").ask(TakeProbe())
 
 
 @pytest.mark.parametrize(
@@ -109,18 +109,18 @@ def test_a_full_device_has_its_own_error(tmp_path: Path) -> None:
 )
 def test_what_is_not_the_protocol_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(AgentError, match=r"something that isn't its protocol"):
-        device_with_python(tmp_path, f"echo '{line}'").ask("probe")
+        device_with_python(tmp_path, f"echo '{line}'").ask(TakeProbe())
 
 
 def test_a_silent_death_is_told_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(RemoteCommandFailed) as error:
-        device_with_python(tmp_path, "echo 'cannot execute binary file' >&2; exit 126").ask("probe")
+        device_with_python(tmp_path, "echo 'cannot execute binary file' >&2; exit 126").ask(TakeProbe())
     assert error.value.message == "here: the agent ended with exit code 126: cannot execute binary file"
 
 
 def test_a_device_of_another_architecture_is_refused(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
-        probe = device.ask(Probed).model_copy(update={"arch": "x86_64"})
+        probe = device.ask(TakeProbe()).model_copy(update={"arch": "x86_64"})
         with pytest.raises(ConfigError) as error:
             check_profile(device, probe)
     assert error.value.message == ("here (profile raspberry-pi-5-8gb): the device is x86_64, the profile says aarch64")
@@ -128,7 +128,7 @@ def test_a_device_of_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_with_another_system_is_refused(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
-        probe = device.ask(Probed).model_copy(update={"arch": "aarch64", "os": "windows"})
+        probe = device.ask(TakeProbe()).model_copy(update={"arch": "aarch64", "os": "windows"})
         with pytest.raises(ConfigError) as error:
             check_profile(device, probe)
     assert error.value.message == "here (profile raspberry-pi-5-8gb): the device runs windows, the profile says linux"
@@ -146,7 +146,7 @@ def test_a_device_is_identified_whatever_profile_its_target_names(tmp_path: Path
 
 def test_a_board_with_half_the_memory_of_its_profile_is_refused(tmp_path: Path) -> None:
     with connect(make_target(tmp_path / "root", profile="raspberry-pi-5-8gb")) as device:
-        probe = device.ask(Probed).model_copy(update={"arch": "aarch64", "ram_bytes": 4 * 2**30})
+        probe = device.ask(TakeProbe()).model_copy(update={"arch": "aarch64", "ram_bytes": 4 * 2**30})
         with pytest.raises(ConfigError, match=r"has 4\.0 GiB of memory, the profile says 8.0 GiB"):
             check_profile(device, probe)
         # What firmware and GPU keep doesn't count as missing.

@@ -14,6 +14,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import pointer, target_at
 from tests.support.figures import figures, make_report, make_run
+from toolkit.agent.requests import ListReleases
 from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy
@@ -108,7 +109,7 @@ def test_without_an_earlier_release_nothing_stays_active(root: Path) -> None:
         follow(deploy(int4, device))
         verdict = follow(deploy_gated(int4, device))
         assert verdict.active is None
-        assert not any(entry["active"] for entry in device.ask("releases")["releases"])
+        assert not any(entry.active for entry in device.ask(ListReleases()).releases)
         with pytest.raises(GateFailed, match="min_decode_tps"):
             verdict.enforce()
         # The way back up is the usual one.

@@ -14,6 +14,7 @@ from tests.power.initrd import DATA, RUN
 from tests.power.machine import Machine
 from tests.power.volatile_disk import Phase, Recording
 from tests.support.builds import follow
+from toolkit.agent.requests import Activate, Install, ListReleases, Provision
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.push import Upload, push
@@ -90,13 +91,13 @@ class Story:
         Raises ToolkitError or AssertionError when something isn't.
         """
         follow(verify(device)).enforce()
-        pointer = device.ask("releases")["pointer"]
+        pointer = device.ask(ListReleases()).pointer
         runtimes = Path(device.target.install_root) / "runtimes"
         if (runtimes / self.lock / "ready.json").exists():
             assert dict(runtime_files(runtimes / self.lock / "venv")) == self.runtime
-        if pointer["release"] is not None:
-            assert pointer["runtime"] == self.lock
-        return self.named(pointer["release"])
+        if pointer.release is not None:
+            assert pointer.runtime == self.lock
+        return self.named(pointer.release)
 
     def named(self, release: str | None) -> str:
         return {None: NOTHING, self.old.id: OLD, self.new.id: NEW}[release]
@@ -104,9 +105,9 @@ class Story:
     def complete(self, device: Device) -> None:
         """Give a deployment's steps again, but for the load check: the runtime there is for another processor."""
         follow(push(device, uploads(self.new)))
-        device.ask("install", release=self.new.id, manifest=self.new.manifest_text)
-        if device.ask("provision", lock=self.lock, packages=[], query_only=True)["installed"] is not None:
-            device.ask("activate", release=self.new.id, runtime=self.lock)
+        device.ask(Install(release=self.new.id, manifest=self.new.manifest_text))
+        if device.ask(Provision(lock=self.lock, packages=[], query_only=True)).installed is not None:
+            device.ask(Activate(release=self.new.id, runtime=self.lock))
             assert self.answer(device) == NEW
         follow(verify(device)).enforce()
 

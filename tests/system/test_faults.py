@@ -27,6 +27,7 @@ from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from toolkit.agent.archive import agent_archive
+from toolkit.agent.requests import CheckLoad, ListReleases
 from toolkit.bundle.registry.layout import BlobSource, parse_place
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.bundle.store import Bundle
@@ -74,11 +75,12 @@ def new() -> Bundle:
 def answering(device: Device) -> str:
     """Which of the two is active; it is whole, and it loads and generates."""
     found = follow(verify(device))
-    pointer = device.ask("releases")["pointer"]
+    pointer = device.ask(ListReleases()).pointer
     damaged = {checked.release for checked in found.damaged}
-    assert pointer["release"] not in damaged
-    device.ask("check", release=pointer["release"], runtime=pointer["runtime"], prompt="In the", tokens=2, settings={})
-    return {old().id: "old", new().id: "new"}[pointer["release"]]
+    assert pointer.release not in damaged
+    assert pointer.release is not None and pointer.runtime is not None
+    device.ask(CheckLoad(release=pointer.release, runtime=pointer.runtime, prompt="In the", tokens=2))
+    return {old().id: "old", new().id: "new"}[pointer.release]
 
 
 def settle(table: Table, fault: str, target: Target, delivery: Delivery = PLAIN) -> None:
@@ -329,14 +331,14 @@ def killed_agent(root: Path, request: dict[str, object], calls: int) -> int:
 def test_the_agent_is_killed_at_every_change_to_the_disk(table: Table, target: Target, root: Path, op: str) -> None:
     with connect(target) as device:
         follow(install(new(), device))
-        lock = device.ask("releases")["pointer"]["runtime"]
+        lock = device.ask(ListReleases()).pointer.runtime
         if op == "install":
             shutil.rmtree(root / "releases" / new().id)
             arrived = [artifact.sha256 for artifact in new().manifest.artifacts]
             for sha256 in {*arrived} - {artifact.sha256 for artifact in old().manifest.artifacts}:
                 blob = root / "blobs" / "sha256" / sha256
                 blob.rename(root / "incoming" / f"{sha256}.part")
-        request = {"op": op, "release": new().id, "runtime": lock, "manifest": new().manifest_text}
+        request: dict[str, object] = {"op": op, "release": new().id, "runtime": lock, "manifest": new().manifest_text}
         row = table[f"agent killed at each change to the disk: {op}"]
         for calls in range(200):
             code = killed_agent(root, request, calls)

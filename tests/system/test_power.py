@@ -37,6 +37,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.servers import needs_root
+from toolkit.agent.requests import Activate, RollBack
 from toolkit.config import cache_dir
 from toolkit.deploy.install import Delivery, deploy, install, prepare
 from toolkit.deploy.push import push
@@ -114,9 +115,9 @@ def story(machine: Machine, disk: VolatileDisk, tmp_path_factory: pytest.TempPat
             follow(install(new, device))
         for _ in range(3):
             with during("activate"):
-                device.ask("activate", release=new.id, runtime=runtime.lock)
+                device.ask(Activate(release=new.id, runtime=runtime.lock))
             with during("roll back"):
-                device.ask("rollback")
+                device.ask(RollBack())
         with during("prune"):
             follow(prune(device, keep=0))
     recording = disk.recording.so_far()
@@ -158,7 +159,7 @@ def test_without_flushes_releases_are_lost(machine: Machine, disk: VolatileDisk,
     """What the agent flushes is what keeps a release: one that flushes nothing is found out by the same examination."""
     with connect(target_of(machine, python=put_program(machine, "forgetful", FORGETFUL, tmp_path))) as device:
         follow(install(story.new, device))
-        device.ask("activate", release=story.new.id, runtime=story.lock)
+        device.ask(Activate(release=story.new.id, runtime=story.lock))
         # Somebody else flushes a file of his own: the file system notes the others' names, and not their content.
         device.transport.start(["sync", f"{DATA}/{INSTALL_ROOT}/push.lock"]).wait()
     recording = disk.recording.so_far()
@@ -211,7 +212,7 @@ def redeploy(machine: Machine, story: Story) -> None:
 def device_with_old(machine: Machine, story: Story) -> Machine:
     """The machine with the old release active, and no other there."""
     with connect(target_of(machine)) as device:
-        device.ask("activate", release=story.old.id, runtime=story.lock)
+        device.ask(Activate(release=story.old.id, runtime=story.lock))
         follow(prune(device, keep=0))
     return machine
 
@@ -248,7 +249,7 @@ def test_the_clock_jumps(
         row.answers.append(answering(machine, story))
         with connect(target_of(machine)) as device:
             assert follow(prune(device, keep=1)).kept
-            device.ask("rollback")
+            device.ask(RollBack())
         assert answering(machine, story) == OLD
         redeploy(machine, story)
         row.completed += 1

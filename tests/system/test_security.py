@@ -23,6 +23,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.fleets import over, write_targets
 from tests.support.servers import address_of, needs_sshd
+from toolkit.agent.requests import ListReleases, TakeProbe
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import install
@@ -177,7 +178,7 @@ def test_no_name_on_a_device_is_read_by_a_shell(tmp_path: Path) -> None:
             plain = Target(name="pi5", host=server.host, profile="local")
             target = plain.model_copy(update={"install_root": str(folder), "python": str(python)})
             device = Device(target, load_profile("local"), transport, dial=lambda: transport)
-            assert device.ask("releases")["releases"] == []
+            assert device.ask(ListReleases()).releases == ()
             assert len(list((folder / "agent").iterdir())) == 1, name
             transport.make_dirs(str(folder / "made"))
             list(transport.put(python, str(folder / "made" / name)))
@@ -229,15 +230,15 @@ def test_an_install_root_that_others_can_write_to_is_not_worked_in(tmp_path: Pat
     root.chmod(mode)
     with connect(Target(name="here", transport="local", profile="local", install_root=str(root))) as device:
         with pytest.raises(AgentError, match="can be written to by others") as caught:
-            device.ask("releases")
+            device.ask(ListReleases())
         assert caught.value.exit_code == 7 and f"chmod 700 {root}" in (caught.value.hint or "")
         assert list((root / "agent").iterdir()) == []
         root.chmod(0o700)
-        assert device.ask("releases")["releases"] == []
+        assert device.ask(ListReleases()).releases == ()
         root.chmod(mode)
         with pytest.raises(AgentError, match="can be written to by others"):
-            device.ask("releases")
-        assert json.loads(json.dumps(device.ask("probe")))["root_mode"] == f"{mode:04o}"
+            device.ask(ListReleases())
+        assert json.loads(json.dumps(device.ask(TakeProbe())))["root_mode"] == f"{mode:04o}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
@@ -249,4 +250,4 @@ def test_an_install_root_of_somebody_else_is_not_worked_in(tmp_path: Path) -> No
         connect(Target(name="here", transport="local", profile="local", install_root=str(root))) as device,
         pytest.raises(AgentError, match="belongs to somebody else"),
     ):
-        device.ask("releases")
+        device.ask(ListReleases())

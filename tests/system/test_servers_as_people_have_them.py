@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import IN_CI, address_of, connects, needs_root, needs_sshd
+from toolkit.agent.requests import ListReleases
 from toolkit.catalog.target import Target
 from toolkit.device.session import Device, connect
 from toolkit.device.ssh import link as ssh_link
@@ -68,7 +69,7 @@ def device_at(server: PrivateSshd) -> Target:
 
 
 def works(device: Device) -> bool:
-    return bool(device.ask("releases")["releases"] == [])
+    return bool(device.ask(ListReleases()).releases == ())
 
 
 def test_files_without_openssh_extensions(tmp_path: Path) -> None:

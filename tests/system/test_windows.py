@@ -15,7 +15,7 @@ import pytest
 from tests.support.boards import BOARDS
 from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
-from toolkit.agent.answers import Probed
+from toolkit.agent.requests import Install, ListReleases, Provision, Prune, RollBack, TakeProbe, Verify
 from toolkit.bundle.manifest import describe_file
 from toolkit.bundle.store import Bundle, write_bundle
 from toolkit.catalog.target import Target, save_target
@@ -84,7 +84,7 @@ def target_of(server: WindowsServer, **fields: object) -> Target:
 
 def give_runtime(device: Device, root: Path, runtimes: Path) -> None:
     """This machine's runtime where Windows has one: it can't be installed from Windows' wheels here."""
-    probe = device.ask(Probed)
+    probe = device.ask(TakeProbe())
     wanted = root / "runtimes" / describe(device.target, device.profile, probe).lock
     real = next(path for path in runtimes.iterdir() if (path / "ready.json").is_file())
     (wanted / "venv" / "Scripts").mkdir(parents=True)
@@ -108,7 +108,7 @@ def other(built: Bundle, folder: Path) -> Bundle:
 
 def test_the_whole_loop(server: WindowsServer, runtimes: Path, tmp_path: Path) -> None:
     with connect(target_of(server)) as device:
-        probe = device.ask(Probed)
+        probe = device.ask(TakeProbe())
         assert (probe.os, probe.arch, probe.board) == ("windows", "x86_64", "LENOVO 21NS000AGE")
         assert (probe.accelerators, probe.power_mode) == (("npu: Intel(R) AI Boost",), "Balanced")
         assert probe.install_root == str(server.home / ".edgephi")
@@ -117,12 +117,12 @@ def test_the_whole_loop(server: WindowsServer, runtimes: Path, tmp_path: Path) -
         second = other(first, tmp_path / "second")
         for built in (first, second):
             follow(deploy(built, device))
-        assert device.ask("releases")["pointer"]["release"] == second.id
-        assert follow(device.call("rollback"))["release"] == first.id
+        assert device.ask(ListReleases()).pointer.release == second.id
+        assert follow(device.call(RollBack())).release == first.id
         follow(check_active(device))
-        assert all(not entry["damaged"] for entry in device.ask("verify")["releases"])
-        pruned = device.ask("prune", keep=0)
-        assert (pruned["removed"], pruned["kept"]) == ([second.id], [first.id])
+        assert all(not entry.damaged for entry in device.ask(Verify()).releases)
+        pruned = device.ask(Prune(keep=0))
+        assert (pruned.removed, pruned.kept) == ((second.id,), (first.id,))
         blobs = {path.name for path in (server.home / ".edgephi/blobs/sha256").iterdir()}
         assert blobs == {artifact.sha256 for artifact in first.manifest.artifacts}
 
@@ -143,7 +143,7 @@ def installed(device: Device, files: list[Upload]) -> str:
     artifacts = [{"path": f"a/{f.source.name}", "sha256": f.sha256, "size_bytes": f.size_bytes} for f in files]
     text = json.dumps({"artifacts": artifacts})
     release = hashlib.sha256(text.encode()).hexdigest()
-    device.ask("install", release=release, manifest=text)
+    device.ask(Install(release=release, manifest=text))
     return release
 
 
@@ -179,10 +179,10 @@ def test_what_a_program_has_open_stays_and_is_named(server: WindowsServer, files
             inside.open("rb"),
             pytest.raises(AgentError, match=f"a program on the device has .*{release}.* open") as error,
         ):
-            device.ask("prune", keep=0)
+            device.ask(Prune(keep=0))
         assert "end what uses it there" in (error.value.hint or "")
         assert inside.is_file()
-        assert device.ask("prune", keep=0)["removed"] == [release]
+        assert device.ask(Prune(keep=0)).removed == (release,)
 
 
 @pytest.mark.parametrize("shell", ["cmd"], indirect=True)
@@ -212,7 +212,7 @@ def test_names_that_windows_has_not_are_refused(server: WindowsServer, name: str
         connect(target_of(server)) as device,
         pytest.raises(CorruptBundle, match="the manifest is refused: unsafe file"),
     ):
-        device.ask("install", release=release, manifest=text)
+        device.ask(Install(release=release, manifest=text))
 
 
 @pytest.mark.parametrize("shell", ["cmd"], indirect=True)
@@ -223,14 +223,14 @@ def test_paths_that_would_be_too_long_are_refused_beforehand(server: WindowsServ
             installed(device, files)
         assert "C:/edgephi" in (error.value.hint or "")
         with pytest.raises(AgentError, match="259"):
-            device.ask("provision", lock="0" * 16, packages=[])
+            device.ask(Provision(lock="0" * 16, packages=[]))
 
 
 def test_the_python_is_looked_for(server: WindowsServer) -> None:
     server.session.pythons = {"python": [sys.executable]}  # type: ignore[attr-defined]
     with connect(target_of(server)) as device:
         assert device.python == "python"
-        assert device.ask("releases")["releases"] == []
+        assert device.ask(ListReleases()).releases == ()
 
 
 def test_no_python_but_the_shops(server: WindowsServer) -> None:
@@ -239,13 +239,13 @@ def test_no_python_but_the_shops(server: WindowsServer) -> None:
         connect(target_of(server)) as device,
         pytest.raises(RemoteCommandFailed, match="no Python 3 is there") as error,
     ):
-        device.ask("probe")
+        device.ask(TakeProbe())
     assert "winget install" in (error.value.hint or "")
 
 
 def test_a_version_of_the_launcher(server: WindowsServer) -> None:
     with connect(target_of(server, python="py -3.12")) as device:
-        assert device.ask("releases")["releases"] == []
+        assert device.ask(ListReleases()).releases == ()
 
 
 @pytest.mark.parametrize("shell", ["cmd"], indirect=True)

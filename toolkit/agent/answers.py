@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
@@ -30,15 +30,16 @@ class Said(BaseModel):
 
 
 class Answer(Said):
-    """The result of the operation `op`."""
+    """The result of an operation; its request names it."""
 
-    op: ClassVar[str]
+
+class Acknowledged(Answer):
+    """A result of which nothing is read, whatever it says."""
 
 
 class Settled(Answer):
     """Whether an agent that was sent stood there whole already."""
 
-    op: ClassVar[str] = "settle"
     was_whole: StrictBool
 
 
@@ -50,7 +51,6 @@ class Lacking(Said):
 
 
 class Missing(Answer):
-    op: ClassVar[str] = "missing"
     installed: StrictBool
     missing: tuple[Lacking, ...]
     free_bytes: Bytes
@@ -67,7 +67,6 @@ class Missing(Answer):
 class KeptManifest(Answer):
     """A release's manifest as it stands there, and the signatures beside it, by the names of their files."""
 
-    op: ClassVar[str] = "manifest"
     manifest: Annotated[str, Field(strict=True, max_length=LARGEST_MANIFEST_BYTES)]
     signatures: Annotated[
         dict[Text, Annotated[str, Field(strict=True, max_length=LARGEST_SIGNATURE_BYTES)]],
@@ -76,7 +75,6 @@ class KeptManifest(Answer):
 
 
 class Pulled(Answer):
-    op: ClassVar[str] = "pull"
     files: Count
     pulled_bytes: Bytes
     reused_bytes: Bytes
@@ -122,7 +120,6 @@ class Active(Said):
 class Reused(Answer):
     """Bytes of lacking files that were copied from others on the device."""
 
-    op: ClassVar[str] = "reuse"
     reused_bytes: Bytes
 
 
@@ -135,20 +132,17 @@ class Pointer(Active):
 
 
 class Releases(Answer):
-    op: ClassVar[str] = "releases"
     releases: tuple[Installed, ...]
     pointer: Pointer
 
 
 class RolledBack(Answer):
-    op: ClassVar[str] = "rollback"
     release: Sha256
 
 
 class Provisioned(Answer):
     """`installed` is None when there is no such runtime and nobody asked to make it, True when it was made now."""
 
-    op: ClassVar[str] = "provision"
     installed: StrictBool | None
     packages: tuple[Text, ...] = ()
 
@@ -162,7 +156,6 @@ class FoundPython(Said):
 
 
 class Pythons(Answer):
-    op: ClassVar[str] = "pythons"
     pythons: tuple[FoundPython, ...]
 
 
@@ -172,21 +165,18 @@ class CheckedRelease(Said):
 
 
 class Verified(Answer):
-    op: ClassVar[str] = "verify"
     releases: tuple[CheckedRelease, ...]
     active: Sha256 | None
     repaired: StrictBool
 
 
 class PrunedReleases(Answer):
-    op: ClassVar[str] = "prune"
     removed: tuple[Sha256, ...]
     kept: tuple[Sha256, ...]
     freed_bytes: Bytes
 
 
 class Measured(Answer):
-    op: ClassVar[str] = "measure"
     read_bytes_per_s: Annotated[float, Field(strict=True, gt=0, lt=1e15)]
     kernels_per_s: Annotated[float, Field(strict=True, gt=0, lt=1e12)] | None
 
@@ -194,7 +184,6 @@ class Measured(Answer):
 class Generated(Answer):
     """A bundle loaded and generated."""
 
-    op: ClassVar[str] = "check"
     load_ns: Nanoseconds
     generated_tokens: Count
 
@@ -207,7 +196,6 @@ class Continuation(Said):
 class ReferenceMade(Answer):
     """Tokens of the windows whose log-probabilities were written, and greedy continuations."""
 
-    op: ClassVar[str] = "reference"
     text_tokens: Count
     windows: tuple[tuple[Count, ...], ...]
     continuations: tuple[Continuation, ...]
@@ -227,7 +215,6 @@ class ComparedWindow(Said):
 
 
 class Evaluated(Answer):
-    op: ClassVar[str] = "evaluate"
     windows: Annotated[tuple[ComparedWindow, ...], Field(min_length=1)]
     matches: tuple[Share, ...]
     stepwise: StrictBool
@@ -237,19 +224,9 @@ class Probed(ProbeFacts, Answer):
     """Facts; those that a newer agent adds are kept, unlike in other answers."""
 
     model_config = ConfigDict(extra="allow")
-    op: ClassVar[str] = "probe"
 
 
-_ANSWERS: dict[str, type[Answer]] = {answer.op: answer for answer in Answer.__subclasses__()}
-
-A = TypeVar("A", bound=Answer)
 M = TypeVar("M", bound=BaseModel)
-
-
-def check(op: str, payload: dict[str, Any], who: str) -> None:
-    """Raise AgentError unless this can be the answer to an operation."""
-    if op in _ANSWERS:
-        parse(_ANSWERS[op], payload, who, f"to '{op}'")
 
 
 def parse(model: type[M], payload: object, who: str, what: str) -> M:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit import localhost
 from toolkit.agent.answers import Evaluated
+from toolkit.agent.requests import Evaluate, SentWindow
 from toolkit.bench.reference import (
     EvalText,
     Reference,
@@ -49,11 +50,11 @@ class Evaluation(Quality):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, and how the agent is told of it."""
+    """What is evaluated, and how the agent is told of it: all but the texts."""
 
     manifest: Manifest
     id: str
-    where: dict[str, str]
+    asked: Evaluate
 
 
 def evaluate(bundle: Bundle, reference: Bundle | None, sample: EvalText) -> Service[Evaluation]:
@@ -61,7 +62,8 @@ def evaluate(bundle: Bundle, reference: Bundle | None, sample: EvalText) -> Serv
 
     Raises ConfigError for a text or a reference that doesn't fit; AgentError when a model can't be evaluated.
     """
-    subject = Subject(bundle.manifest, bundle.id, {"model_folder": str(bundle.path.resolve())})
+    asked = Evaluate(model_folder=str(bundle.path.resolve()), windows=(), continuations=())
+    subject = Subject(bundle.manifest, bundle.id, asked)
     with connect("local") as device:
         return (yield from _evaluate(device, subject, reference or find_reference(bundle.manifest), sample))
 
@@ -75,7 +77,7 @@ def evaluate_on(
     `evaluate` raises, DeviceFull, and ConfigError when there is no such release.
     """
     manifest, release = installed(device, bundle_id)
-    subject = Subject(manifest, release, {"release": release})
+    subject = Subject(manifest, release, Evaluate(release=release, windows=(), continuations=()))
     return (yield from _evaluate(device, subject, reference or find_reference(manifest), sample))
 
 
@@ -130,7 +132,7 @@ def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: EvalT
     wanted = yield from reference_files(reference, sample, device)
     probe, runtime = yield from prepare(device)
     name = subject.manifest.name
-    request = subject.where | {"runtime": runtime.lock, "continuations": _that_fit(wanted, subject.manifest)}
+    request = replace(subject.asked, runtime=runtime.lock, continuations=_that_fit(wanted, subject.manifest))
     yield Step(f"{device.target.name}: compare {name} with {reference.manifest.name} on {sample.name}")
     compared = yield from _compare(device, wanted, request)
     if compared.stepwise:
@@ -159,7 +161,7 @@ def _that_fit(reference: Reference, manifest: Manifest) -> list[dict[str, list[i
     ]
 
 
-def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> Service[Evaluated]:
+def _compare(device: Device, reference: Reference, request: Evaluate) -> Service[Evaluated]:
     files = reference.files
     if device.target.transport == "local":
         return (yield from _call(device, reference, request, lambda index: str(files[index].source)))
@@ -171,16 +173,14 @@ def _compare(device: Device, reference: Reference, request: dict[str, Any]) -> S
         discard(device, files)
 
 
-def _call(
-    device: Device, reference: Reference, request: dict[str, Any], place: Callable[[int], str]
-) -> Service[Evaluated]:
-    windows = [
+def _call(device: Device, reference: Reference, request: Evaluate, place: Callable[[int], str]) -> Service[Evaluated]:
+    windows: list[SentWindow] = [
         {"tokens": tokens, "file": place(index), "sha256": reference.files[index].sha256}
         for index, tokens in enumerate(reference.windows)
     ]
-    found = yield from device.call(Evaluated, windows=windows, **request)
+    found = yield from device.call(replace(request, windows=windows))
     counts = [len(window) - 1 for window in reference.windows]
-    if [len(window.kld) for window in found.windows] != counts or len(found.matches) != len(request["continuations"]):
+    if [len(window.kld) for window in found.windows] != counts or len(found.matches) != len(request.continuations):
         raise AgentError(f"{device.target.name}: the agent evaluated another text than it was given", "run it again")
     return found
 

@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from toolkit.agent.messages import Completed, Event, Result, Scored
+from toolkit.agent.requests import ScoreTasks
 from toolkit.bench.run import installed
 from toolkit.deploy.install import prepare
 from toolkit.device.session import Device
@@ -70,7 +71,7 @@ def run_tasks(device: Device, bundle_id: str | None, tasks: Sequence[str], limit
     loaded = _load_tasks(tasks)
     yield Step(f"{device.target.name}: ask {manifest.name}")
     asked: SimpleQueue[None] = SimpleQueue()
-    with answers(device, release=release, runtime=runtime.lock) as answer, ThreadPoolExecutor(1) as pool:
+    with answers(device, ScoreTasks(release=release, runtime=runtime.lock)) as answer, ThreadPoolExecutor(1) as pool:
 
         def ask(question: dict[str, Any]) -> Scored | Completed:
             asked.put(None)
@@ -120,9 +121,9 @@ def task_name(path: Path) -> str:
 
 
 @contextmanager
-def answers(device: Device, **params: str) -> Iterator[Ask]:
+def answers(device: Device, request: ScoreTasks) -> Iterator[Ask]:
     """A conversation with the agent about a release: one question, one answer."""
-    process = device.start("score", **params)
+    process = device.start(request)
     messages = device.messages(process)
 
     def ask(question: dict[str, Any]) -> Scored | Completed:

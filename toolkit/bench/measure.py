@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 
-from toolkit.agent.answers import Measured
+from toolkit.agent.requests import Measure
 from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device
 from toolkit.events import Service, Step
@@ -22,13 +22,13 @@ def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) 
     if kept is not None and kept.kernels_per_s is not None and not fresh:
         return kept
     yield Step(f"{device.target.name}: measure memory and compute")
-    measured = device.ask(
-        Measured,
+    request = Measure(
         runtime=runtime.lock,
         kernel=base64.b64encode(matrix_product()).decode(),
         input=[ROWS, INNER],
-        settings=device.profile.runtime.settings.model_dump(),
+        settings=device.profile.runtime.settings,
     )
+    measured = device.ask(request)
     measurement = Measurement(
         target=device.target.name,
         target_key=key,

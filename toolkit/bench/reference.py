@@ -8,10 +8,11 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
+from toolkit.agent.requests import MakeReference
 from toolkit.bench.run import held_out_text
 from toolkit.bundle.manifest import Manifest, canonical_json, describe_file
 from toolkit.bundle.store import Bundle, list_bundles
@@ -138,7 +139,7 @@ def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service
     """
     with nullcontext(beside) if beside.target.name == "local" else connect("local") as device:
         packages = list(device.profile.runtime.packages)
-        parts = [bundle.manifest.identity, _request(bundle, sample), sample.sha256, agent_sha256(), packages]
+        parts = [bundle.manifest.identity, _lengths(bundle, sample), sample.sha256, agent_sha256(), packages]
         folder = cache_dir() / "reference" / hashlib.sha256(canonical_json(parts).encode()).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "lock").open("ab") as lock:
@@ -148,15 +149,14 @@ def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service
                 return kept
             _, runtime = yield from prepare(device)
             yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}")
-            made = yield from device.call(
-                ReferenceMade,
-                **_request(bundle, sample),
+            request = MakeReference(
+                **_lengths(bundle, sample),
                 runtime=runtime.lock,
                 model_folder=str(bundle.path.resolve()),
                 text=sample.text,
                 folder=str(folder),
             )
-            return _keep(folder, sample, made)
+            return _keep(folder, sample, (yield from device.call(request)))
 
 
 def _acquire(lock: IO[bytes]) -> Service[None]:
@@ -167,7 +167,17 @@ def _acquire(lock: IO[bytes]) -> Service[None]:
         time.sleep(_POLL_S)
 
 
-def _request(bundle: Bundle, sample: EvalText) -> dict[str, int]:
+class _Lengths(TypedDict):
+    """What a reference is made of, in tokens but for the number of prompts."""
+
+    tokens: int
+    window_tokens: int
+    prompts: int
+    prompt_tokens: int
+    match_tokens: int
+
+
+def _lengths(bundle: Bundle, sample: EvalText) -> _Lengths:
     prompt_tokens = min(MATCH_PROMPT_TOKENS, sample.window_tokens)
     match_tokens = min(MATCH_TOKENS, bundle.manifest.context_tokens - prompt_tokens)
     return {

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 from toolkit import __version__
-from toolkit.agent.answers import Releases, parse
 from toolkit.agent.archive import agent_sha256
+from toolkit.agent.requests import Bench, ListReleases
 from toolkit.bench.measure import measure
 from toolkit.bundle.manifest import Manifest
 from toolkit.catalog.facts import ProbeFacts
@@ -118,7 +118,7 @@ def target_key(device: Device, probe: ProbeFacts) -> str:
 
 def installed(device: Device, bundle_id: str | None) -> tuple[Manifest, str]:
     """A release's manifest and id, the active one by default. Raises ConfigError when there is none."""
-    for entry in device.ask(Releases).releases:
+    for entry in device.ask(ListReleases()).releases:
         if entry.release == bundle_id or (bundle_id is None and entry.active):
             return entry.parsed(device.target.name), entry.release
     if bundle_id is None:
@@ -144,12 +144,11 @@ def _run(
     device: Device, bundle_id: str, lock: str, workload: Workload, settings: RuntimeSettings, index: int
 ) -> Service[Run]:
     quality = index == 0 and workload.quality_tokens > 0
-    raw = yield from device.call(
-        "bench",
+    request = Bench(
         release=bundle_id,
         runtime=lock,
-        workload=workload.model_dump(),
-        settings=settings.model_dump(),
+        workload=workload,
+        settings=settings,
         # The first load reads the disk, the others the page cache: both are asked for by name in the report.
         cold=index == 0,
         # A text that begins again would be what prompt-lookup speculation lives on.
@@ -157,7 +156,7 @@ def _run(
         # Eight characters a token is more than English prose has with any tokenizer of the family.
         quality_text=held_out_text()[: workload.quality_tokens * 8] if quality else None,
     )
-    run = parse(Run, raw, device.target.name, "to 'bench'")
+    run = yield from device.call(request)
     if len(run.samples) != workload.repetitions or not all(sample.token_ns for sample in run.samples):
         raise AgentError(f"{device.target.name}: the agent measured something else than it was asked", "run it again")
     return run

@@ -128,7 +128,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
 
     The profile `local` is this machine, whose data sheet nobody has: it is measured the first time.
     """
-    from toolkit.agent.answers import Probed
+    from toolkit.agent.requests import TakeProbe
     from toolkit.bench.measure import measure
     from toolkit.bench.run import target_key
     from toolkit.cli import render
@@ -146,7 +146,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
             probe, runtime = render.follow(prepare(device))
         else:
             # Installing a runtime isn't what somebody asks for who wants a plan.
-            probe = device.ask(Probed)
+            probe = device.ask(TakeProbe())
             runtime = describe(device.target, device.profile, probe)
         render.follow(measure(device, runtime, target_key(device, probe), fresh=fresh))
     return name

@@ -27,12 +27,12 @@ def probe(name: str, as_json: bool) -> None:
     Shows the board, CPU, memory, free disk, Python and accelerators, and whether they fit the target's
     profile.
     """
-    from toolkit.agent.answers import Probed
+    from toolkit.agent.requests import TakeProbe
     from toolkit.cli import render
     from toolkit.device.session import check_profile, connect
 
     with connect(name, render.prompt_secret()) as device:
-        facts = device.ask(Probed)
+        facts = device.ask(TakeProbe())
         told = facts.as_json()
         if as_json:
             render.print_json(told)

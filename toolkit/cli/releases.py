@@ -16,12 +16,12 @@ def releases(target: str, as_json: bool) -> None:
     """List what is installed on a target."""
     import time
 
-    from toolkit.agent.answers import Releases
+    from toolkit.agent.requests import ListReleases
     from toolkit.cli import render
     from toolkit.device.session import connect
 
     with connect(target, render.prompt_secret()) as device:
-        answer = device.ask(Releases)
+        answer = device.ask(ListReleases())
     if as_json:
         render.print_json(answer.model_dump(mode="json", exclude_unset=True))
         return
@@ -66,12 +66,12 @@ def rollback(target: str, as_json: bool) -> None:
 
     Works without a network too, on the device itself: the agent's own text says how.
     """
-    from toolkit.agent.answers import RolledBack
+    from toolkit.agent.requests import RollBack
     from toolkit.cli import render
     from toolkit.device.session import connect
 
     with connect(target, render.prompt_secret()) as device:
-        release = device.ask(RolledBack).release
+        release = device.ask(RollBack()).release
     _say_active(target, release, as_json)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from toolkit.agent.answers import Missing, Releases, Verified
+from toolkit.agent.requests import OMITTED, Activate, CheckLoad, FindMissing, Install, ListReleases, Omitted, Verify
 from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle.registry.layout import BlobSource
 from toolkit.bundle.signatures import check_signed, read_signatures
@@ -82,7 +81,7 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
     if signature is not None:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is signed by {signature.signer}")
     probe, runtime = yield from prepare(device, delivery)
-    if device.ask(Missing, artifacts=[], release=bundle.id).installed:
+    if device.ask(FindMissing(artifacts=[], release=bundle.id)).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         if signature is not None:
             # It may have been signed since.
@@ -128,13 +127,17 @@ def _bring(
 
 def _hand_over(bundle: Bundle, device: Device, blocks: Mapping[str, Sequence[Block]]) -> Service[None]:
     """Have what has arrived become a release, with its signatures beside the manifest."""
-    request = {
-        "release": bundle.id,
-        "manifest": bundle.manifest_text,
-        "signatures": read_signatures(bundle),
-        "blocks": lists_of(blocks),
-    }
-    yield from device.call("install", **request)
+    yield from device.call(install_request(bundle, blocks))
+
+
+def install_request(bundle: Bundle, blocks: Mapping[str, Sequence[Block]]) -> Install:
+    """A release of the files that have arrived, with the bundle's signatures and what its files share with others."""
+    return Install(
+        release=bundle.id,
+        manifest=bundle.manifest_text,
+        signatures=read_signatures(bundle),
+        blocks=lists_of(blocks),
+    )
 
 
 def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bool) -> Service[None]:
@@ -181,22 +184,22 @@ def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servic
     One that lay there is hashed first, and what is damaged of it is sent afresh. Takes and raises what `install` does.
     """
     release = yield from install(bundle, device, delivery)
-    pointer = device.ask(Releases).pointer
+    pointer = device.ask(ListReleases()).pointer
     if (pointer.release, pointer.runtime) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     if not release.fresh and (yield from damaged_files(device, bundle.id, repair=True)):
         release = yield from install(bundle, device, delivery)
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **check_request(device.profile), runtime=release.runtime.lock, release=bundle.id)
-    device.ask("activate", release=bundle.id, runtime=release.runtime.lock)
+    yield from device.call(check_request(device.profile, runtime=release.runtime.lock, release=bundle.id))
+    device.ask(Activate(release=bundle.id, runtime=release.runtime.lock))
     yield Step(f"{device.target.name}: {bundle.manifest.name} activated")
     return release
 
 
 def damaged_files(device: Device, release: str, *, repair: bool) -> Service[list[str]]:
     """Hash an installed release again; the files that aren't what they were. With `repair` they go, and the release."""
-    answer = yield from device.call(Verified, release=release, repair=repair)
+    answer = yield from device.call(Verify(release=release, repair=repair))
     damaged = [path for checked in answer.releases for path in checked.damaged]
     if damaged:
         yield Warning_(f"{device.target.name}: damaged in release {release[:12]}: {', '.join(damaged)}")
@@ -209,7 +212,7 @@ def check_active(device: Device) -> Service[None]:
     Raises AgentError when that fails or nothing is active.
     """
     yield Step(f"{device.target.name}: load what is active and generate {CHECK_TOKENS} tokens")
-    yield from device.call("check", **check_request(device.profile))
+    yield from device.call(check_request(device.profile))
 
 
 def check_here(bundle: Bundle) -> Service[None]:
@@ -224,11 +227,23 @@ def check_here(bundle: Bundle) -> Service[None]:
         _, runtime = yield from prepare(device)
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
         folder = str(bundle.path.resolve())
-        yield from device.call("check", **check_request(device.profile), runtime=runtime.lock, model_folder=folder)
+        yield from device.call(check_request(device.profile, runtime=runtime.lock, model_folder=folder))
 
 
-def check_request(profile: Profile) -> dict[str, Any]:
-    """What a load check is asked to do, in the runtime that the pointer names unless another one is."""
-    # With the profile's settings: what becomes active has been seen to work the way it will be used.
-    settings = profile.runtime.settings.model_dump()
-    return {"prompt": CHECK_PROMPT, "tokens": CHECK_TOKENS, "settings": settings}
+def check_request(
+    profile: Profile,
+    *,
+    runtime: str | Omitted = OMITTED,
+    release: str | Omitted = OMITTED,
+    model_folder: str | Omitted = OMITTED,
+) -> CheckLoad:
+    """A load check of a release or a folder there, in the runtime that the pointer names unless another one is."""
+    return CheckLoad(
+        runtime=runtime,
+        release=release,
+        model_folder=model_folder,
+        # What becomes active has been seen to work the way it will be used.
+        settings=profile.runtime.settings,
+        prompt=CHECK_PROMPT,
+        tokens=CHECK_TOKENS,
+    )

@@ -15,15 +15,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.agent.archive import PROTOCOL, agent_archive, agent_sha256
-from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
+from toolkit.agent.archive import agent_archive, agent_sha256
+from toolkit.agent.requests import (
+    Activate,
+    FindMissing,
+    ListReleases,
+    Provision,
+    Pull,
+    Request,
+    SentWheel,
+    Settle,
+    TakeProbe,
+)
+from toolkit.bundle.blocks import Block, bundle_blocks
 from toolkit.bundle.manifest import describe_file
 from toolkit.bundle.registry.layout import BlobSource
-from toolkit.bundle.signatures import read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import Profile
 from toolkit.catalog.python import MINORS, suits
-from toolkit.deploy.install import check_request, needed_bytes
+from toolkit.deploy.install import check_request, install_request, needed_bytes
 from toolkit.deploy.provision import provision_request
 from toolkit.deploy.pull import requested
 from toolkit.deploy.push import CHUNK_BYTES
@@ -84,10 +94,10 @@ def _runtimes(profile: Profile, pythons: Sequence[str]) -> Iterator[Runtime]:
         yield runtime_for(profile, minor)
 
 
-def _put_wheels(runtime: Runtime, folder: Path) -> Service[list[dict[str, str]]]:
+def _put_wheels(runtime: Runtime, folder: Path) -> Service[list[SentWheel]]:
     yield Step(f"fetch wheels for {runtime.platform}")
     folder.mkdir(exist_ok=True)
-    files = []
+    files: list[SentWheel] = []
     for path in (yield from fetch_wheels(runtime, None)):
         sha256 = describe_file(path, path.name).sha256
         _link(path, folder / sha256)
@@ -111,21 +121,18 @@ def _kit(
     name = f"agent-{agent_sha256()[:16]}"
     artifacts = bundle.manifest.artifacts
     places = [place.url for place in source.repositories()] if source else []
-    install = {
-        "manifest": bundle.manifest_text,
-        "signatures": read_signatures(bundle),
-        "blocks": lists_of(blocks),
-    }
+    missing = FindMissing(release=bundle.id, artifacts=requested(artifacts, {}), chunk_bytes=CHUNK_BYTES)
+    pull = Pull(artifacts=requested(artifacts, blocks), sources=places) if places else None
     return {
         "kit_version": KIT_VERSION,
         "agent": {"name": f"{name}.pyz", "arrival": f"{name}.kit.tmp", "sha256": agent_sha256()},
-        "settle": _request("settle"),
-        "probe": _request("probe"),
-        "releases": _request("releases"),
+        "settle": _message(Settle()),
+        "probe": _message(TakeProbe()),
+        "releases": _message(ListReleases()),
         "bundle": {"name": bundle.manifest.name, "release": bundle.id},
-        "missing": _request("missing", release=bundle.id, artifacts=requested(artifacts, {}), chunk_bytes=CHUNK_BYTES),
-        "pull": _request("pull", artifacts=requested(artifacts, blocks), sources=places) if places else None,
-        "install": _request("install", release=bundle.id, **install),
+        "missing": _message(missing),
+        "pull": pull and _message(pull),
+        "install": _message(install_request(bundle, blocks)),
         "profiles": profiles,
     }
 
@@ -141,19 +148,16 @@ def _profile_part(bundle: Bundle, profile: Profile, runtimes: dict[str, Any]) ->
     }
 
 
-def _runtime_part(
-    bundle: Bundle, profile: Profile, runtime: Runtime, wheels: Sequence[dict[str, str]]
-) -> dict[str, Any]:
-    where = {"runtime": runtime.lock, "release": bundle.id}
+def _runtime_part(bundle: Bundle, profile: Profile, runtime: Runtime, wheels: Sequence[SentWheel]) -> dict[str, Any]:
     return {
         "lock": runtime.lock,
         "wheels": [wheel["sha256"] for wheel in wheels],
-        "query": _request("provision", lock=runtime.lock, query_only=True),
-        "provision": _request("provision", **provision_request(runtime, wheels)),
-        "check": _request("check", **check_request(profile), **where),
-        "activate": _request("activate", **where),
+        "query": _message(Provision(lock=runtime.lock, query_only=True)),
+        "provision": _message(provision_request(runtime, wheels)),
+        "check": _message(check_request(profile, runtime=runtime.lock, release=bundle.id)),
+        "activate": _message(Activate(runtime=runtime.lock, release=bundle.id)),
     }
 
 
-def _request(op: str, **params: Any) -> dict[str, Any]:
-    return {"protocol": PROTOCOL, "op": op, "by": "a kit", **params}
+def _message(request: Request[Any]) -> dict[str, Any]:
+    return request.message(by="a kit")

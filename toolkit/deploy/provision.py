@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from toolkit.agent.answers import Probed, Provisioned, Pythons
+from toolkit.agent.requests import FindPythons, Provision, SentWheel, TakeProbe
 from toolkit.bundle.manifest import describe_file
 from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.python import Interpreter, best, suits
@@ -24,7 +23,7 @@ def suitable_probe(device: Device) -> Service[ProbeFacts]:
     Where the target's file names none and the default doesn't suit, the newest other one there that does is taken.
     Raises ConfigError when the device isn't of its profile's class, or has no such Python, with what to type there.
     """
-    probe = yield from device.call(Probed)
+    probe = yield from device.call(TakeProbe())
     check_profile(device, probe)
     wanted = device.profile.runtime.python
     if suits(probe.python, wanted):
@@ -38,12 +37,12 @@ def suitable_probe(device: Device) -> Service[ProbeFacts]:
         raise ConfigError(refused.message, hint)
     yield Step(f"{refused.message}: {choice.path} ({choice.version}) is taken")
     device.use_python(choice.path)
-    return (yield from device.call(Probed))
+    return (yield from device.call(TakeProbe()))
 
 
 def other_python(device: Device) -> Interpreter | None:
     """The newest Python there that suits the profile's runtime, whatever the agent runs with."""
-    found = (Interpreter(one.path, one.version, one.has_ensurepip) for one in device.ask(Pythons).pythons)
+    found = (Interpreter(one.path, one.version, one.has_ensurepip) for one in device.ask(FindPythons()).pythons)
     return best((other for other in found if can_be_python(other.path)), device.profile.runtime.python)
 
 
@@ -56,7 +55,7 @@ def ensure_runtime(
     With None they come from here when the device reaches no index.
     """
     runtime = describe(device.target, device.profile, probe)
-    answer = device.ask(Provisioned, lock=runtime.lock, packages=list(runtime.packages), query_only=True)
+    answer = device.ask(Provision(lock=runtime.lock, packages=runtime.packages, query_only=True))
     if answer.installed is False:
         yield Step(f"{device.target.name}: runtime {runtime.lock} is installed", skipped=True)
         return runtime.with_installed(answer.packages)
@@ -80,20 +79,20 @@ def ensure_runtime(
 def _install(device: Device, runtime: Runtime, files: Sequence[Upload]) -> Service[Runtime]:
     """From pushed files, or without any from the device's index."""
     yield Step(f"{device.target.name}: install runtime {runtime.lock} ({', '.join(runtime.packages)})")
-    wheels = [{"name": file.source.name, "sha256": file.sha256} for file in files]
-    answer = yield from device.call(Provisioned, **provision_request(runtime, wheels))
+    wheels: list[SentWheel] = [{"name": file.source.name, "sha256": file.sha256} for file in files]
+    answer = yield from device.call(provision_request(runtime, wheels))
     return runtime.with_installed(answer.packages)
 
 
-def provision_request(runtime: Runtime, wheels: Sequence[dict[str, str]]) -> dict[str, Any]:
+def provision_request(runtime: Runtime, wheels: Sequence[SentWheel]) -> Provision:
     """What the agent is asked for: to install the named wheels, which are in its incoming/, or from its index."""
-    request: dict[str, Any] = {"lock": runtime.lock, "packages": list(runtime.packages)}
     if wheels:
-        request["wheels"] = list(wheels)
-    elif runtime.wheels is not None:
-        request["locked"] = [wheel.requirement for wheel in runtime.wheels.wheels]
-        request["smallest"] = runtime.wheels.smallest.requirement
-    return request
+        return Provision(lock=runtime.lock, packages=runtime.packages, wheels=wheels)
+    if runtime.wheels is None:
+        return Provision(lock=runtime.lock, packages=runtime.packages)
+    locked = [wheel.requirement for wheel in runtime.wheels.wheels]
+    smallest = runtime.wheels.smallest.requirement
+    return Provision(lock=runtime.lock, packages=runtime.packages, locked=locked, smallest=smallest)
 
 
 def _upload(path: Path) -> Upload:

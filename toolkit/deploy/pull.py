@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolkit.agent.answers import Pulled
 from toolkit.agent.messages import Authorize
-from toolkit.bundle.blocks import Block, lists_of
+from toolkit.agent.requests import Pull, WantedFile
+from toolkit.bundle.blocks import Block, as_json
 from toolkit.bundle.manifest import Artifact
 from toolkit.bundle.registry import Registry
 from toolkit.bundle.registry.layout import BlobSource, Repository, file_layer, is_loopback
@@ -32,13 +32,12 @@ def pull(
     places = source.repositories()
     yield Step(f"{device.target.name}: pull from {', '.join(place.host for place in places)}")
     try:
-        answer = yield from device.converse(
-            Pulled,
-            _Tokens(device.target.name, places, artifacts).reply,
+        request = Pull(
             artifacts=requested(artifacts, blocks or {}),
             sources=[place.url for place in places],
             limit_bytes_per_s=device.limit_bytes_per_s,
         )
+        answer = yield from device.converse(request, _Tokens(device.target.name, places, artifacts).reply)
     except RegistryError as exc:
         raise RegistryError(exc.message, _hint(device, places)) from exc
     pulled = answer.pulled_bytes
@@ -49,10 +48,13 @@ def pull(
     return pulled
 
 
-def requested(artifacts: Sequence[Artifact], blocks: Mapping[str, Sequence[Block]]) -> list[dict[str, Any]]:
-    """The files as the agent's `pull` is asked for them, with the blocks of those that have some."""
-    lists = {sha256: {"blocks": found} for sha256, found in lists_of(blocks).items()}
-    return [{"sha256": a.sha256, "size_bytes": a.size_bytes, **lists.get(a.sha256, {})} for a in artifacts]
+def requested(artifacts: Sequence[Artifact], blocks: Mapping[str, Sequence[Block]]) -> list[WantedFile]:
+    """The files as the agent is asked for them, with the blocks of those that have some."""
+    wanted: list[WantedFile] = [{"sha256": a.sha256, "size_bytes": a.size_bytes} for a in artifacts]
+    for file in wanted:
+        if file["sha256"] in blocks:
+            file["blocks"] = as_json(blocks[file["sha256"]])
+    return wanted
 
 
 def _hint(device: Device, places: Sequence[Repository]) -> str:

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.agent.answers import Missing, Reused
+from toolkit.agent.requests import Discard, FindMissing, ReuseBlocks, WantedFile
 from toolkit.bundle.blocks import Block, as_json
 from toolkit.deploy.pace import Ramp, Throttle
 from toolkit.device.session import Device
@@ -60,13 +60,13 @@ def push(device: Device, files: Sequence[Upload]) -> Service[int]:
     HostUnreachable when the link breaks.
     """
     by_hash = {file.sha256: file for file in files}
-    artifacts = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
+    artifacts: list[WantedFile] = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
     hold = yield from device.hold(artifacts, CHUNK_BYTES)
     try:
         state = hold.found
         missing = state.of(by_hash, device.target.name)
         if (yield from _reuse(device, [by_hash[entry.sha256] for entry in missing if not entry.chunks])):
-            state = device.ask(Missing, artifacts=artifacts, chunk_bytes=CHUNK_BYTES)
+            state = device.ask(FindMissing(artifacts=artifacts, chunk_bytes=CHUNK_BYTES))
             missing = state.of(by_hash, device.target.name)
         pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
         total = sum(piece.length for piece in pieces)
@@ -90,7 +90,7 @@ def _refuse_if_full(device: Device, total: int, free: int) -> None:
 
 def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
     """Have the device copy what other files there have of these; the bytes that it found."""
-    request = [
+    wanted: list[WantedFile] = [
         {
             "sha256": file.sha256,
             "size_bytes": file.size_bytes,
@@ -99,9 +99,9 @@ def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
         for file in files
         if file.blocks
     ]
-    if not request:
+    if not wanted:
         return 0
-    found = yield from device.call(Reused, files=request)
+    found = yield from device.call(ReuseBlocks(files=wanted))
     if found.reused_bytes:
         yield Step(f"{device.target.name}: {_megabytes(found.reused_bytes)} are there already, in other releases")
     return found.reused_bytes
@@ -278,4 +278,4 @@ def _megabytes(n_bytes: int) -> str:
 def discard(device: Device, files: Sequence[Upload]) -> None:
     """Remove files that were pushed and aren't for the store; over a broken link they stay."""
     with suppress(DeviceError):
-        device.ask("discard", sha256=[file.sha256 for file in files])
+        device.ask(Discard(sha256=[file.sha256 for file in files]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.agent.answers import KeptManifest, PrunedReleases, Releases, Verified
+from toolkit.agent.requests import Activate, ListReleases, Prune, ReadManifest, Verify
 from toolkit.bundle.signatures import check_signatures
 from toolkit.deploy.install import check_active, check_request, damaged_files, prepare
 from toolkit.device.session import Device
@@ -64,7 +64,7 @@ def activate(device: Device, reference: str) -> Service[str]:
     _, runtime = yield from prepare(device)
     fitting = [
         entry.release
-        for entry in device.ask(Releases).releases
+        for entry in device.ask(ListReleases()).releases
         if entry.release.startswith(reference) or entry.manifest.name == reference
     ]
     if len(fitting) != 1:
@@ -78,15 +78,15 @@ def activate(device: Device, reference: str) -> Service[str]:
             f"{device.target.name}: release {fitting[0][:12]} is damaged, and stays inactive",
             "deploy its bundle again: what was damaged is sent afresh",
         )
-    yield from device.call("check", **check_request(device.profile), runtime=runtime.lock, release=fitting[0])
-    device.ask("activate", release=fitting[0], runtime=runtime.lock)
+    yield from device.call(check_request(device.profile, runtime=runtime.lock, release=fitting[0]))
+    device.ask(Activate(release=fitting[0], runtime=runtime.lock))
     return fitting[0]
 
 
 def _check_signed(device: Device, release: str) -> None:
     if device.target.signers_file is None:
         return
-    kept = device.ask(KeptManifest, release=release)
+    kept = device.ask(ReadManifest(release=release))
     check_signatures(device.target, "the release", release, kept.manifest.encode(), kept.signatures)
 
 
@@ -95,7 +95,7 @@ def load_active(device: Device) -> Service[str | None]:
 
     Raises AgentError, CorruptBundle, HostUnreachable.
     """
-    release = device.ask(Releases).pointer.release
+    release = device.ask(ListReleases()).pointer.release
     if release is not None:
         yield from check_active(device)
     return release
@@ -108,12 +108,12 @@ def verify(device: Device, *, repair: bool = False) -> Service[Verification]:
     damaged active one.
     """
     yield Step(f"{device.target.name}: hash every release")
-    found = yield from device.call(Verified, repair=repair)
+    found = yield from device.call(Verify(repair=repair))
     checked = tuple(Checked(entry.release, entry.damaged) for entry in found.releases)
     return Verification(device.target.name, checked, found.active, found.repaired)
 
 
 def prune(device: Device, *, keep: int, dry_run: bool = False) -> Service[Pruned]:
     """Remove all releases but the active one and `keep` others, with the files and runtimes that only they needed."""
-    found = yield from device.call(PrunedReleases, keep=keep, dry_run=dry_run)
+    found = yield from device.call(Prune(keep=keep, dry_run=dry_run))
     return Pruned(found.removed, found.kept, found.freed_bytes)

@@ -8,13 +8,13 @@ import json
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, overload
+from typing import Any
 
-from toolkit.agent.answers import A, Answer, Missing, Probed, Settled, check, parse
+from toolkit.agent.answers import Missing, parse
 from toolkit.agent.archive import PROTOCOL, agent_archive, agent_file, agent_sha256
 from toolkit.agent.messages import (
     Authorize,
@@ -30,6 +30,7 @@ from toolkit.agent.messages import (
     parse_event,
     without_noise,
 )
+from toolkit.agent.requests import A, Request, Settle, TakeHold, TakeProbe, WantedFile
 from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.recognize import Match, misfit, propose_profile
@@ -170,7 +171,8 @@ class Device:
         with agent_file() as source:
             for _ in self.transport.put(source, arrival):
                 pass
-        process = self._start(arrival, "settle")
+        request = Settle()
+        process = self._start(arrival, request)
         process.close_stdin()
         try:
             result = next(said for said in self.messages(process) if isinstance(said, Result))
@@ -178,7 +180,7 @@ class Device:
             process.kill()
             raise
         process.wait()
-        return parse(Settled, result.payload, self.target.name, "to 'settle'").was_whole
+        return request.read(result.payload, self.target.name).was_whole
 
     def _repair_agent(self) -> bool:
         """True when the agent's file there was damaged and is whole now."""
@@ -192,19 +194,18 @@ class Device:
         finally:
             self._agent_path = path
 
-    def start(self, op: str, **params: Any) -> Process:
+    def start(self, request: Request[Any]) -> Process:
         """Start the agent with one request; its stdin stays open."""
-        return self._start(self.ensure_agent(), op, **params)
+        return self._start(self.ensure_agent(), request)
 
-    def _start(self, agent: str, op: str, **params: Any) -> Process:
+    def _start(self, agent: str, request: Request[Any]) -> Process:
         try:
             process = self.transport.start([*python_argv(self.python), "-u", agent])
         except RemoteCommandFailed as exc:
             if isinstance(exc.__cause__, FileNotFoundError):
                 raise NoPython(exc.message, no_python_hint(self.python)) from exc
             raise
-        request = {"protocol": PROTOCOL, "op": op, "by": _who(), **params}
-        process.send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
+        process.send(json.dumps(request.message(_who()), separators=(",", ":")).encode() + b"\n")
         return process
 
     def messages(self, process: Process) -> Iterator[Event | Result]:
@@ -223,46 +224,35 @@ class Device:
                 yield event
         self._explain_end(process, silent=silent)
 
-    @overload
-    def call(self, op: type[A], **params: Any) -> Service[A]: ...
-
-    @overload
-    def call(self, op: str, **params: Any) -> Service[Any]: ...
-
-    def call(self, op: type[Answer] | str, **params: Any) -> Service[Any]:
-        """Run one operation, pass on its progress, return its answer: typed, or as it came when `op` is a name.
+    def call(self, request: Request[A]) -> Service[A]:
+        """Run one operation, pass on its progress, return its answer.
 
         Where the default `python3` is missing or too old for the agent, another Python there is taken.
         Raises AgentError, DeviceFull, CorruptBundle, RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
         """
-        return (yield from self._call(op, params))
+        return (yield from self._call(request))
 
-    def converse(self, op: type[A], reply: Reply, **params: Any) -> Service[A]:
+    def converse(self, request: Request[A], reply: Reply) -> Service[A]:
         """`call` for an operation that asks who we are while it works: `reply` is given each question."""
-        answer: A = yield from self._call(op, params, reply)
-        return answer
+        return (yield from self._call(request, reply))
 
-    def _call(self, op: type[Answer] | str, params: dict[str, Any], reply: Reply | None = None) -> Service[Any]:
-        name = op if isinstance(op, str) else op.op
+    def _call(self, request: Request[A], reply: Reply | None = None) -> Service[A]:
         try:
-            payload = yield from self._call_once(name, params, reply)
+            payload = yield from self._call_once(request, reply)
         except _DamagedAgent:
             # It is whole again, and what is damaged hasn't begun to work.
-            payload = yield from self._call_once(name, params, reply)
+            payload = yield from self._call_once(request, reply)
         except NoPython as exc:
             starter = None if self.target.names_python or self._python else find_starter(self.transport)
             if starter is None:
                 raise
             yield Step(f"{exc.message}; '{starter}' is taken instead")
             self.use_python(starter)
-            payload = yield from self._call_once(name, params, reply)
-        if isinstance(op, str):
-            check(op, payload, self.target.name)
-            return payload
-        return parse(op, payload, self.target.name, f"to '{name}'")
+            payload = yield from self._call_once(request, reply)
+        return request.read(payload, self.target.name)
 
-    def _call_once(self, op: str, params: dict[str, Any], reply: Reply | None) -> Service[dict[str, Any]]:
-        process = self.start(op, **params)
+    def _call_once(self, request: Request[Any], reply: Reply | None) -> Service[dict[str, Any]]:
+        process = self.start(request)
         result: Result | None = None
         try:
             if reply is None:
@@ -287,9 +277,9 @@ class Device:
         assert result is not None, "messages end with a result or an error"
         return result.payload
 
-    def hold(self, artifacts: Sequence[Mapping[str, Any]], chunk_bytes: int) -> Service[Hold]:
+    def hold(self, artifacts: Sequence[WantedFile], chunk_bytes: int) -> Service[Hold]:
         """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
-        process = self.start("hold", artifacts=artifacts, chunk_bytes=chunk_bytes)
+        process = self.start(TakeHold(artifacts=artifacts, chunk_bytes=chunk_bytes))
         try:
             for said in self.messages(process):
                 if isinstance(said, Held):
@@ -310,15 +300,9 @@ class Device:
         what = _HOLDING.get(holder.op, f"an operation of the store ({holder.op})")
         yield Step(f"{self.target.name}: wait for {holder.by}: {what} since {since}")
 
-    @overload
-    def ask(self, op: type[A], **params: Any) -> A: ...
-
-    @overload
-    def ask(self, op: str, **params: Any) -> Any: ...
-
-    def ask(self, op: type[Answer] | str, **params: Any) -> Any:
+    def ask(self, request: Request[A]) -> A:
         """`call` for the operations that are quick: the answer, without progress."""
-        return drain(self.call(op, **params))
+        return drain(self.call(request))
 
     def _decode(self, line: bytes, process: Process) -> tuple[str, dict[str, Any]]:
         try:
@@ -393,6 +377,6 @@ def identify(target: Target, prompt_secret: PromptSecret | None = None) -> Match
     """
     # The agent's probe asks nothing of a profile; `local` is always there.
     with connect(target.model_copy(update={"profile": "local"}), prompt_secret) as device:
-        probe = device.ask(Probed)
+        probe = device.ask(TakeProbe())
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
     return propose_profile(probe, profiles, target.name)

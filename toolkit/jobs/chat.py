@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from toolkit.agent.messages import Forgot, ModelReady, ProgressMade, Result, TokenText, TurnEnd
+from toolkit.agent.requests import Chat
 from toolkit.device.session import Device
 from toolkit.device.transport import Process
 from toolkit.errors import AgentError
@@ -86,7 +87,7 @@ def _turn(text: str, end: TurnEnd) -> Turn:
 @contextmanager
 def converse(device: Device, sampling: dict[str, float | bool] | None = None) -> Iterator[Conversation]:
     """Start a conversation with the active release; greedy unless `sampling` gives genai search options."""
-    process = device.start("chat", sampling=sampling, settings=device.profile.runtime.settings.model_dump())
+    process = device.start(Chat(sampling=sampling, settings=device.profile.runtime.settings))
     try:
         yield Conversation(device, process)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from toolkit.agent.answers import Releases, RolledBack
+from toolkit.agent.requests import Deactivate, ListReleases, RollBack
 from toolkit.bench.evaluate import evaluate, record
 from toolkit.bench.reference import find_reference, sample_for
 from toolkit.bench.run import bench
@@ -184,7 +184,7 @@ def _token_match(bound: float, quality: Quality, arch: str) -> LimitCheck:
 def withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
     """See to it that a bundle isn't active, under whatever id; returns the release that is."""
     while True:
-        state = device.ask(Releases)
+        state = device.ask(ListReleases())
         active = next((entry for entry in state.releases if entry.active), None)
         if active is None:
             return None
@@ -192,8 +192,8 @@ def withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
             return active.release
         installed = {entry.release for entry in state.releases}
         if any(entry.release in installed for entry in state.pointer.previous):
-            back = device.ask(RolledBack).release
+            back = device.ask(RollBack()).release
             yield Step(f"{device.target.name}: rolled back to {back[:12]}")
         else:
-            device.ask("deactivate")
+            device.ask(Deactivate())
             yield Step(f"{device.target.name}: deactivated; there is no earlier release")

@@ -25,6 +25,7 @@ from tests.support.fleets import (
     switched_off,
 )
 from tests.support.servers import needs_root, needs_sshd, small_disk
+from toolkit.agent.requests import Deactivate
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import deploy
@@ -293,7 +294,7 @@ def test_what_a_device_has_is_looked_at_and_not_believed(int4: Bundle, tmp_path:
     assert not [text for text in said_by("d1", events) if text.endswith(" here")]
 
     with connect(target) as device:
-        device.ask("deactivate")
+        device.ask(Deactivate())
     events.clear()
     follow(roll_out(int4, [target], RolloutOptions()), events)
     assert pointer(root)["release"] == int4.id

@@ -27,39 +27,56 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .layout import ROOT
 from .protocol import CHILD_REQUEST, NO_MEMORY, PROTOCOL, AgentFailure, emit
 from .settle import refuse_if_damaged, refuse_if_exposed
 
-# Which part does an operation: a small board reads that one and what it needs, nothing else.
+
+class Operation(NamedTuple):
+    """The part and the function that do it, and the keys that it reads of a request beside `protocol`, `op` and `by`:
+    those that it needs, and those that it does without.
+    """
+
+    place: str
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+
+
+# What starts a process of a runtime, and what loads a model there, read these.
+IN_RUNTIME = ("release", "runtime", "model_folder", "settings")
+REFERENCE = ("text", "folder", "tokens", "window_tokens", "prompts", "prompt_tokens", "match_tokens")
+# A small board reads the part of one operation and what that needs, nothing else.
 OPS = {
-    "settle": "settle.op_settle",
-    "probe": "facts.op_probe",
-    "hold": "store.op_hold",
-    "missing": "store.op_missing",
-    "reuse": "reuse.op_reuse",
-    "install": "store.op_install",
-    "discard": "store.op_discard",
-    "activate": "releases.op_activate",
-    "rollback": "releases.op_rollback",
-    "deactivate": "releases.op_deactivate",
-    "releases": "releases.op_releases",
-    "manifest": "releases.op_manifest",
-    "pull": "pull.op_pull",
-    "verify": "upkeep.op_verify",
-    "prune": "upkeep.op_prune",
-    "pythons": "pythons.op_pythons",
-    "provision": "runtimes.op_provision",
-    "check": "children.in_runtime",
-    "reference": "children.in_runtime",
-    "evaluate": "children.in_runtime",
-    "bench": "bench.op_bench",
-    "measure": "speed.op_measure",
-    "chat": "children.op_chat",
-    "score": "children.op_chat",
+    "settle": Operation("settle.op_settle"),
+    "probe": Operation("facts.op_probe"),
+    "hold": Operation("store.op_hold", ("artifacts",), ("chunk_bytes", "release")),
+    "missing": Operation("store.op_missing", ("artifacts",), ("chunk_bytes", "release")),
+    "reuse": Operation("reuse.op_reuse", ("files",)),
+    "install": Operation("store.op_install", ("release", "manifest"), ("signatures", "blocks")),
+    "discard": Operation("store.op_discard", ("sha256",)),
+    "activate": Operation("releases.op_activate", ("release", "runtime")),
+    "rollback": Operation("releases.op_rollback"),
+    "deactivate": Operation("releases.op_deactivate"),
+    "releases": Operation("releases.op_releases"),
+    "manifest": Operation("releases.op_manifest", ("release",)),
+    "pull": Operation("pull.op_pull", ("artifacts", "sources"), ("limit_bytes_per_s",)),
+    "verify": Operation("upkeep.op_verify", (), ("release", "repair")),
+    "prune": Operation("upkeep.op_prune", ("keep",), ("dry_run",)),
+    "pythons": Operation("pythons.op_pythons"),
+    "provision": Operation(
+        "runtimes.op_provision", ("lock",), ("packages", "wheels", "locked", "smallest", "query_only")
+    ),
+    "check": Operation("children.in_runtime", ("prompt", "tokens"), IN_RUNTIME),
+    "reference": Operation("children.in_runtime", REFERENCE, IN_RUNTIME),
+    "evaluate": Operation("children.in_runtime", ("windows", "continuations"), IN_RUNTIME),
+    "bench": Operation("bench.op_bench", ("workload", "prompt"), (*IN_RUNTIME, "cold", "quality_text")),
+    "measure": Operation("speed.op_measure", ("runtime", "kernel", "input"), ("settings",)),
+    "chat": Operation("children.op_chat", (), (*IN_RUNTIME, "sampling")),
+    "score": Operation("children.op_chat", (), IN_RUNTIME),
 }
+# The same in a process of a runtime, which is given the whole request.
 CHILD_OPS = {
     "check": "inference.child_check",
     "bench": "bench.child_bench",
@@ -77,7 +94,10 @@ def main() -> None:
     try:
         refuse_if_damaged()
         inner = os.environ.pop(CHILD_REQUEST, None)
-        result = operate(read_request(), OPS) if inner is None else operate(take_request(Path(inner)), CHILD_OPS)
+        if inner is None:
+            result = operate(read_request(), {op: operation.place for op, operation in OPS.items()})
+        else:
+            result = operate(take_request(Path(inner)), CHILD_OPS)
         if result is not None:
             emit("result", result)
     except AgentFailure as exc:
@@ -108,13 +128,13 @@ def take_request(path: Path) -> str:
     return text
 
 
-def operate(text: str, operations: dict[str, str]) -> Any:
+def operate(text: str, places: dict[str, str]) -> Any:
     request = json.loads(text)
-    if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in operations:
+    if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in places:
         raise AgentFailure("bad_request", f"unknown request: {text[:200]!r}")
     if request["op"] not in ("probe", "settle"):  # one tells of it, the other cleans up first
         refuse_if_exposed()
-    part, _, name = operations[request["op"]].partition(".")
+    part, _, name = places[request["op"]].partition(".")
     return getattr(importlib.import_module(f".{part}", __package__), name)(request)
 
 

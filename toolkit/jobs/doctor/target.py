@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from toolkit.agent.answers import Probed, Provisioned
+from toolkit.agent.requests import Provision, TakeProbe
 from toolkit.catalog import python
 from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
@@ -169,7 +169,7 @@ def _examine_device(device: Device) -> Iterator[Check]:
         return
     try:
         before = time.time()
-        probe = device.ask(Probed)
+        probe = device.ask(TakeProbe())
         after = time.time()
     except DeviceError as exc:
         yield _failure("agent", exc)
@@ -226,7 +226,7 @@ def _runtime(device: Device, probe: ProbeFacts) -> Check:
     name = "runtime"
     try:
         runtime = describe(device.target, device.profile, probe)
-        answer = device.ask(Provisioned, lock=runtime.lock, packages=list(runtime.packages), query_only=True)
+        answer = device.ask(Provision(lock=runtime.lock, packages=runtime.packages, query_only=True))
     except ToolkitError as exc:  # another check says what is wrong
         return skipped(name, exc.message)
     if answer.installed is False:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, Queue
 
-from toolkit.agent.answers import Releases
+from toolkit.agent.requests import Deactivate, ListReleases
 from toolkit.bundle.signatures import check_signed
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import load_profile
@@ -298,7 +298,7 @@ class _Worker(threading.Thread):
                 found = active = _active(device)
                 if found == self._job.bundle.id and before is None:
                     # Older entries of the pointer's history weren't active when this rollout came.
-                    device.ask("deactivate")
+                    device.ask(Deactivate())
                     active = None
                 elif found == self._job.bundle.id:
                     active = yield from withdraw(device, self._job.bundle)
@@ -312,4 +312,4 @@ class _Worker(threading.Thread):
 
 
 def _active(device: Device) -> str | None:
-    return device.ask(Releases).pointer.release
+    return device.ask(ListReleases()).pointer.release

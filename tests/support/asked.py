@@ -1,0 +1,24 @@
+"""What agents are asked while a test runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from toolkit.agent.requests import Request
+
+
+def record_requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The requests that every device is sent from now on, as their JSON says it, but for who asks."""
+    found: list[dict[str, Any]] = []
+    message = Request.message
+
+    def recorded(request: Request[Any], by: str) -> dict[str, Any]:
+        said = message(request, by)
+        found.append({key: value for key, value in json.loads(json.dumps(said)).items() if key != "by"})
+        return said
+
+    monkeypatch.setattr(Request, "message", recorded)
+    return found
