@@ -134,8 +134,8 @@ def at_equal_bits(divergences: dict[str, str]) -> str:
 def measured_first(target: Target) -> None:
     """A second of measuring memory and compute, which is what the predictions rest on."""
     with connect(target) as device:
-        probe, runtime = render.follow(prepare(device))
-        render.follow(measure(device, runtime, target_key(device, probe)))
+        prepared = render.follow(prepare(device))
+        render.follow(measure(device, prepared.runtime, target_key(device, prepared.probe)))
 
 
 def reports_of(rows: Sequence[LoopRow]) -> list[Report]:

@@ -43,7 +43,7 @@ def device(root: Path) -> Iterator[Device]:
 
 @pytest.fixture
 def ask(device: Device) -> Iterator[Ask]:
-    _, runtime = follow(prepare(device))
+    runtime = follow(prepare(device)).runtime
     with answers(device, ScoreTasks(release=build("int4-rtn-b32").id, runtime=runtime.lock)) as ask:
         yield ask
 

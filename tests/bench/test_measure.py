@@ -18,7 +18,8 @@ from toolkit.metrics.measurement import find_measurement
 @pytest.mark.usefixtures("local")
 def test_this_machine_is_measured_once() -> None:
     with connect("local") as device:
-        probe, runtime = follow(prepare(device))
+        prepared = follow(prepare(device))
+        probe, runtime = prepared.probe, prepared.runtime
         key = target_key(device, probe)
         events: list[Event] = []
         found = follow(measure(device, runtime, key), events)

@@ -59,7 +59,7 @@ def runtime_of_its_own(root: Path, runtimes: Path) -> str:
 
 def test_the_runtime_is_the_locked_one(root: Path, runtimes: Path) -> None:
     with connect(target_at(root)) as device:
-        _, runtime = follow(prepare(device))
+        runtime = follow(prepare(device)).runtime
     lock = find_lock(runtime.packages, runtime.platform)
     assert lock is not None
     assert [path.name for path in runtimes.iterdir()] == [lock.identity]
@@ -77,7 +77,7 @@ def test_a_device_without_an_index_gets_its_wheels_from_here(tmp_path: Path, run
     target = target_at(root).model_copy(update={"python": str(without_index(tmp_path))})
     events: list[Event] = []
     with connect(target) as device:
-        _, runtime = follow(prepare(device), events)
+        runtime = follow(prepare(device), events).runtime
     assert runtime.lock == torn.name
     (why,) = [step for step in steps(events) if step.endswith("its wheels are pushed from here")]
     assert why.startswith("here: the device has no package index that gives flatbuffers==")
@@ -197,7 +197,7 @@ def test_a_missing_default_is_replaced_by_another_command(
     events: list[Event] = []
     with connect(target_at(tmp_path / "device")) as device:
         probe = follow(device.call(TakeProbe()), events)
-        assert device.python == "python3.12"
+        assert device.agent.python == "python3.12"
     assert probe.arch
     assert any(step.endswith("'python3.12' is taken instead") for step in steps(events))
 

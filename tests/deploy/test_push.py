@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from toolkit.deploy.install import push as engine
 from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
 from toolkit.device.dial import open_transport
 from toolkit.device.session import Device, connect
+from toolkit.device.transport import Transport
 from toolkit.device.watched import WatchedTransport
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
@@ -107,10 +109,13 @@ def test_another_connection_is_opened_when_it_may_help_and_all_close(
     monkeypatch.setattr(engine, "_RAMP_S", 0.05)
     file = upload(tmp_path / "large", 160 * MIB)
     with connect(target_over(server, tmp_path / "device")) as device:
-        opened = []
-        dial = device.dial
-        device.dial = lambda: opened.append(dial()) or opened[-1]  # type: ignore[func-returns-value]
-        follow(push(device, [file]))
+        opened: list[Transport] = []
+
+        def dial() -> Transport:
+            opened.append(device.dial())
+            return opened[-1]
+
+        follow(push(replace(device, dial=dial), [file]))
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
     assert opened
     assert all(transport._is_lost() for transport in opened)  # type: ignore[attr-defined]
@@ -129,7 +134,7 @@ def test_what_another_connection_breaks_off_goes_over_the_first(
         return opened[-1]
 
     def cut_once_it_sends() -> Service[int]:
-        service = push(device, [file])
+        service = push(replace(device, dial=over_the_relay), [file])
         while True:
             try:
                 event = next(service)
@@ -140,7 +145,6 @@ def test_what_another_connection_breaks_off_goes_over_the_first(
             yield event
 
     with connect(target) as device:
-        device.dial = over_the_relay
         assert follow(cut_once_it_sends()) == file.size_bytes
     assert opened[0].sent_bytes
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
@@ -152,12 +156,11 @@ def test_a_server_that_refuses_more_connections_gets_the_file_over_one(
     monkeypatch.setattr(engine, "_RAMP_S", 0.05)
     file = upload(tmp_path / "large", 100 * MIB)
 
-    def refused() -> None:
+    def refused() -> Transport:
         raise HostUnreachable("pi5: no more connections")
 
     with connect(target_over(server, tmp_path / "device")) as device:
-        device.dial = refused  # type: ignore[assignment]
-        assert follow(push(device, [file])) == file.size_bytes
+        assert follow(push(replace(device, dial=refused), [file])) == file.size_bytes
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
 
 

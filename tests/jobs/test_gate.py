@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.asked import record_requests
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import pointer, target_at
@@ -27,11 +28,15 @@ EASY = {"min_decode_tps": 0.001, "max_memory": "100 GiB"}
 IMPOSSIBLE = {"min_decode_tps": 99_999.0}
 
 
+def limited(device: Device, limits: dict[str, object]) -> Device:
+    profile = device.profile.model_copy(update={"limits": Limits.model_validate(limits)})
+    return replace(device, profile=profile)
+
+
 @contextmanager
 def device_with(root: Path, limits: dict[str, object]) -> Iterator[Device]:
     with connect(target_at(root)) as device:
-        device.profile = device.profile.model_copy(update={"limits": Limits.model_validate(limits)})
-        yield device
+        yield limited(device, limits)
 
 
 def checks(limits: dict[str, object], quality: Quality | None = None, arch: str = "x86_64") -> dict[str, LimitCheck]:
@@ -79,6 +84,18 @@ def test_what_holds_its_limits_becomes_active(root: Path) -> None:
     verdict.enforce()
 
 
+def test_one_connection_probes_and_provisions_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = build("int4-rtn-b32")
+    sent = record_requests(monkeypatch)
+    with device_with(root, EASY) as device:
+        assert follow(deploy_gated(bundle, device)).passed
+    assert [request["op"] for request in sent] == [
+        *("settle", "probe", "provision", "missing", "hold", "install"),
+        *("releases", "measure", "bench"),
+        *("missing", "releases", "verify", "check", "activate"),
+    ]
+
+
 def test_what_does_not_leaves_the_earlier_release_active(root: Path) -> None:
     fp32, int4 = build("fp32"), build("int4-rtn-b32")
     with device_with(root, IMPOSSIBLE) as device:
@@ -113,8 +130,7 @@ def test_without_an_earlier_release_nothing_stays_active(root: Path) -> None:
         with pytest.raises(GateFailed, match="min_decode_tps"):
             verdict.enforce()
         # The way back up is the usual one.
-        device.profile = device.profile.model_copy(update={"limits": Limits.model_validate(EASY)})
-        assert follow(deploy_gated(int4, device)).passed
+        assert follow(deploy_gated(int4, limited(device, EASY))).passed
     assert pointer(root)["release"] == int4.id
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.asked import record_requests
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import target_at
 from toolkit.catalog.target import Target
@@ -16,6 +17,7 @@ from toolkit.events import Event, Step
 from toolkit.jobs.run import LoopOptions, run
 
 RECIPES = ("fp32", "int4-rtn-b32")
+ONE_RUN = load_workload("quick").model_copy(update={"runs": 1})
 
 
 @pytest.fixture
@@ -39,6 +41,19 @@ def test_one_row_for_each_recipe_and_a_rerun_measures_nothing_again(root: Path, 
 def test_without_recipes_the_profile_decides(root: Path, options: LoopOptions) -> None:
     (row,) = follow(run("phi3-nano", [target_at(root)], (), options))
     assert row.recipe == "int4-rtn-b32"
+
+
+def test_each_of_two_connections_probes_and_provisions_once(
+    root: Path, options: LoopOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = record_requests(monkeypatch)
+    (row,) = follow(run("phi3-nano", [target_at(root)], RECIPES[1:], replace(options, workload=ONE_RUN)))
+    assert row.report is not None
+    assert [request["op"] for request in sent] == [
+        *("settle", "probe", "provision"),
+        *("probe", "provision", "missing", "hold", "install", "releases", "check", "activate"),
+        *("releases", "measure", "bench"),
+    ]
 
 
 def test_calibration_text_goes_to_the_recipes_that_look_at_some(root: Path, options: LoopOptions) -> None:

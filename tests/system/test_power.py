@@ -106,7 +106,7 @@ def story(machine: Machine, disk: VolatileDisk, tmp_path_factory: pytest.TempPat
     during = disk.recording.phase
     with connect(target_of(machine)) as device:
         with during("install the runtime"):
-            _, runtime = follow(prepare(device, OFFLINE))
+            runtime = follow(prepare(device, OFFLINE)).runtime
         with during("first deployment"):
             follow(deploy(old, device, OFFLINE))
         with during("push"):

@@ -209,7 +209,7 @@ def test_an_install_root_is_private_whatever_the_umask(umask: int, tmp_path: Pat
         with EmbeddedServer(tmp_path / "server") as server:
             root = server.root / "deep" / "edgephi"
             with connect(over(server, "pi5", root)) as device:
-                device.ensure_agent()
+                device.agent.ensure()
                 (root / "runtimes").symlink_to(runtimes)
                 follow(install(build("int4-rtn-b32"), device))
                 follow(device.hold([], CHUNK_BYTES)).release()

@@ -159,7 +159,7 @@ def test_a_folder_on_another_disk_with_blanks_and_signs(server: WindowsServer, f
         release = installed(device, files)
         folder = server.root / "D/Edge Phi & Söhne (x86)/it's 100"
         assert (folder / "releases" / release / "a/one").read_text() == "one" * 1000
-        assert device.python == "C:/Program Files/Python & Co (3.11)/python.exe"
+        assert device.agent.python == "C:/Program Files/Python & Co (3.11)/python.exe"
 
 
 def test_a_push_that_was_cut_goes_on(server: WindowsServer, files: list[Upload]) -> None:
@@ -229,7 +229,7 @@ def test_paths_that_would_be_too_long_are_refused_beforehand(server: WindowsServ
 def test_the_python_is_looked_for(server: WindowsServer) -> None:
     server.session.pythons = {"python": [sys.executable]}  # type: ignore[attr-defined]
     with connect(target_of(server)) as device:
-        assert device.python == "python"
+        assert device.agent.python == "python"
         assert device.ask(ListReleases()).releases == ()
 
 
@@ -252,7 +252,7 @@ def test_a_version_of_the_launcher(server: WindowsServer) -> None:
 def test_a_server_whose_greeting_does_not_tell(server: WindowsServer) -> None:
     server.greeting = "SSH-2.0-Renamed"
     with connect(target_of(server, os="windows")) as device:
-        assert device.python == "py -3"
+        assert device.agent.python == "py -3"
 
 
 def test_the_doctor(server: WindowsServer, tmp_path: Path) -> None:

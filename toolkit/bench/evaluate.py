@@ -22,7 +22,7 @@ from toolkit.bench.reference import (
 from toolkit.bench.run import installed
 from toolkit.bundle.manifest import Manifest
 from toolkit.bundle.store import Bundle, record_quality, signature_files
-from toolkit.deploy.install import prepare
+from toolkit.deploy.install import Prepared, prepare
 from toolkit.deploy.push import discard, push
 from toolkit.device.session import Device, connect
 from toolkit.errors import AgentError
@@ -69,7 +69,11 @@ def evaluate(bundle: Bundle, reference: Bundle | None, sample: EvalText) -> Serv
 
 
 def evaluate_on(
-    device: Device, bundle_id: str | None, reference: Bundle | None, sample: EvalText
+    device: Device,
+    bundle_id: str | None,
+    reference: Bundle | None,
+    sample: EvalText,
+    prepared: Prepared | None = None,
 ) -> Service[Evaluation]:
     """Compare a release on its device, the active one by default, with a reference that needn't fit there.
 
@@ -78,7 +82,7 @@ def evaluate_on(
     """
     manifest, release = installed(device, bundle_id)
     subject = Subject(manifest, release, Evaluate(release=release, windows=(), continuations=()))
-    return (yield from _evaluate(device, subject, reference or find_reference(manifest), sample))
+    return (yield from _evaluate(device, subject, reference or find_reference(manifest), sample, prepared))
 
 
 def record(bundle: Bundle, evaluation: Evaluation) -> Service[Bundle]:
@@ -126,13 +130,18 @@ def with_figures(
     return (yield from record(bundle, found))
 
 
-def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: EvalText) -> Service[Evaluation]:
+def _evaluate(
+    device: Device, subject: Subject, reference: Bundle, sample: EvalText, prepared: Prepared | None = None
+) -> Service[Evaluation]:
     check_comparable(subject.manifest, reference.manifest, sample)
+    if prepared is None and device.target.name == "local":
+        # The reference is computed over the same connection.
+        prepared = yield from prepare(device)
     # One after the other: the reference's process has ended before the bundle is loaded.
-    wanted = yield from reference_files(reference, sample, device)
-    probe, runtime = yield from prepare(device)
+    wanted = yield from reference_files(reference, sample, device, prepared)
+    prepared = prepared or (yield from prepare(device))
     name = subject.manifest.name
-    request = replace(subject.asked, runtime=runtime.lock, continuations=_that_fit(wanted, subject.manifest))
+    request = replace(subject.asked, runtime=prepared.runtime.lock, continuations=_that_fit(wanted, subject.manifest))
     yield Step(f"{device.target.name}: compare {name} with {reference.manifest.name} on {sample.name}")
     compared = yield from _compare(device, wanted, request)
     if compared.stepwise:
@@ -144,7 +153,7 @@ def _evaluate(device: Device, subject: Subject, reference: Bundle, sample: EvalT
         reference_name=reference.manifest.name,
         reference_arch=localhost.arch(),
         target=device.target.name,
-        arch=probe.arch,
+        arch=prepared.probe.arch,
         text=sample.name,
         text_sha256=sample.sha256,
         window_tokens=sample.window_tokens,

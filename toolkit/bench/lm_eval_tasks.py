@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from toolkit.agent.messages import Completed, Event, Result, Scored
 from toolkit.agent.requests import ScoreTasks
 from toolkit.bench.run import installed
-from toolkit.deploy.install import prepare
+from toolkit.deploy.install import Prepared, prepare
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
@@ -58,20 +58,27 @@ def require_harness() -> None:
         raise MissingExtra("lm-eval tasks need the 'lm-eval' extra", "pip install 'edgephi[lm-eval]'")
 
 
-def run_tasks(device: Device, bundle_id: str | None, tasks: Sequence[str], limit: int | None) -> Service[TaskResults]:
+def run_tasks(
+    device: Device,
+    bundle_id: str | None,
+    tasks: Sequence[str],
+    limit: int | None,
+    prepared: Prepared | None = None,
+) -> Service[TaskResults]:
     """Run tasks by name, or by the path of their YAML file, on an installed release; the active one by default.
 
     Documents come from the Hugging Face hub unless a task reads files. Raises ConfigError for tasks that can't be
     loaded, MissingExtra without the harness, AgentError when the runtime fails.
     """
     require_harness()
-    _, runtime = yield from prepare(device)
+    prepared = prepared or (yield from prepare(device))
     manifest, release = installed(device, bundle_id)
     yield Step(f"load the tasks {', '.join(tasks)}")
     loaded = _load_tasks(tasks)
     yield Step(f"{device.target.name}: ask {manifest.name}")
     asked: SimpleQueue[None] = SimpleQueue()
-    with answers(device, ScoreTasks(release=release, runtime=runtime.lock)) as answer, ThreadPoolExecutor(1) as pool:
+    request = ScoreTasks(release=release, runtime=prepared.runtime.lock)
+    with answers(device, request) as answer, ThreadPoolExecutor(1) as pool:
 
         def ask(question: dict[str, Any]) -> Scored | Completed:
             asked.put(None)
@@ -123,8 +130,8 @@ def task_name(path: Path) -> str:
 @contextmanager
 def answers(device: Device, request: ScoreTasks) -> Iterator[Ask]:
     """A conversation with the agent about a release: one question, one answer."""
-    process = device.start(request)
-    messages = device.messages(process)
+    process = device.agent.start(request)
+    messages = device.agent.messages(process)
 
     def ask(question: dict[str, Any]) -> Scored | Completed:
         process.send(json.dumps(question).encode() + b"\n")

@@ -19,7 +19,7 @@ from toolkit.bundle.store import Bundle, list_bundles
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
-from toolkit.deploy.install import check_here, prepare
+from toolkit.deploy.install import Prepared, check_here, prepare
 from toolkit.deploy.push import Upload
 from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
@@ -130,14 +130,17 @@ def is_reference(other: Manifest, manifest: Manifest) -> bool:
     return unquantized and other.provider == "cpu" and other.model.weights_sha256 == manifest.model.weights_sha256
 
 
-def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service[Reference]:
+def reference_files(
+    bundle: Bundle, sample: EvalText, beside: Device, prepared: Prepared | None = None
+) -> Service[Reference]:
     """The files of `bundle` as a reference on `sample`, computed on this machine unless the cache has them.
 
-    `beside` is the device whose bundle they are for; its connection is used when it is this machine.
+    `beside` is the device whose bundle they are for, maybe `prepared`; when it is this machine, its connection is used.
     Memory holds one model and one window; the disk takes 2 bytes for each token of the text and of the vocabulary.
     Raises ConfigError for a text shorter than a window, AgentError for logits that aren't numbers.
     """
-    with nullcontext(beside) if beside.target.name == "local" else connect("local") as device:
+    is_here = beside.target.name == "local"
+    with nullcontext(beside) if is_here else connect("local") as device:
         packages = list(device.profile.runtime.packages)
         parts = [bundle.manifest.identity, _lengths(bundle, sample), sample.sha256, agent_sha256(), packages]
         folder = cache_dir() / "reference" / hashlib.sha256(canonical_json(parts).encode()).hexdigest()
@@ -147,11 +150,11 @@ def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service
             if kept := _kept(folder):
                 yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}", skipped=True)
                 return kept
-            _, runtime = yield from prepare(device)
+            ready = prepared if is_here and prepared else (yield from prepare(device))
             yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}")
             request = MakeReference(
                 **_lengths(bundle, sample),
-                runtime=runtime.lock,
+                runtime=ready.runtime.lock,
                 model_folder=str(bundle.path.resolve()),
                 text=sample.text,
                 folder=str(folder),

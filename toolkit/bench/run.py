@@ -16,7 +16,7 @@ from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_path
-from toolkit.deploy.install import prepare
+from toolkit.deploy.install import Prepared, prepare
 from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError
@@ -42,6 +42,7 @@ def bench(
     *,
     settings: RuntimeSettings | None = None,
     reuse: bool = False,
+    prepared: Prepared | None = None,
 ) -> Service[Report]:
     """Run a workload on an installed release, the active one by default, with the profile's settings by default.
 
@@ -49,7 +50,8 @@ def bench(
     runs. Raises ConfigError when the workload needs more context than the bundle was planned for; AgentError
     when the runtime fails on the device.
     """
-    probe, runtime = yield from prepare(device)
+    prepared = prepared or (yield from prepare(device))
+    probe, runtime = prepared.probe, prepared.runtime
     manifest, bundle_id = installed(device, bundle_id)
     _check_context(manifest, workload)
     settings = (settings or device.profile.runtime.settings).resolved(probe.cores)

@@ -33,7 +33,7 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
     is_target = subject in {target.name for target in list_targets()}
     bundle = None if is_target else find_bundle(subject)
     with connect(subject if is_target else "local", render.prompt_secret()) as device:
-        if bundle is not None:
-            render.follow(install(bundle, device))
-        report = render.follow(bench_service(device, bundle.id if bundle else None, chosen))
+        release = render.follow(install(bundle, device)) if bundle is not None else None
+        prepared = release.prepared if release else None
+        report = render.follow(bench_service(device, bundle.id if bundle else None, chosen, prepared=prepared))
     write_reports([report], to_json(report), as_json=as_json, markdown=markdown, output=output)

@@ -128,9 +128,9 @@ def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample:
     from toolkit.device.session import connect
 
     with connect(target, render.prompt_secret()) as device:
-        if bundle is not None:
-            render.follow(install(bundle, device))
-        return render.follow(evaluate_on(device, bundle.id if bundle else None, reference, sample))
+        release = render.follow(install(bundle, device)) if bundle is not None else None
+        prepared = release.prepared if release else None
+        return render.follow(evaluate_on(device, bundle.id if bundle else None, reference, sample, prepared))
 
 
 def _show(results: list[Evaluation]) -> None:
@@ -192,9 +192,9 @@ def _run_tasks(
     results = []
     for bundle, place in _places(subjects, target):
         with connect(place or "local", render.prompt_secret()) as device:
-            if bundle is not None:
-                render.follow(install(bundle, device))
-            results.append(render.follow(run_tasks(device, bundle.id if bundle else None, tasks, limit)))
+            release = render.follow(install(bundle, device)) if bundle is not None else None
+            prepared = release.prepared if release else None
+            results.append(render.follow(run_tasks(device, bundle.id if bundle else None, tasks, limit, prepared)))
     if as_json:
         render.print_json([result.as_json() for result in results])
         return

@@ -143,7 +143,8 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
         return name
     with connect(name, render.prompt_secret()) as device:
         if fresh:
-            probe, runtime = render.follow(prepare(device))
+            prepared = render.follow(prepare(device))
+            probe, runtime = prepared.probe, prepared.runtime
         else:
             # Installing a runtime isn't what somebody asks for who wants a plan.
             probe = device.ask(TakeProbe())

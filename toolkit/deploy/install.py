@@ -47,30 +47,44 @@ PLAIN = Delivery()
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A device that suits its profile, with the runtime there: what `prepare` found, for all that follows it on the
+    same connection.
+    """
+
+    probe: ProbeFacts
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
 class Release:
-    """A bundle installed on a target, and the runtime that executes it there."""
+    """A bundle installed on a target, and the device prepared for it."""
 
     bundle_id: str
     target: str
-    runtime: Runtime
-    probe: ProbeFacts
+    prepared: Prepared
     # Every file was hashed there just now.
     fresh: bool
 
+    @property
+    def runtime(self) -> Runtime:
+        return self.prepared.runtime
 
-def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[tuple[ProbeFacts, Runtime]]:
-    """Probe the device, hold it against its profile, and have its runtime installed; once for each
-    connection.
+
+def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[Prepared]:
+    """Probe the device, hold it against its profile, and have its runtime installed.
+
+    That takes two starts of the agent: services that need it take a `prepared` of the same connection instead.
     """
-    if device.prepared is None:
-        yield Step(f"{device.target.name}: probe")
-        probe = yield from suitable_probe(device)
-        runtime = yield from ensure_runtime(device, probe, offline=delivery.offline, wheels=delivery.wheels)
-        device.prepared = probe, runtime
-    return device.prepared
+    yield Step(f"{device.target.name}: probe")
+    probe = yield from suitable_probe(device)
+    runtime = yield from ensure_runtime(device, probe, offline=delivery.offline, wheels=delivery.wheels)
+    return Prepared(probe, runtime)
 
 
-def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
+def install(
+    bundle: Bundle, device: Device, delivery: Delivery = PLAIN, prepared: Prepared | None = None
+) -> Service[Release]:
     """Have a bundle verified in the target's store as a release, without activating it.
 
     Raises SignatureError before anything is sent when the target demands a signature that the bundle hasn't;
@@ -80,14 +94,14 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
     signature = check_signed(bundle, device.target)
     if signature is not None:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is signed by {signature.signer}")
-    probe, runtime = yield from prepare(device, delivery)
+    prepared = prepared or (yield from prepare(device, delivery))
     if device.ask(FindMissing(artifacts=[], release=bundle.id)).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         if signature is not None:
             # It may have been signed since.
             yield from _hand_over(bundle, device, {})
-        return Release(bundle.id, device.target.name, runtime, probe, fresh=False)
-    yield from check_memory(bundle, device, probe, force=delivery.force)
+        return Release(bundle.id, device.target.name, prepared, fresh=False)
+    yield from check_memory(bundle, device, prepared.probe, force=delivery.force)
     for last in (False, True):
         # Lists of blocks that came from elsewhere may be wrong.
         blocks = yield from _bring(bundle, device, delivery, trust_lists=not last)
@@ -100,7 +114,7 @@ def install(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Servi
                 raise
             # The device has thrown away what was damaged: a file that lay there, or one that has just arrived.
             yield Warning_(f"{exc.message}: it is sent afresh")
-    return Release(bundle.id, device.target.name, runtime, probe, fresh=True)
+    return Release(bundle.id, device.target.name, prepared, fresh=True)
 
 
 def _bring(
@@ -178,18 +192,20 @@ def _prompt_tokens(profile: Profile) -> int:
     return profile.runtime.chunk_size or PROMPT_TOKENS
 
 
-def deploy(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[Release]:
+def deploy(
+    bundle: Bundle, device: Device, delivery: Delivery = PLAIN, prepared: Prepared | None = None
+) -> Service[Release]:
     """Install a bundle, prove that it loads and generates there, then activate it atomically.
 
     One that lay there is hashed first, and what is damaged of it is sent afresh. Takes and raises what `install` does.
     """
-    release = yield from install(bundle, device, delivery)
+    release = yield from install(bundle, device, delivery, prepared)
     pointer = device.ask(ListReleases()).pointer
     if (pointer.release, pointer.runtime) == (release.bundle_id, release.runtime.lock):
         yield Step(f"{device.target.name}: {bundle.manifest.name} is active", skipped=True)
         return release
     if not release.fresh and (yield from damaged_files(device, bundle.id, repair=True)):
-        release = yield from install(bundle, device, delivery)
+        release = yield from install(bundle, device, delivery, release.prepared)
     yield Step(f"{device.target.name}: load it and generate {CHECK_TOKENS} tokens")
     yield from device.call(check_request(device.profile, runtime=release.runtime.lock, release=bundle.id))
     device.ask(Activate(release=bundle.id, runtime=release.runtime.lock))
@@ -224,7 +240,7 @@ def check_here(bundle: Bundle) -> Service[None]:
         yield Warning_(f"built for {bundle.manifest.provider}: it can only be checked on the device")
         return
     with connect("local") as device:
-        _, runtime = yield from prepare(device)
+        runtime = (yield from prepare(device)).runtime
         yield Step(f"load {bundle.manifest.name} here and generate {CHECK_TOKENS} tokens")
         folder = str(bundle.path.resolve())
         yield from device.call(check_request(device.profile, runtime=runtime.lock, model_folder=folder))

@@ -36,7 +36,7 @@ def suitable_probe(device: Device) -> Service[ProbeFacts]:
         hint = f'there is a Python {choice.version}: python = "{choice.path}" in the target\'s file'
         raise ConfigError(refused.message, hint)
     yield Step(f"{refused.message}: {choice.path} ({choice.version}) is taken")
-    device.use_python(choice.path)
+    device.agent.use_python(choice.path)
     return (yield from device.call(TakeProbe()))
 
 

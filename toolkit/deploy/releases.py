@@ -61,7 +61,7 @@ def activate(device: Device, reference: str) -> Service[str]:
     fits; SignatureError when the target demands a signature that isn't kept there with it; CorruptBundle when a file of
     it is damaged.
     """
-    _, runtime = yield from prepare(device)
+    runtime = (yield from prepare(device)).runtime
     fitting = [
         entry.release
         for entry in device.ask(ListReleases()).releases

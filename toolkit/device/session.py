@@ -2,120 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import json
-import secrets
-import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import cached_property
 
-from toolkit.agent.answers import Missing, parse
-from toolkit.agent.archive import PROTOCOL, agent_archive, agent_file, agent_sha256
-from toolkit.agent.messages import (
-    Authorize,
-    Event,
-    Failure,
-    Held,
-    Holder,
-    ProgressMade,
-    Result,
-    Waiting,
-    Warned,
-    decode,
-    parse_event,
-    without_noise,
-)
-from toolkit.agent.requests import A, Request, Settle, TakeHold, TakeProbe, WantedFile
+from toolkit.agent.requests import A, Request, TakeProbe, WantedFile
 from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile, list_profiles, load_profile
 from toolkit.catalog.recognize import Match, misfit, propose_profile
-from toolkit.catalog.remote_path import from_login_folder, python_argv
+from toolkit.catalog.remote_path import from_login_folder
 from toolkit.catalog.target import Target, load_target
-from toolkit.deploy.runtime import Runtime
+from toolkit.device.conversation import Agent, Hold, Reply
 from toolkit.device.dial import open_another, open_transport, remembered
-from toolkit.device.starter import find_starter
-from toolkit.device.transport import Process, PromptSecret, Transport
-from toolkit.errors import (
-    AgentDied,
-    AgentError,
-    ConfigError,
-    CorruptBundle,
-    DeviceError,
-    DeviceFull,
-    ExposedRoot,
-    NoIndex,
-    NoPython,
-    RegistryError,
-    RemoteCommandFailed,
-)
-from toolkit.events import Progress, Service, Step, Warning_, drain
+from toolkit.device.transport import PromptSecret, Transport
+from toolkit.errors import ConfigError
+from toolkit.events import Service, drain
 
 
-class _DamagedAgent(AgentError):
-    """The agent's file there isn't whole. It refuses to work then, if it can be started at all."""
-
-
-_ERRORS: dict[str, type[CorruptBundle] | type[RegistryError] | type[DeviceError]] = {
-    "device_full": DeviceFull,
-    "corrupt": CorruptBundle,
-    "registry": RegistryError,
-    "damaged_agent": _DamagedAgent,
-    "exposed_root": ExposedRoot,
-    "no_index": NoIndex,
-    "old_python": NoPython,
-}
-# Operations that hold a lock for more than a moment.
-_HOLDING = {
-    "hold": "a push",
-    "pull": "files are pulled from a registry",
-    "install": "a release is verified and installed",
-    "provision": "a runtime is installed",
-    "verify": "the releases are verified",
-    "prune": "old releases are removed",
-}
-_LONGEST_MESSAGE = 2000
-# What POSIX shells and cmd.exe answer.
-_NO_SUCH_COMMAND = (127, 9009)
-_NO_WINDOWS_PYTHON = (
-    "install one there for all users (winget install --scope machine Python.Python.3.12), or set `python` in the "
-    "target's file to its path, like 'C:/Python312/python.exe'"
-)
-
-# What an agent asks while it works, to what it is told.
-Reply = Callable[[Authorize], dict[str, Any]]
-
-
-@dataclass
-class Hold:
-    """The right to push files to a device; it ends with `release`, and with the connection.
-
-    `found` is the agent's answer to `missing`, from the moment since nobody else has pushed.
-    """
-
-    process: Process
-    found: Missing
-
-    def release(self) -> None:
-        self.process.close_stdin()
-        with contextlib.suppress(DeviceError):
-            self.process.wait()
-
-
-def _who() -> str:
-    """What others are told who wait for us."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as containers have
-        user = "somebody"
-    return f"{user}@{socket.gethostname()}"
-
-
-@dataclass
+@dataclass(frozen=True)
 class Device:
     """One target, connected. Use `connect`, which closes it."""
 
@@ -126,223 +31,47 @@ class Device:
     dial: Callable[[], Transport] = field(repr=False)
     # What pushing files there may take of the link; None is all of it.
     limit_bytes_per_s: float | None = None
-    prepared: tuple[ProbeFacts, Runtime] | None = field(default=None, repr=False)
-    # Another Python than the target's default, which is missing or doesn't suit.
-    _python: str | None = field(default=None, repr=False)
-    _agent_path: str | None = field(default=None, repr=False)
-    _waited_for: Holder | None = field(default=None, repr=False)
 
-    @property
-    def python(self) -> str:
-        """The Python there, as a target's file names it. Raises NoPython on a Windows that has none.
-
-        Windows has no python3: where the target names none, it is looked for.
-        """
-        if self._python is None and self.transport.windows and not self.target.names_python:
-            self._python = find_starter(self.transport)
-            if self._python is None:
-                raise NoPython(f"{self.target.name}: no Python 3 is there", _NO_WINDOWS_PYTHON)
-        return self._python or self.target.python
-
-    def use_python(self, path: str) -> None:
-        """Run the agent with another Python of the device from now on."""
-        self._python = path
+    @cached_property
+    def agent(self) -> Agent:
+        return Agent(self.target, self.transport)
 
     def path(self, *parts: str) -> str:
         """A path under the install root, on the target; a relative one counts from the login folder."""
         return "/".join((from_login_folder(self.target.install_root), *parts))
 
-    def ensure_agent(self) -> str:
-        """The agent's path on the target, after this version of it has been put there if it was missing."""
-        if self._agent_path is None:
-            path = self.path("agent", f"agent-{agent_sha256()[:16]}.pyz")
-            if self.transport.size(path) != len(agent_archive()):
-                self._put_agent()
-            self._agent_path = path
-        return self._agent_path
-
-    def _put_agent(self) -> bool:
-        """Send the agent under a name of its own and let it settle there: SFTP can't flush a file to every disk.
-
-        True when what stood there was whole.
-        """
-        arrival = self.path("agent", f"agent-{agent_sha256()[:16]}.{secrets.token_hex(8)}.tmp")
-        self.transport.make_dirs(self.path("agent"))
-        with agent_file() as source:
-            for _ in self.transport.put(source, arrival):
-                pass
-        request = Settle()
-        process = self._start(arrival, request)
-        process.close_stdin()
-        try:
-            result = next(said for said in self.messages(process) if isinstance(said, Result))
-        except BaseException:
-            process.kill()
-            raise
-        process.wait()
-        return request.read(result.payload, self.target.name).was_whole
-
-    def _repair_agent(self) -> bool:
-        """True when the agent's file there was damaged and is whole now."""
-        path, self._agent_path = self._agent_path, None
-        if path is None:  # what was sent just now doesn't work: sending it again won't help
-            return False
-        try:
-            return not self._put_agent()
-        except DeviceError:
-            return False
-        finally:
-            self._agent_path = path
-
-    def start(self, request: Request[Any]) -> Process:
-        """Start the agent with one request; its stdin stays open."""
-        return self._start(self.ensure_agent(), request)
-
-    def _start(self, agent: str, request: Request[Any]) -> Process:
-        try:
-            process = self.transport.start([*python_argv(self.python), "-u", agent])
-        except RemoteCommandFailed as exc:
-            if isinstance(exc.__cause__, FileNotFoundError):
-                raise NoPython(exc.message, no_python_hint(self.python)) from exc
-            raise
-        process.send(json.dumps(request.message(_who()), separators=(",", ":")).encode() + b"\n")
-        return process
-
-    def messages(self, process: Process) -> Iterator[Event | Result]:
-        """What the agent says until its result; its error is raised, and AgentError when it says what can't be."""
-        silent = True
-        for line in without_noise(process.lines()):
-            silent = False
-            kind, payload = self._decode(line, process)
-            if kind == "result":
-                yield Result(payload)
-                return
-            if kind == "error":
-                raise self._failure(payload)
-            event = parse_event(payload, self.target.name)
-            if event is not None:
-                yield event
-        self._explain_end(process, silent=silent)
-
     def call(self, request: Request[A]) -> Service[A]:
-        """Run one operation, pass on its progress, return its answer.
-
-        Where the default `python3` is missing or too old for the agent, another Python there is taken.
-        Raises AgentError, DeviceFull, CorruptBundle, RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
-        """
-        return (yield from self._call(request))
-
-    def converse(self, request: Request[A], reply: Reply) -> Service[A]:
-        """`call` for an operation that asks who we are while it works: `reply` is given each question."""
-        return (yield from self._call(request, reply))
-
-    def _call(self, request: Request[A], reply: Reply | None = None) -> Service[A]:
-        try:
-            payload = yield from self._call_once(request, reply)
-        except _DamagedAgent:
-            # It is whole again, and what is damaged hasn't begun to work.
-            payload = yield from self._call_once(request, reply)
-        except NoPython as exc:
-            starter = None if self.target.names_python or self._python else find_starter(self.transport)
-            if starter is None:
-                raise
-            yield Step(f"{exc.message}; '{starter}' is taken instead")
-            self.use_python(starter)
-            payload = yield from self._call_once(request, reply)
-        return request.read(payload, self.target.name)
-
-    def _call_once(self, request: Request[Any], reply: Reply | None) -> Service[dict[str, Any]]:
-        process = self.start(request)
-        result: Result | None = None
-        try:
-            if reply is None:
-                process.close_stdin()
-            for said in self.messages(process):
-                match said:
-                    case Result():
-                        result = said
-                    case ProgressMade():
-                        yield Progress(said.label, said.done, said.total, said.unit)
-                    case Waiting():
-                        yield from self._say_waiting(said.holder)
-                    case Warned():
-                        yield Warning_(f"{self.target.name}: {said.text}")
-                    case Authorize() if reply is not None:
-                        process.send(json.dumps(reply(said)).encode() + b"\n")
-        finally:
-            if result is None:
-                process.kill()
-            else:
-                process.wait()
-        assert result is not None, "messages end with a result or an error"
-        return result.payload
-
-    def hold(self, artifacts: Sequence[WantedFile], chunk_bytes: int) -> Service[Hold]:
-        """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
-        process = self.start(TakeHold(artifacts=artifacts, chunk_bytes=chunk_bytes))
-        try:
-            for said in self.messages(process):
-                if isinstance(said, Held):
-                    return Hold(process, said.found)
-                if isinstance(said, Waiting):
-                    yield from self._say_waiting(said.holder)
-        except BaseException:
-            process.kill()
-            raise
-        raise AgentError(f"{self.target.name}: the agent ended instead of holding the lock", "run it again")
-
-    def _say_waiting(self, holder: Holder | None) -> Service[None]:
-        """Who has the lock, said once for each holder."""
-        if holder is None or holder == self._waited_for:
-            return
-        self._waited_for = holder
-        since = time.strftime("%H:%M:%S", time.localtime(holder.since_unix_s))
-        what = _HOLDING.get(holder.op, f"an operation of the store ({holder.op})")
-        yield Step(f"{self.target.name}: wait for {holder.by}: {what} since {since}")
+        """Run one operation of the agent, pass on its progress, return its answer; raises what `Agent.call` does."""
+        return (yield from self.agent.call(request))
 
     def ask(self, request: Request[A]) -> A:
         """`call` for the operations that are quick: the answer, without progress."""
-        return drain(self.call(request))
+        return drain(self.agent.call(request))
 
-    def _decode(self, line: bytes, process: Process) -> tuple[str, dict[str, Any]]:
-        try:
-            return decode(line, PROTOCOL)
-        except ValueError as exc:
-            process.kill()
-            raise AgentError(
-                f"{self.target.name}: the agent said something that isn't its protocol: {line[:200]!r} ({exc})",
-                "does the login shell on the device print something by itself? It must not when it isn't interactive",
-            ) from exc
+    def converse(self, request: Request[A], reply: Reply) -> Service[A]:
+        """`call` for an operation that asks who we are while it works: `reply` is given each question."""
+        return (yield from self.agent.call(request, reply))
 
-    def _failure(self, payload: dict[str, Any]) -> CorruptBundle | RegistryError | DeviceError:
-        told = parse(Failure, payload, self.target.name, "with an error")
-        error = _ERRORS.get(told.code, AgentError)
-        if error is _DamagedAgent:
-            self._repair_agent()
-        return error(f"{self.target.name}: {told.message[:_LONGEST_MESSAGE]}", told.hint)
-
-    def _explain_end(self, process: Process, *, silent: bool) -> None:
-        status, stderr = process.wait(), process.stderr_tail().strip()
-        last = stderr.splitlines()[-1] if stderr else "it said nothing"
-        message = f"{self.target.name}: the agent ended with exit code {status}: {last}"
-        if status in _NO_SUCH_COMMAND or "not found" in last:
-            raise NoPython(message, no_python_hint(self.python))
-        if silent and self._repair_agent():
-            hint = "run the command again: its file there was damaged and has been sent afresh"
-            raise _DamagedAgent(f"{self.target.name}: the agent can't be started there: {last}", hint)
-        raise AgentDied(message)
+    def hold(self, artifacts: Sequence[WantedFile], chunk_bytes: int) -> Service[Hold]:
+        """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
+        return (yield from self.agent.hold(artifacts, chunk_bytes))
 
 
-def no_python_hint(python: str) -> str:
-    return f"is there a Python at '{python}'? Set `python` in the target's file, or install python3 on the device"
+def _as_it_is(transport: Transport) -> Transport:
+    return transport
 
 
 @contextmanager
 def connect(
-    target: Target | str, prompt_secret: PromptSecret | None = None, *, limit_bytes_per_s: float | None = None
+    target: Target | str,
+    prompt_secret: PromptSecret | None = None,
+    *,
+    limit_bytes_per_s: float | None = None,
+    wrap: Callable[[Transport], Transport] = _as_it_is,
 ) -> Iterator[Device]:
     """Open a target by name or value; `prompt_secret` as in `open_transport`, `limit_bytes_per_s` as in `Device`.
 
+    The device works over what `wrap` makes of each connection, the first one and those that it dials.
     Raises ConfigError for an unknown target or profile, DeviceError's children when it can't be reached.
     """
     if isinstance(target, str):
@@ -351,7 +80,7 @@ def connect(
     ask = prompt_secret and remembered(prompt_secret)
     transport = open_transport(target, ask)
     try:
-        yield Device(target, profile, transport, partial(open_another, target, ask), limit_bytes_per_s)
+        yield Device(target, profile, wrap(transport), lambda: wrap(open_another(target, ask)), limit_bytes_per_s)
     finally:
         transport.close()
 

@@ -37,7 +37,7 @@ class Conversation:
     def __init__(self, device: Device, process: Process) -> None:
         self._device = device
         self._process = process
-        self._messages = device.messages(process)
+        self._messages = device.agent.messages(process)
 
     def wait_until_loaded(self) -> Service[float]:
         """The load time in seconds."""
@@ -87,7 +87,7 @@ def _turn(text: str, end: TurnEnd) -> Turn:
 @contextmanager
 def converse(device: Device, sampling: dict[str, float | bool] | None = None) -> Iterator[Conversation]:
     """Start a conversation with the active release; greedy unless `sampling` gives genai search options."""
-    process = device.start(Chat(sampling=sampling, settings=device.profile.runtime.settings))
+    process = device.agent.start(Chat(sampling=sampling, settings=device.profile.runtime.settings))
     try:
         yield Conversation(device, process)
     finally:

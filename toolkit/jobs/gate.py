@@ -94,14 +94,14 @@ def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> 
     bundle = yield from with_gate_figures(bundle, device.profile)
     release = yield from install(bundle, device, delivery)
     try:
-        report = yield from bench(device, release.bundle_id, load_workload(WORKLOAD))
+        report = yield from bench(device, release.bundle_id, load_workload(WORKLOAD), prepared=release.prepared)
     except AgentError:
         # What can't even be measured there must not be active either.
         yield from withdraw(device, bundle)
         raise
-    checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.probe.arch))
+    checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.prepared.probe.arch))
     if all(check.ok is not False for check in checks):
-        yield from deploy(bundle, device, delivery)
+        yield from deploy(bundle, device, delivery, release.prepared)
         active: str | None = bundle.id
     else:
         active = yield from withdraw(device, bundle)

@@ -102,5 +102,7 @@ def _loop(model: str, target: Target, recipe: str, options: LoopOptions) -> Serv
         )
     with connect(target, options.prompt_secret, limit_bytes_per_s=options.limit_bytes_per_s) as device:
         release = yield from deploy(bundle, device, options.delivery)
-        report: Report = yield from bench(device, release.bundle_id, options.workload, reuse=not options.fresh)
+        report: Report = yield from bench(
+            device, release.bundle_id, options.workload, reuse=not options.fresh, prepared=release.prepared
+        )
     return report

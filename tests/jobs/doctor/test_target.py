@@ -294,7 +294,7 @@ def test_a_read_only_disk_with_the_agent_on_it(embedded: EmbeddedServer, tmp_pat
     with small_disk(tmp_path / "card", "8m") as disk:
         write_target(embedded, disk / "edgephi")
         with connect("pi5") as device:
-            device.ensure_agent()
+            device.agent.ensure()
         with read_only(disk):
             found = examine()
     assert failed(found) == ["install root", "disk"]

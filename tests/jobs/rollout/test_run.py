@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from tests.support.asked import record_requests
 from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.bundles import make
@@ -83,6 +84,22 @@ def in_waves(events: list[Event]) -> Iterator[tuple[set[str], set[str]]]:
             heard.add(event.target)
             ended |= {event.target} if isinstance(event.event, Ended) else set()
     yield heard, ended
+
+
+def test_a_device_is_probed_and_provisioned_once(
+    int4: Bundle, tmp_path: Path, runtimes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiles = tmp_path / "config" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "easy.toml").write_text('schema_version = 1\nextends = "local"\n[limits]\nmin_decode_tps = 0.001\n')
+    target = here("d1", device_root(tmp_path / "d1", runtimes)).model_copy(update={"profile": "easy"})
+    sent = record_requests(monkeypatch)
+    assert states(follow(roll_out(int4, [target], RolloutOptions(gate=True)))) == {"d1": "done"}
+    assert [request["op"] for request in sent] == [
+        *("settle", "releases", "probe", "provision", "missing", "hold", "install"),
+        *("releases", "measure", "bench", "missing", "releases", "verify", "check", "activate"),
+        "check",
+    ]
 
 
 def test_eight_devices_of_which_two_fail_and_the_same_again(int4: Bundle, tmp_path: Path, runtimes: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.asked import record_requests
 from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import pointer, target_over
@@ -53,6 +54,19 @@ def begun(events: list[Event]) -> list[str]:
 
 def kept_reports() -> list[Path]:
     return sorted(reports_dir().glob("*.json"))
+
+
+def test_each_trial_probes_and_provisions_once(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = record_requests(monkeypatch)
+    search(target, trials=2, quality=False, recipes=("int4-rtn-b32",))
+    asked = [request["op"] for request in sent]
+    assert asked[:11] == [
+        *("settle", "probe", "provision"),
+        *("probe", "provision", "missing", "hold", "install", "releases", "measure", "bench"),
+    ]
+    # Where the second is the better one, both are measured once more.
+    again = ["probe", "provision", "missing", "releases", "bench"]
+    assert asked[11:] in (again, again * 3)
 
 
 def test_a_search_ends_in_a_front_a_sentence_and_two_files(target: Target, local: Path) -> None:

@@ -17,8 +17,9 @@ from toolkit.catalog.target import Target, load_target
 from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
+from toolkit.device.conversation import no_python_hint
 from toolkit.device.dial import open_transport, remembered
-from toolkit.device.session import Device, no_python_hint
+from toolkit.device.session import Device
 from toolkit.device.ssh.config import SshOptions, resolve
 from toolkit.device.starter import find_starter
 from toolkit.device.transport import PromptSecret, Transport, finish
@@ -155,7 +156,7 @@ def _examine_device(device: Device) -> Iterator[Check]:
         return
     yield checks.shell(device.transport.shell_name, noise)
     try:
-        device.ensure_agent()
+        device.agent.ensure()
     except ExposedRoot as exc:
         yield _failure("install root", exc)
         return
@@ -188,18 +189,18 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
     name, wanted = "python", device.profile.runtime.python
     found, noise = _version(device)
     if isinstance(found, Check) and not device.target.names_python and (starter := find_starter(device.transport)):
-        device.use_python(starter)
+        device.agent.use_python(starter)
         found, noise = _version(device)
     if isinstance(found, Check):
         return found, False, noise
     if python.suits(found, wanted):
-        return ok(name, f"'{device.python}' is {found}, the runtime needs {wanted}"), True, noise
+        return ok(name, f"'{device.agent.python}' is {found}, the runtime needs {wanted}"), True, noise
     runs = tuple(int(part) for part in found.split(".")[:2]) >= python.OLDEST
     refused = unsuitable_python(device.target, device.profile, found)
     if runs and not device.target.names_python:
         with suppress(DeviceError):  # the install root may be what is wrong, and has a check of its own
             if other := other_python(device):
-                device.use_python(other.path)
+                device.agent.use_python(other.path)
                 return ok(name, f"{refused.message}; {other.path} ({other.version}) is taken instead"), True, noise
     return _failure(name, refused), runs, noise
 
@@ -208,7 +209,7 @@ def _version(device: Device) -> tuple[str | Check, list[str]]:
     """What the Python there says of itself, a failed check when it isn't one; and what was said besides."""
     name, command = "python", device.target.python
     try:
-        command = device.python
+        command = device.agent.python
         process = device.transport.start([*python_argv(command), "--version"])
         said, status = finish(process)
     except DeviceError as exc:

@@ -240,10 +240,8 @@ class _Worker(threading.Thread):
 
     @contextmanager
     def _reach(self) -> Iterator[Device]:
-        with connect(self._target, limit_bytes_per_s=self._job.limit_bytes_per_s) as device:
-            dial = device.dial
-            device.transport = self._watched(device.transport)
-            device.dial = lambda: self._watched(dial())
+        limit = self._job.limit_bytes_per_s
+        with connect(self._target, limit_bytes_per_s=limit, wrap=self._watched) as device:
             self._go_on()
             yield device
 

@@ -114,16 +114,16 @@ def tune(model_ref: str, target: Target, question: Question, options: SearchOpti
         )
     profile = load_profile(target.profile)
     with connect(target, options.prompt_secret) as device:
-        probe, runtime = yield from prepare(device, options.delivery)
-        machine = target_key(device, probe)
+        prepared = yield from prepare(device, options.delivery)
+        machine = target_key(device, prepared.probe)
     model = yield from resolve_model(model_ref, trust_remote_code=options.trust_remote_code)
-    proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=probe.cores)
+    proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=prepared.probe.cores)
     check_calibration([candidate.recipe for candidate in proposal.candidates], options.calibration)
     yield from _say_pruned(proposal, profile)
     about = {
         "target": target.name,
         "target_key": machine,
-        "runtime": list(runtime.installed),
+        "runtime": list(prepared.runtime.installed),
         "agent_sha256": agent_sha256(),
         "tools": tool_versions(),
         "model": model.id,
@@ -280,8 +280,10 @@ class _Search:
         if increase > bound:
             raise _QualityLost(f"{increase:+.2%} perplexity, the bound is {bound:+.2%}")
         with connect(self.target, options.prompt_secret) as device:
-            yield from install(bundle, device, options.delivery)
-            report = yield from bench(device, bundle.id, self.question.workload, settings=point.settings, reuse=reuse)
+            ready = (yield from install(bundle, device, options.delivery)).prepared
+            report = yield from bench(
+                device, bundle.id, self.question.workload, settings=point.settings, reuse=reuse, prepared=ready
+            )
         if self.metric not in metrics(report):
             raise ConfigError(f"{self.target.name} can't tell {self.metric}", "choose another --objective")
         return quality, report
