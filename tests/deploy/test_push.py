@@ -133,8 +133,8 @@ def test_what_another_connection_breaks_off_goes_over_the_first(
         opened.append(WatchedTransport(open_transport(over(relay, target, tmp_path))))
         return opened[-1]
 
-    def cut_once_it_sends() -> Service[int]:
-        service = push(replace(device, dial=over_the_relay), [file])
+    def cut_once_it_sends(device: Device) -> Service[int]:
+        service = push(device, [file])
         while True:
             try:
                 event = next(service)
@@ -145,7 +145,7 @@ def test_what_another_connection_breaks_off_goes_over_the_first(
             yield event
 
     with connect(target) as device:
-        assert follow(cut_once_it_sends()) == file.size_bytes
+        assert follow(cut_once_it_sends(replace(device, dial=over_the_relay))) == file.size_bytes
     assert opened[0].sent_bytes
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
 
