@@ -238,7 +238,7 @@ def test_an_install_root_that_others_can_write_to_is_not_worked_in(tmp_path: Pat
         root.chmod(mode)
         with pytest.raises(AgentError, match="can be written to by others"):
             device.ask(ListReleases())
-        assert json.loads(json.dumps(device.ask(TakeProbe())))["root_mode"] == f"{mode:04o}"
+        assert json.loads(json.dumps(device.ask(TakeProbe()).as_json()))["root_mode"] == f"{mode:04o}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
