@@ -10,10 +10,10 @@ from tests.support.figures import SAMPLE, figures, make_report, make_run
 from tests.support.paths import DATA
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
+from toolkit.metrics.kept_reports import find_report
 from toolkit.metrics.report import (
     Report,
     decode_tps,
-    find_report,
     inter_token_ms,
     metrics,
     prefill_tps,
@@ -121,7 +121,7 @@ def test_reports_of_two_settings_in_one_second_are_both_kept() -> None:
     report = make_report([make_run()])
     other = report.model_copy(update={"settings": RuntimeSettings(threads=1)})
     assert save_report(report) != save_report(other)
-    assert find_report(settings=RuntimeSettings(threads=1)) == other
+    assert find_report(target="pi5", settings=RuntimeSettings(threads=1)) == other
 
 
 def test_remarks_mark_what_was_emulated() -> None:

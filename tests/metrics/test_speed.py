@@ -14,7 +14,7 @@ from toolkit.metrics.fit import plan
 from toolkit.metrics.footprint import Footprint, footprint
 from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
 from toolkit.metrics.report import Predicted, Report, Sample, save_report
-from toolkit.metrics.speed import find_speed, predict
+from toolkit.metrics.speed import SpeedBook, find_speed, predict
 
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 LOCAL = load_profile("local")
@@ -145,8 +145,8 @@ def test_an_old_reports_lack_of_a_prediction_is_none() -> None:
 
 def test_decoding_slows_with_depth_and_short_prompts_are_bound_by_memory() -> None:
     save_measurement(measurement())
-    shallow = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=1, target="here")
-    deep = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=4000, target="here")
+    shallow = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=1, known=SpeedBook(LOCAL, "here"))
+    deep = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=4000, known=SpeedBook(LOCAL, "here"))
     assert shallow.decode_tps is not None and deep.decode_tps is not None and shallow.ttft_ms is not None
     assert deep.decode_tps < 0.55 * shallow.decode_tps
     assert shallow.ttft_ms == pytest.approx(1000 / shallow.decode_tps, rel=0.05)
