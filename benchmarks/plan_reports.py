@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="medians are of this many")
     parser.add_argument("--folders", type=int, default=len(FOLDERS), metavar="N", help="the first N folders only")
     options = parser.parse_args()
-    found = []
+    found: list[list[str]] = []
     with tempfile.TemporaryDirectory() as root:
         for kind in ("CONFIG", "CACHE", "DATA"):
             os.environ[f"EDGEPHI_{kind}_DIR"] = str(Path(root) / kind.lower())
@@ -218,8 +218,8 @@ def main() -> None:
             found += rows(folder, options.rounds)
     print("# What kept reports cost\n")
     print("Output of `make plan-reports`; edit `benchmarks/plan_reports.py`, not this file.\n")
-    print(f"Processor seconds, medians of {options.rounds}; `plan` is its whole process. 15 samples of 128 tokens in each")
-    print("report. The index is what a command leaves behind of the reports that it had to open.\n")
+    print(f"Processor seconds, medians of {options.rounds}; `plan` is its whole process. Each report has 15 samples of")
+    print("128 tokens. The index is what a command leaves behind of the reports that it had to open.\n")
     print(render.markdown_table(["reports kept", "", *COLUMNS], found))
 
 

@@ -83,6 +83,14 @@ def test_an_unreadable_report_does_not_hide_the_others() -> None:
         read_report(path.parent / "99999999-broken.json")
 
 
+@pytest.mark.parametrize("content", [b"", b"5", b"[]", b'"settings"', b"\xff\xfe{}", b'{"report_version": 1}'])
+def test_what_is_no_report_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"some\.json: not a report"):
+        read_report(path)
+
+
 def test_figures_of_the_bundle_stand_beside_its_measurements() -> None:
     report = make_report([make_run()])
     assert report.quality == {}
