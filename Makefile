@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-board test-faults test-power test-memory docs locks kernel results matrix push-speed fleet-sim clean
+.PHONY: demo test check test-slow test-board test-faults test-power test-memory docs locks kernel results matrix push-speed fleet-sim plan-reports clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -57,6 +57,11 @@ results: $(VENV)/.ready
 fleet-sim: $(VENV)/.ready
 	$(BIN)/python benchmarks/fleet_sim.py > benchmarks/FLEET.md.new
 	mv benchmarks/FLEET.md.new benchmarks/FLEET.md
+
+# Two minutes, 1 GB of disk.
+plan-reports: $(VENV)/.ready
+	$(BIN)/python benchmarks/plan_reports.py > benchmarks/PLAN.md.new
+	mv benchmarks/PLAN.md.new benchmarks/PLAN.md
 
 # Root and iproute2 for the lossy link; 6 GB of disk.
 # One part of it, more often: make push-speed PART=loopback ROUNDS=5

@@ -10,10 +10,10 @@ from tests.support.figures import SAMPLE, figures, make_report, make_run
 from tests.support.paths import DATA
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
+from toolkit.metrics.kept_reports import find_report
 from toolkit.metrics.report import (
     Report,
     decode_tps,
-    find_report,
     inter_token_ms,
     metrics,
     prefill_tps,
@@ -83,6 +83,14 @@ def test_an_unreadable_report_does_not_hide_the_others() -> None:
         read_report(path.parent / "99999999-broken.json")
 
 
+@pytest.mark.parametrize("content", [b"", b"5", b"[]", b'"settings"', b"\xff\xfe{}", b'{"report_version": 1}'])
+def test_what_is_no_report_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"some\.json: not a report"):
+        read_report(path)
+
+
 def test_figures_of_the_bundle_stand_beside_its_measurements() -> None:
     report = make_report([make_run()])
     assert report.quality == {}
@@ -121,7 +129,7 @@ def test_reports_of_two_settings_in_one_second_are_both_kept() -> None:
     report = make_report([make_run()])
     other = report.model_copy(update={"settings": RuntimeSettings(threads=1)})
     assert save_report(report) != save_report(other)
-    assert find_report(settings=RuntimeSettings(threads=1)) == other
+    assert find_report(target="pi5", settings=RuntimeSettings(threads=1)) == other
 
 
 def test_remarks_mark_what_was_emulated() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import statistics
+
 import pytest
 
 from tests.support.figures import make_report, make_run
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import load_recipe
+from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.shape import parse_shape
 from toolkit.metrics.fit import plan
 from toolkit.metrics.footprint import Footprint, footprint
 from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
-from toolkit.metrics.report import Predicted, Report, Sample, save_report
-from toolkit.metrics.speed import find_speed, predict
+from toolkit.metrics.report import Predicted, Report, Sample, metrics, read_report, reports_dir, save_report
+from toolkit.metrics.speed import Speed, SpeedBook, find_speed, predict
 
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 LOCAL = load_profile("local")
@@ -130,6 +133,56 @@ def test_reports_that_say_nothing_are_left_out(changes: dict[str, object]) -> No
     assert find_speed(PI5, "here", of("int4-rtn-b32"), without="2" * 64).reports == 0
 
 
+def from_every_report(target: str, key: str, found: Footprint, without: str) -> Speed:
+    """The definition, spelled out: every file is opened, and every median comes from a summary with its interval."""
+    steps, reads, ops, shares = [], [], [], []
+    for path in sorted(reports_dir().glob("*.json"), reverse=True):
+        kept = read_report(path)
+        said = kept.predicted
+        if kept.target != target or kept.target_key != key or kept.bundle_id == without or said is None:
+            continue
+        if kept.settings.ngram_size or not 1 / 4 < said.read_bytes / found.read_bytes_per_token < 4 or len(reads) == 20:
+            continue
+        decode_s, prefill_s = 1 / metrics(kept)["decode_tps"].median, metrics(kept)["ttft_ms"].median / 1000
+        steps.append(min(said.step_s, 0.5 * decode_s))
+        shares.append(steps[-1] / said.step_s)
+        reads.append(said.read_bytes / (decode_s - steps[-1]))
+        ops.append(said.prompt_ops / max(prefill_s - steps[-1], 0.5 * prefill_s))
+    rates = (statistics.median(values) for values in (reads, ops, shares))
+    return Speed(*rates, "reports", "reports", len(reads))
+
+
+def test_one_book_answers_for_every_recipe_what_all_reports_say_to_the_last_digit() -> None:
+    source = random.Random(5)
+    for day in range(60):
+        kept = report(source.uniform(2, 9), source.uniform(9, 40), source.choice(["int4-rtn-b32", "fp32"]))
+        changes = {"created_utc": f"2026-01-{day // 2 + 1:02d}T00:00:0{day % 2}Z", "bundle_id": f"{day % 7}" * 64}
+        changes |= {"target": "here" if day % 4 else "here-too", "target_key": ("b" if day % 9 == 0 else "a") * 16}
+        changes |= {"settings": RuntimeSettings(ngram_size=3 if day % 8 == 1 else 0)}
+        save_report(kept.model_copy(update=changes))
+    recipes = [recipe for recipe in list_recipes() if not impossible(recipe, "cpu")]
+    found = [footprint(MINI, recipe, "cpu") for recipe in recipes]
+    book = SpeedBook(PI5, "here", "a" * 16)
+    answers = [book.speed(each, without="3" * 64) for each in found]
+    assert answers == [from_every_report("here", "a" * 16, each, "3" * 64) for each in found]
+    assert answers == [find_speed(PI5, "here", each, key="a" * 16, without="3" * 64) for each in found]
+    assert len(set(answers)) > 1 and {answer.reports for answer in answers} >= {20}
+
+
+def test_the_newest_machine_of_the_name_counts() -> None:
+    save_report(report(4.0, 14.0, bundle_id="1" * 64, created_utc="2026-01-01T00:00:00Z", target_key="a" * 16))
+    save_report(report(8.0, 28.0, bundle_id="1" * 64, created_utc="2026-01-02T00:00:00Z", target_key="b" * 16))
+    of_b32 = of("int4-rtn-b32")
+    assert find_speed(PI5, "here", of_b32) == find_speed(PI5, "here", of_b32, key="b" * 16)
+    assert find_speed(PI5, "here", of_b32).reports == find_speed(PI5, "here", of_b32, key="a" * 16).reports == 1
+
+
+def test_a_file_that_its_user_named_says_nothing_about_speed() -> None:
+    path = save_report(report(4.0, 14.0, bundle_id="1" * 64))
+    path.rename(path.with_name("best-of-all.json"))
+    assert find_speed(PI5, "here", of("int4-rtn-b32")).reports == 0
+
+
 def test_small_models_say_nothing_about_large_ones() -> None:
     save_report(report(4.0, 14.0, bundle_id="1" * 64))
     nano = footprint(MINI.model_copy(update={"hidden": 256, "intermediate": 640}), load_recipe("int4-rtn-b32"), "cpu")
@@ -145,8 +198,8 @@ def test_an_old_reports_lack_of_a_prediction_is_none() -> None:
 
 def test_decoding_slows_with_depth_and_short_prompts_are_bound_by_memory() -> None:
     save_measurement(measurement())
-    shallow = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=1, target="here")
-    deep = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=4000, target="here")
+    shallow = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=1, known=SpeedBook(LOCAL, "here"))
+    deep = plan(MINI, load_recipe("int4-rtn-b32"), LOCAL, 4096, prompt=4000, known=SpeedBook(LOCAL, "here"))
     assert shallow.decode_tps is not None and deep.decode_tps is not None and shallow.ttft_ms is not None
     assert deep.decode_tps < 0.55 * shallow.decode_tps
     assert shallow.ttft_ms == pytest.approx(1000 / shallow.decode_tps, rel=0.05)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
-from toolkit.metrics.stats import mean_and_error, percentile, perplexity, ratio, summarize
+from toolkit.metrics.stats import Summaries, Summary, mean_and_error, percentile, perplexity, ratio, summarize
 
 
 def test_percentile_agrees_with_known_values() -> None:
@@ -85,3 +86,20 @@ def test_a_ratio_needs_a_base_above_zero() -> None:
     for base in ([], [0.0, 1.0], [-1.0]):
         with pytest.raises(ValueError, match="above 0"):
             ratio([1.0], base)
+
+
+def test_a_median_alone_is_the_median_of_the_summary() -> None:
+    columns = {str(n): [random.Random(n).gauss(100, 10) for _ in range(n)] for n in (1, 2, 3, 8, 15)}
+    parts = {**columns, "ready": Summary(4.0, 3.0, 5.0, 7)}
+    alone, summed = Summaries(parts), Summaries(parts)
+    assert [alone.median(name) for name in parts] == [summed[name].median for name in parts]
+    assert dict(summed) == {**{name: summarize(values) for name, values in columns.items()}, "ready": parts["ready"]}
+    with pytest.raises(KeyError):
+        alone.median("none")
+
+
+def test_a_summary_is_computed_once_and_only_when_it_is_asked_for() -> None:
+    found = Summaries({"values": [1.0, 2.0, 4.0], "empty": []})  # an interval of no values would raise
+    assert list(found) == ["values", "empty"] and "empty" in found and "other" not in found and len(found) == 2
+    assert found["values"] is found["values"]
+    assert found.get("other") is None

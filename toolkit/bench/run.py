@@ -21,7 +21,8 @@ from toolkit.deploy.runtime import Runtime
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
-from toolkit.metrics.report import Predicted, Report, Run, find_report, save_report
+from toolkit.metrics.kept_reports import find_report
+from toolkit.metrics.report import Predicted, Report, Run, save_report
 from toolkit.metrics.speed import find_speed, predict
 
 HELD_OUT_TEXT = data_path("heldout.txt")

@@ -84,6 +84,7 @@ def plan(
     """
     from toolkit.cli import render
     from toolkit.metrics.fit import plan as make_plan
+    from toolkit.metrics.speed import SpeedBook
     from toolkit.optimize.hub import resolve_shape
 
     if fresh and target is None:
@@ -91,8 +92,8 @@ def plan(
     profile = _profile(profile_name, target)
     shape = render.follow(resolve_shape(model))
     chosen = _recipes(recipes, profile, all_recipes=all_recipes)
-    measured_target = _measured_target(target, profile, fresh=fresh)
-    fits = {r.name: make_plan(shape, r, profile, context, prompt=prompt, target=measured_target) for r in chosen}
+    known = SpeedBook(profile, _measured_target(target, profile, fresh=fresh))
+    fits = {r.name: make_plan(shape, r, profile, context, prompt=prompt, known=known) for r in chosen}
     needs = {recipe.name: _needs(shape, recipe, profile) for recipe in chosen}
     if as_json:
         render.print_json([_payload(name, fit, needs[name], profile) for name, fit in fits.items()])

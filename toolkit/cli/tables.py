@@ -11,7 +11,7 @@ from toolkit.cli import render
 from toolkit.errors import ConfigError
 from toolkit.metrics.quality import Quality, headline
 from toolkit.metrics.report import Predicted, Report, metrics, remarks, to_json
-from toolkit.metrics.stats import Summary
+from toolkit.metrics.stats import Summaries
 
 COLUMNS = (
     "target",
@@ -55,20 +55,20 @@ def report_rows(reports: Sequence[Report]) -> list[list[str]]:
 
 def _row(report: Report) -> list[str]:
     found = metrics(report)
-    load = found.get("load_cold_s") or found.get("load_warm_s")
+    load = "load_cold_s" if "load_cold_s" in found else "load_warm_s"
     return [
         report.target,
         report.model.rpartition("/")[2],
         report.recipe,
         render.size(report.bundle_bytes),
-        _median(load),
-        _median(found["ttft_ms"]),
-        _median(found["prefill_tps"]),
-        _median(found["decode_tps"]),
+        render.figure(_median(found, load)),
+        render.figure(found.median("ttft_ms")),
+        render.figure(found.median("prefill_tps")),
+        render.figure(found.median("decode_tps")),
         f"{found['decode_tps'].spread:.0%}",
-        _median(found["itl_p95_ms"]),
-        render.size(found["rss_peak_bytes"].median if "rss_peak_bytes" in found else None),
-        _median(found.get("ppl")),
+        render.figure(found.median("itl_p95_ms")),
+        render.size(_median(found, "rss_peak_bytes")),
+        render.figure(_median(found, "ppl")),
     ]
 
 
@@ -87,15 +87,14 @@ def predicted_rows(reports: Sequence[Report]) -> list[list[str]]:
 def _predicted(report: Report, predicted: Predicted) -> list[str]:
     found = metrics(report)
     sources = dict.fromkeys(source for source in (predicted.decode_source, predicted.prefill_source) if source)
-    memory = found.get("rss_peak_bytes")
     return [
         report.target,
         report.recipe,
         _off(predicted.bundle_bytes, report.bundle_bytes, render.size),
-        _off(predicted.ttft_ms, found["ttft_ms"].median, render.figure),
-        _off(predicted.prefill_tps, found["prefill_tps"].median, render.figure),
-        _off(predicted.decode_tps, found["decode_tps"].median, render.figure),
-        _off(predicted.memory_bytes, memory.median if memory else None, render.size),
+        _off(predicted.ttft_ms, found.median("ttft_ms"), render.figure),
+        _off(predicted.prefill_tps, found.median("prefill_tps"), render.figure),
+        _off(predicted.decode_tps, found.median("decode_tps"), render.figure),
+        _off(predicted.memory_bytes, _median(found, "rss_peak_bytes"), render.size),
         ", ".join(sources) or "–",
     ]
 
@@ -142,8 +141,8 @@ def _runtime(report: Report) -> str:
     )
 
 
-def _median(summary: Summary | None) -> str:
-    return render.figure(summary.median if summary else None)
+def _median(found: Summaries, name: str) -> float | None:
+    return found.median(name) if name in found else None
 
 
 def as_markdown(reports: Sequence[Report]) -> str:

@@ -213,7 +213,7 @@ def _cells(row: TrialRow, *, recommended: bool) -> list[str]:
     from toolkit.cli import render
 
     def median(name: str) -> float | None:
-        return row.figures[name].median if name in row.figures else None
+        return row.figures.median(name) if name in row.figures else None
 
     increase, kld = row.quality.get("ppl_increase"), row.quality.get("kld_mean")
     return [

@@ -10,7 +10,7 @@ from toolkit.catalog.shape import ModelShape
 from toolkit.errors import ConfigError
 from toolkit.metrics.footprint import Footprint, footprint
 from toolkit.metrics.report import Predicted
-from toolkit.metrics.speed import find_speed, predict
+from toolkit.metrics.speed import SpeedBook, predict
 
 PROMPT_TOKENS = 512
 
@@ -80,9 +80,9 @@ def plan(
     context: int | None = None,
     *,
     prompt: int = PROMPT_TOKENS,
-    target: str | None = None,
+    known: SpeedBook | None = None,
 ) -> FitPlan:
-    """Predict `shape` built by `recipe` on a device of `profile`; on `target` if something was measured there.
+    """Predict `shape` built by `recipe` on a device of `profile`, with what is `known` of a machine if it is given.
 
     `context` (tokens) defaults to the profile's, cut to what the model knows; `prompt` is cut to the context. Raises
     ConfigError when a context is asked for that the model doesn't have, and when the recipe's blocks don't divide the
@@ -95,7 +95,7 @@ def plan(
     prompt, chunk = min(prompt, tokens), _chunk_tokens(shape, profile, tokens)
     available = profile.hardware.ram_bytes - profile.hardware.ram_reserved_bytes
     at_once = min(prompt, chunk or prompt)
-    speed = find_speed(profile, target, found)
+    speed = (known or SpeedBook(profile, None)).speed(found)
     return FitPlan(
         footprint=found,
         available_bytes=available,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from toolkit.catalog.workload import Workload
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
 from toolkit.metrics.quality import Quality
-from toolkit.metrics.stats import Summary, percentile, perplexity, summarize
+from toolkit.metrics.stats import Summaries, Summary, percentile, perplexity
 
 # Above this relative half-width of the decode rate's interval a row is marked: its figures are weather, not
 # climate.
@@ -110,9 +111,9 @@ class Report(OpenRecord):
 
     @model_validator(mode="before")
     @classmethod
-    def _settings_of_old(cls, table: dict[str, Any]) -> dict[str, Any]:
+    def _settings_of_old(cls, table: Any) -> Any:
         """The first reports knew no other setting than `threads`, and had it beside the workload."""
-        if "settings" in table or "threads" not in table:
+        if not isinstance(table, dict) or "settings" in table or "threads" not in table:
             return table
         return table | {"settings": {"threads": table["threads"]}}
 
@@ -142,34 +143,33 @@ def inter_token_ms(sample: Sample) -> list[float]:
     return [(b - a) / 1e6 for a, b in zip(sample.token_ns, sample.token_ns[1:], strict=False)]
 
 
-def metrics(report: Report) -> dict[str, Summary]:
+def metrics(report: Report) -> Summaries:
     """Every metric that the report's runs support, by the name it has in DESIGN's vocabulary; units stand in
     the name.
 
     `ppl`'s interval is ±1.96 standard errors over windows of text.
     """
     samples = [sample for run in report.runs for sample in run.samples]
-    gaps = [gap for sample in samples for gap in inter_token_ms(sample)]
-    found = {
-        "ttft_ms": summarize([ttft_ms(sample) for sample in samples]),
-        "prefill_tps": summarize([prefill_tps(sample) for sample in samples]),
-        "decode_tps": summarize([decode_tps(sample) for sample in samples]),
-        "e2e_s": summarize([sample.token_ns[-1] / 1e9 for sample in samples]),
+    gaps = sorted(gap for sample in samples for gap in inter_token_ms(sample))
+    found: dict[str, Sequence[float] | Summary] = {
+        "ttft_ms": [ttft_ms(sample) for sample in samples],
+        "prefill_tps": [prefill_tps(sample) for sample in samples],
+        "decode_tps": [decode_tps(sample) for sample in samples],
+        "e2e_s": [sample.token_ns[-1] / 1e9 for sample in samples],
     }
     for q in (50, 95, 99):
         value = percentile(gaps, q)
         found[f"itl_p{q}_ms"] = Summary(value, value, value, len(gaps))
-    found |= _loads(report.runs) | _memory(report.runs) | _quality(report.runs)
-    return found
+    return Summaries({**found, **_loads(report.runs), **_memory(report.runs), **_quality(report.runs)})
 
 
-def _loads(runs: list[Run]) -> dict[str, Summary]:
+def _loads(runs: list[Run]) -> dict[str, list[float]]:
     cold = [run.load_ns / 1e9 for run in runs if run.cold]
     warm = [run.load_ns / 1e9 for run in runs if not run.cold]
-    return {name: summarize(values) for name, values in (("load_cold_s", cold), ("load_warm_s", warm)) if values}
+    return {name: values for name, values in (("load_cold_s", cold), ("load_warm_s", warm)) if values}
 
 
-def _memory(runs: list[Run]) -> dict[str, Summary]:
+def _memory(runs: list[Run]) -> dict[str, list[float]]:
     columns: dict[str, list[float | None]] = {
         "load_peak_bytes": [run.load_peak_bytes for run in runs],
         "rss_peak_bytes": [run.rss_peak_bytes for run in runs],
@@ -178,7 +178,7 @@ def _memory(runs: list[Run]) -> dict[str, Summary]:
         "temp_c_max": [run.temp_c_max for run in runs],
     }
     present = {name: [value for value in values if value is not None] for name, values in columns.items()}
-    return {name: summarize(values) for name, values in present.items() if values}
+    return {name: values for name, values in present.items() if values}
 
 
 def _mem_available_delta(run: Run) -> int | None:
@@ -198,12 +198,16 @@ def _quality(runs: list[Run]) -> dict[str, Summary]:
 
 def remarks(report: Report) -> list[str]:
     """Why a row should be read with care: emulated, throttled, unstable, outputs that differ, speculation."""
+    return _remarks(report, metrics(report))
+
+
+def _remarks(report: Report, derived: Summaries) -> list[str]:
     found = []
     if report.environment.get("emulated"):
         found.append("emulated: correctness only")
     if any(run.throttled for run in report.runs):
         found.append("throttled")
-    if metrics(report)["decode_tps"].spread > UNSTABLE_SPREAD:
+    if derived["decode_tps"].spread > UNSTABLE_SPREAD:
         found.append("unstable")
     if len({sample.tokens_sha256 for run in report.runs for sample in run.samples}) > 1:
         found.append("tokens differ between repetitions")
@@ -215,8 +219,9 @@ def remarks(report: Report) -> list[str]:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report with its derived metrics beside the raw runs."""
-    derived = {name: vars(summary) for name, summary in metrics(report).items()}
-    return report.model_dump(mode="json") | {"metrics": derived, "remarks": remarks(report)}
+    derived = metrics(report)
+    table = {name: vars(summary) for name, summary in derived.items()}
+    return report.model_dump(mode="json") | {"metrics": table, "remarks": _remarks(report, derived)}
 
 
 def reports_dir() -> Path:
@@ -247,18 +252,6 @@ def read_report(path: Path) -> Report:
     Raises ConfigError when it isn't one.
     """
     try:
-        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+        return Report.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as exc:
         raise ConfigError(f"{path}: not a report: {str(exc).splitlines()[0]}") from exc
-
-
-def find_report(**wanted: object) -> Report | None:
-    """The newest kept report whose fields equal `wanted`; unreadable files don't count."""
-    for path in sorted(reports_dir().glob("*.json"), reverse=True):
-        try:
-            report = read_report(path)
-        except ConfigError:
-            continue
-        if all(getattr(report, name) == value for name, value in wanted.items()):
-            return report
-    return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 from toolkit.catalog.profile import Profile
-from toolkit.errors import ConfigError
 from toolkit.metrics.footprint import Footprint
+from toolkit.metrics.kept_reports import Head, KeptReports
 from toolkit.metrics.measurement import Measurement, find_measurement
-from toolkit.metrics.report import Predicted, Report, metrics, read_report, reports_dir
+from toolkit.metrics.report import Predicted, Report, metrics
 
 # Of what the memory can do, what decoding reached: of a measured read rate 0.67 (blocks of 128) to 0.74 (blocks of 32)
 # on full-size mini, two x86 cores at 40 GB/s. A data sheet's peak is more than any core can read.
@@ -45,21 +46,85 @@ class Speed:
     reports: int = 0
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """What one report says of a device's speed, while it ran a bundle of which so much was predicted."""
+
+    decode_s: float
+    prefill_s: float
+    predicted: Predicted
+
+    @classmethod
+    def of(cls, report: Report) -> _Reached | None:
+        if report.predicted is None:
+            return None
+        found = metrics(report)
+        return cls(1 / found.median("decode_tps"), found.median("ttft_ms") / 1000, report.predicted)
+
+
+class SpeedBook:
+    """The best that is known of how fast one machine runs models, for any number of footprints.
+
+    It knows the measurement and the reports that were kept when it was made. Reports are opened as far as the
+    footprints need them, each once.
+    """
+
+    def __init__(self, profile: Profile, target: str | None, key: str | None = None) -> None:
+        """`key` names one machine of those that were called `target`, the newest when absent."""
+        self._without_reports = _stated(profile)
+        self._key = key
+        self._target = target
+        self._kept = KeptReports(target) if target is not None else None
+        self._bearing: list[tuple[str, Head]] = []
+        self._rest = self._of_machine(self._kept) if self._kept else iter(())
+        self._reached: dict[str, _Reached | None] = {}
+        if target is not None and (measured := find_measurement(target, key)):
+            cpu = profile.runtime.provider == "cpu"
+            self._without_reports = _with_measured(self._without_reports, measured, cpu=cpu)
+
+    def speed(self, footprint: Footprint, *, without: str | None = None) -> Speed:
+        """The speed of a bundle of that footprint.
+
+        The reports of the bundle `without` don't count: a prediction from its own result is none.
+        """
+        if self._kept is None:
+            return self._without_reports
+        kept = self._kept
+        found = (self._read(kept, name) for name in self._similar(footprint.read_bytes_per_token, without))
+        reached = list(islice((entry for entry in found if entry), _REPORTS))
+        kept.save_index()
+        return _with_reports(self._without_reports, reached)
+
+    def _similar(self, read_bytes: int, without: str | None) -> Iterator[str]:
+        """The newest reports of the machine that bear on a bundle of which a token reads so much."""
+        for name, head in chain(self._bearing, self._rest):
+            ratio = (head.read_bytes or 0) / max(1, read_bytes)
+            if 1 / _SIMILAR < ratio < _SIMILAR and head.bundle_id != without:
+                yield name
+
+    def _of_machine(self, kept: KeptReports) -> Iterator[tuple[str, Head]]:
+        """The machine's reports that say something about its speed; each is noted when it is first come to."""
+        for name, head in kept.heads():
+            # Other names are their users' own, and don't say how old a report is.
+            if head.target != self._target or f"-{self._target}-" not in name:
+                continue
+            self._key = self._key or head.target_key
+            if head.target_key == self._key and head.read_bytes is not None:
+                self._bearing.append((name, head))
+                yield name, head
+
+    def _read(self, kept: KeptReports, name: str) -> _Reached | None:
+        if name not in self._reached:
+            report = kept.read(name)
+            self._reached[name] = _Reached.of(report) if report else None
+        return self._reached[name]
+
+
 def find_speed(
     profile: Profile, target: str | None, footprint: Footprint, *, key: str | None = None, without: str | None = None
 ) -> Speed:
-    """The best that is known of a device's speed, for a bundle of that footprint.
-
-    `key` names one machine of those that were called `target`, the newest when absent; the reports of the bundle
-    `without` don't count: a prediction from its own result is none.
-    """
-    speed = _stated(profile)
-    if target is None:
-        return speed
-    measured = find_measurement(target, key)
-    if measured is not None:
-        speed = _with_measured(speed, measured, cpu=profile.runtime.provider == "cpu")
-    return _with_reports(speed, list(_similar(target, key, footprint, without)))
+    """The best that is known of a device's speed for one bundle, as a `SpeedBook` has it for many."""
+    return SpeedBook(profile, target, key).speed(footprint, without=without)
 
 
 def predict(
@@ -114,40 +179,15 @@ def _with_measured(speed: Speed, measured: Measurement, *, cpu: bool) -> Speed:
     return replace(speed, ops_per_s=measured.ops_per_s * _MEASURED_OPS_SHARE, ops_source="measured")
 
 
-def _with_reports(speed: Speed, reports: list[tuple[Report, Predicted]]) -> Speed:
+def _with_reports(speed: Speed, reports: list[_Reached]) -> Speed:
     if not reports:
         return speed
     reads, ops, shares = [], [], []
-    for report, predicted in reports:
-        found = metrics(report)
-        decode_s, prefill_s = 1 / found["decode_tps"].median, found["ttft_ms"].median / 1000
+    for reached in reports:
+        predicted, decode_s, prefill_s = reached.predicted, reached.decode_s, reached.prefill_s
         step_s = min(predicted.step_s, _MOST_OF_A_STEP * decode_s)
         shares.append(step_s / predicted.step_s)
         reads.append(predicted.read_bytes / (decode_s - step_s))
         ops.append(predicted.prompt_ops / max(prefill_s - step_s, (1 - _MOST_OF_A_STEP) * prefill_s))
     read, op, share = (statistics.median(values) for values in (reads, ops, shares))
     return Speed(read, op, share, "reports", "reports", len(reports))
-
-
-def _similar(
-    target: str, key: str | None, footprint: Footprint, without: str | None
-) -> Iterator[tuple[Report, Predicted]]:
-    """The newest reports of a machine that bear on a footprint."""
-    used = 0
-    for path in sorted(reports_dir().glob(f"*-{target}-*.json"), reverse=True):
-        try:
-            report = read_report(path)
-        except ConfigError:
-            continue
-        key = key or (report.target_key if report.target == target else None)
-        if report.target != target or report.target_key != key or report.bundle_id == without:
-            continue
-        # What drafts win depends on the text.
-        if report.predicted is None or report.settings.ngram_size:
-            continue
-        ratio = report.predicted.read_bytes / max(1, footprint.read_bytes_per_token)
-        if 1 / _SIMILAR < ratio < _SIMILAR:
-            yield report, report.predicted
-            used += 1
-        if used == _REPORTS:
-            return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -48,6 +48,37 @@ def summarize(values: Sequence[float], rounds: int = 2000) -> Summary:
     source = random.Random(0)
     medians = [percentile(source.choices(values, k=len(values)), 50) for _ in range(rounds)]
     return Summary(median, percentile(medians, 2.5), percentile(medians, 97.5), len(values))
+
+
+class Summaries(Mapping[str, Summary]):
+    """Summaries by name, of raw values or ready ones. A bootstrap takes milliseconds: an interval is computed once,
+    when its summary is first asked for, and `median` needs none.
+
+    No name may have an empty sequence of values.
+    """
+
+    def __init__(self, parts: Mapping[str, Sequence[float] | Summary]) -> None:
+        self._parts = dict(parts)
+
+    def __getitem__(self, name: str) -> Summary:
+        part = self._parts[name]
+        if not isinstance(part, Summary):
+            part = self._parts[name] = summarize(part)
+        return part
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def median(self, name: str) -> float:
+        """The same figure as `self[name].median`. Raises KeyError when there is none of that name."""
+        part = self._parts[name]
+        return part.median if isinstance(part, Summary) else percentile(part, 50)
 
 
 def ratio(new: Sequence[float], base: Sequence[float], rounds: int = 2000) -> Summary:

@@ -267,7 +267,7 @@ class _Search:
             why = {"reason": exc.message, "hint": exc.hint, "error": type(exc).__name__}
             self.study.settle(asked, "failed", why)
         else:
-            value = metrics(report)[self.metric].median
+            value = metrics(report).median(self.metric)
             facts = {"report": report_path(report).name, "quality": quality, "value": value}
             self.study.settle(asked, "measured", facts, value)
 
@@ -332,7 +332,7 @@ class _Search:
         if not measured:
             raise self._nothing(rows)
         sign = -1 if OBJECTIVES[self.question.objective].maximize else 1
-        best = min(measured, key=lambda row: sign * row.figures[self.metric].median)
+        best = min(measured, key=lambda row: sign * row.figures.median(self.metric))
         default = next((row for row in measured if row.point == self.proposal.default), None)
         verdict = yield from self._judge(best, default)
         recommended = best if verdict.better or default is None else default

@@ -11,7 +11,7 @@ from toolkit.jobs.tune.proposal import Point
 from toolkit.jobs.tune.study import State, Trial
 from toolkit.jobs.tune.verdict import Contender, front
 from toolkit.metrics.report import Report, metrics, read_report, reports_dir
-from toolkit.metrics.stats import Summary
+from toolkit.metrics.stats import Summaries
 
 _FRONT = ("bundle_bytes", "rss_peak_bytes", "ttft_ms", "decode_tps", "ppl_increase", "kld_mean")
 
@@ -26,7 +26,7 @@ class TrialRow:
     reason: str | None = None
     report: Report | None = None
     report_file: Path | None = None
-    figures: Mapping[str, Summary] = field(default_factory=dict)
+    figures: Summaries = field(default_factory=lambda: Summaries({}))
     quality: Mapping[str, float] = field(default_factory=dict)
     on_front: bool = False
 
@@ -68,7 +68,7 @@ def kept_report(name: str) -> Report | None:
 
 def _figure(row: TrialRow, name: str) -> float | None:
     if name in row.figures:
-        return row.figures[name].median
+        return row.figures.median(name)
     if name == "bundle_bytes" and row.report:
         return row.report.bundle_bytes
     return row.quality.get(name)

@@ -1,0 +1,204 @@
+"""Kept reports of one target, found by their names and by an index, so that thousands of them needn't be opened.
+
+The files are the truth. The index only tells which of them needn't be opened: what is found in it is read again, and
+an index that is missing, damaged or of another edgephi costs time, not correctness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolkit import __version__
+from toolkit.config import data_dir
+from toolkit.errors import ConfigError
+from toolkit.files import write_whole
+from toolkit.metrics.report import Report, read_report, reports_dir
+
+# `report_path` makes such names; the first reports had none of their settings in it.
+_NAME = re.compile(r"\d{8}T\d{6}Z-(?P<target>.+)-(?P<bundle>[0-9a-f]{8})(?:-[0-9a-f]{4})?\.json")
+# Counts up when the heads of the same reports change.
+_FORMAT = 1
+# Two changes of a file can have one time of change: FAT counts in steps of two seconds. What was just written isn't
+# remembered yet.
+_SETTLED_NS = 2_000_000_000
+
+
+class Head(NamedTuple):
+    """What a search asks of a report before it opens it.
+
+    `workload` is the workload's name, `runtime` a hash of the runtime's packages. `read_bytes` are those that decoding
+    one token was predicted to read; None where the report says nothing about the device's speed: nothing was
+    predicted, or drafts were used, and what they win depends on the text.
+    """
+
+    target: str
+    target_key: str
+    bundle_id: str
+    agent_sha256: str
+    workload: str
+    runtime: str
+    read_bytes: int | None
+
+    @classmethod
+    def of(cls, report: Report) -> Head:
+        says_speed = report.predicted is not None and not report.settings.ngram_size
+        return cls(
+            report.target,
+            report.target_key,
+            report.bundle_id,
+            report.agent_sha256,
+            report.workload.name,
+            _hash_of(report.runtime),
+            report.predicted.read_bytes if report.predicted and says_speed else None,
+        )
+
+
+# How a field of a report stands in its head, where it does.
+_IN_HEAD: dict[str, Callable[[Any], str]] = {
+    "target": str,
+    "target_key": str,
+    "bundle_id": str,
+    "agent_sha256": str,
+    "workload": lambda workload: str(workload.name),
+    "runtime": lambda packages: _hash_of(packages),
+}
+
+
+class KeptReports:
+    """The reports of one target that were kept when this was made, the newest first.
+
+    Files are opened as far as they are asked for, and for their heads only where the index doesn't know them.
+    `save_index` lets the next command know what this one had to open.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._folder = reports_dir()
+        self._names = _names(self._folder, target)
+        self._known = _load_index(target)
+        self._opened = False
+
+    def heads(self, bundle_id: str | None = None) -> Iterator[tuple[str, Head]]:
+        """Names of files with their heads, the newest first; unreadable files don't count.
+
+        Names that say that they are another bundle's than `bundle_id` are left out.
+        """
+        for name in self._names:
+            if bundle_id is not None and _says_another_bundle(name, bundle_id):
+                continue
+            if head := self._head(name):
+                yield name, head
+
+    def read(self, name: str) -> Report | None:
+        """The report in a file; None when it can't be read."""
+        try:
+            return read_report(self._folder / name)
+        except ConfigError:
+            return None
+
+    def save_index(self) -> None:
+        """Keep the heads of what had to be opened. Processes that do so at once lose some of each other's."""
+        if not self._opened:
+            return
+        present = set(self._names)
+        files = {name: entry for name, entry in self._known.items() if name in present}
+        # A folder that can't be written is as good as no index.
+        with contextlib.suppress(ConfigError):
+            _save_index(self._target, files)
+        self._opened = False
+
+    def _head(self, name: str) -> Head | None:
+        try:
+            stat = (self._folder / name).stat()
+        except OSError:
+            return None
+        # Taken before the file is read: what changes in between differs from it later.
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        entry = self._known.get(name)
+        if entry is not None and entry[:3] == state:
+            return Head(*entry[3:])
+        report = self.read(name)
+        if report is None:
+            return None
+        head = Head.of(report)
+        if stat.st_mtime_ns < time.time_ns() - _SETTLED_NS:
+            self._known[name] = [*state, *head]
+            self._opened = True
+        return head
+
+
+def find_report(*, target: str, **wanted: object) -> Report | None:
+    """The newest kept report of a target whose fields equal `wanted`; unreadable files don't count."""
+    wanted["target"] = target
+    bundle_id = wanted.get("bundle_id")
+    kept = KeptReports(target)
+    try:
+        for name, head in kept.heads(str(bundle_id) if bundle_id else None):
+            if _says(head, wanted) and (report := kept.read(name)) and _is(report, wanted):
+                return report
+        return None
+    finally:
+        kept.save_index()
+
+
+def _says(head: Head, wanted: Mapping[str, object]) -> bool:
+    return all(getattr(head, name) == _IN_HEAD[name](value) for name, value in wanted.items() if name in _IN_HEAD)
+
+
+def _is(report: Report, wanted: Mapping[str, object]) -> bool:
+    return all(getattr(report, name) == value for name, value in wanted.items())
+
+
+def _names(folder: Path, target: str) -> list[str]:
+    """Files that may hold a target's reports, the newest first: all but those whose names tell of another target."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+    said = ((name, _NAME.fullmatch(name)) for name in names if name.endswith(".json"))
+    return sorted((name for name, found in said if found is None or found["target"] == target), reverse=True)
+
+
+def _says_another_bundle(name: str, bundle_id: str) -> bool:
+    found = _NAME.fullmatch(name)
+    return found is not None and found["bundle"] != bundle_id[:8]
+
+
+def _index_file(target: str) -> Path:
+    return data_dir() / "report-index" / f"{target}.json"
+
+
+def _load_index(target: str) -> dict[str, list[Any]]:
+    """For each file its size, time of change in nanoseconds, inode, and head; nothing when the index isn't whole."""
+    with contextlib.suppress(OSError, ValueError):
+        digest, _, body = _index_file(target).read_text(encoding="utf-8").partition("\n")
+        if digest == _hash(body):
+            made_by, files = json.loads(body)
+            if made_by == _made_by():
+                return dict(files)
+    return {}
+
+
+def _save_index(target: str, files: Mapping[str, Sequence[Any]]) -> None:
+    """Write an index beside and rename it. Raises ConfigError when that fails."""
+    body = json.dumps([_made_by(), files])
+    write_whole(_index_file(target), f"{_hash(body)}\n{body}")
+
+
+def _made_by() -> list[Any]:
+    return [_FORMAT, __version__]
+
+
+def _hash_of(packages: Sequence[str]) -> str:
+    return _hash("\n".join(packages))[:16]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
