@@ -25,6 +25,7 @@ HEAVY = {
     "onnxruntime_genai",
     "transformers",
     "numpy",
+    "urllib3",
 }
 
 

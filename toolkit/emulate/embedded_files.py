@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import paramiko
-from paramiko.sftp import SFTP_OK
+from paramiko import SFTP_OK
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -207,6 +207,101 @@ def test_nobody_there() -> None:
         at("127.0.0.1:1").has_blob(LAYER)
 
 
+# --- kept connections -----------------------------------------------------------------------------------------------
+
+
+class Connections:
+    """A server's connections, by the port at the other end; how many requests each has carried."""
+
+    def __init__(self) -> None:
+        self.requests: dict[int, int] = {}
+
+    def count(self, handler: BaseHTTPRequestHandler) -> int:
+        port = int(handler.client_address[1])
+        self.requests[port] = self.requests.get(port, 0) + 1
+        return self.requests[port]
+
+
+@pytest.mark.parametrize("whose", ["the registry's own", "another one"])
+@pytest.mark.parametrize("refusal", [b'{"errors": [{"code": "UNAUTHORIZED"}]}', b"x" * MIB], ids=["short", "long"])
+def test_a_token_server_while_the_refusal_is_unread(tmp_path: Path, whose: str, refusal: bytes) -> None:
+    """The registry's answer still occupies its connection when its tokens are asked for."""
+    kept = Connections()
+
+    def give(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, 200, b'{"token": "abc"}')
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        kept.count(handler)
+        if handler.path.startswith("/token"):
+            give(handler)
+        elif handler.headers.get("Authorization") != "Bearer abc":
+            reply(handler, 401, refusal, WWW_Authenticate=f'Bearer realm="http://{realm}/token",service="r"')
+        else:
+            reply(handler, 200, BYTES)
+
+    with Server(give) as other, Server(answer) as there:
+        realm = there.host if whose == "the registry's own" else other.host
+        with at(there.host) as registry:
+            assert get(registry, tmp_path / "part") == BYTES
+            for _ in range(5):
+                assert registry.small_blob(LAYER, 4 * MIB) == BYTES
+        assert len(there.asked) + len(other.asked) == 8
+        assert len([path for _, path, _ in (*there.asked, *other.asked) if path.startswith("/token")]) == 1
+        # One more for the tokens, and another where a long refusal isn't worth reading.
+        assert len(kept.requests) <= 2 and max(kept.requests.values()) >= 6
+
+
+def test_a_connection_that_was_closed_meanwhile_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload sends nothing twice by itself; so it mustn't begin on a connection that nobody listens to any more."""
+    monkeypatch.setattr(client, "_pause", lambda *_: pytest.fail("a request went astray"))
+    uploads, closed = Uploads([]), threading.Event()
+
+    def closing(handler: BaseHTTPRequestHandler) -> None:
+        uploads(handler)
+        # It doesn't say so, as servers don't whose patience ends.
+        handler.close_connection = True
+
+    with Server(closing) as there, at(there.host, write=True) as registry:
+        for _ in registry.upload(layer_of(LONG), io.BytesIO(LONG)):
+            closed.wait(0.2)
+        assert [method for method, *_ in there.asked] == ["POST", "PATCH", "PATCH", "PATCH", "PATCH", "PUT"]
+    assert uploads.arrived == LONG
+
+
+def test_an_answer_that_breaks_off_is_no_answer() -> None:
+    def breaks(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, 200, BYTES[:1000], Content_Length=str(len(BYTES)))
+        handler.close_connection = True
+
+    with Server(breaks) as there, pytest.raises(Unreachable, match=r"no answer: IncompleteRead\(1000 bytes read"):
+        at(there.host).small_blob(LAYER, 4 * MIB)
+
+
+def test_each_of_several_challenges_counts() -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path.startswith("/token"):
+            reply(handler, 200, b'{"token": "abc"}')
+        elif "Authorization" not in handler.headers:
+            handler.send_response(401)
+            handler.send_header("WWW-Authenticate", "Negotiate")
+            handler.send_header("WWW-Authenticate", f'Bearer realm="http://{there.host}/token"')
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+        else:
+            reply(handler, 200, BYTES)
+
+    with Server(answer) as there:
+        assert at(there.host).small_blob(LAYER, 4 * MIB) == BYTES
+
+
+def test_what_is_sent_compressed_stays_as_it_is() -> None:
+    """A layer's digest is that of what passes; nor may few bytes become many."""
+    with Server(lambda handler: reply(handler, 200, BYTES, Content_Encoding="gzip")) as there:
+        assert at(there.host).small_blob(LAYER, 4 * MIB) == BYTES
+        assert there.asked[0][2]["Accept-Encoding"] == "identity"
+
+
 # --- servers that misbehave -----------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,13 @@ def test_new_keys_in_the_middle(sshd: PrivateSshd, tmp_path: Path, monkeypatch: 
 @needs_sshd
 @pytest.mark.parametrize("cipher", ["aes256-gcm@openssh.com", "aes128-ctr"])
 def test_other_ciphers(sshd: PrivateSshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cipher: str) -> None:
-    monkeypatch.setattr(ssh_link._Transport, "_preferred_ciphers", (cipher,))
+    start = ssh_link._Transport.start_client
+
+    def with_one_cipher(self: ssh_link._Transport, timeout: float) -> None:
+        self.get_security_options().ciphers = (cipher,)
+        start(self, timeout=timeout)
+
+    monkeypatch.setattr(ssh_link._Transport, "start_client", with_one_cipher)
     with closing(sent_and_compared(sshd, tmp_path, 5_000_000)) as transport:
         assert transport._link.transport.local_cipher == cipher
 

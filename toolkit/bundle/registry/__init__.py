@@ -1,4 +1,4 @@
-"""Container registries, as far as bundles need them: the standard library's HTTP, and the layout that ORAS has
+"""Container registries, as far as bundles need them: HTTP over urllib3, and the layout that ORAS has
 (docs/decisions/0016-registry.md). The package never pulls for a device: the agent does, with the host's credentials.
 """
 

@@ -1,18 +1,21 @@
-"""HTTP as registries need it: connections that are kept, redirects without credentials, proxies, bounded answers."""
+"""HTTP as registries need it, over urllib3: redirects without credentials, proxies, bounded answers."""
 
 from __future__ import annotations
 
 import base64
-import http.client
 import ssl
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import toolkit
 from toolkit.errors import RegistryError
+
+if TYPE_CHECKING:
+    import urllib3
 
 _TIMEOUT_S = 60.0
 _BLOCK_BYTES = 1 << 20
@@ -39,55 +42,43 @@ class Response:
     """What a server answered; `url` is where that was after redirects."""
 
     status: int
-    headers: http.client.HTTPMessage
+    headers: Mapping[str, str]
     url: str
-    _response: http.client.HTTPResponse
-    _connection: http.client.HTTPConnection
+    _answer: urllib3.BaseHTTPResponse
 
     def read(self, limit: int) -> bytes:
         """The body. Raises RegistryError when it is longer than `limit`, Unreachable when the link breaks."""
         body = b"".join(self.blocks(limit + 1))
         if len(body) > limit:
-            self.drop()
+            self._answer.close()
             raise RegistryError(f"{_place(self.url)}: an answer of more than {limit} bytes")
         self.done()
         return body
 
     def blocks(self, limit: int) -> Iterator[bytes]:
         """The body as it arrives, at most `limit` bytes of it."""
-        try:
-            while limit > 0 and (block := self._response.read1(min(limit, _BLOCK_BYTES))):
+        with _worded(self.url):
+            while limit > 0 and (block := self._answer.read1(min(limit, _BLOCK_BYTES))):
                 limit -= len(block)
                 yield block
-        except (OSError, http.client.HTTPException) as exc:
-            self.drop()
-            raise _unreachable(self.url, exc) from exc
 
     def done(self) -> None:
         """Free the connection for the next request, or close it where a long body is left."""
-        try:
-            self._response.read(_SMALL_BYTES)
-            if not self._response.isclosed():
-                self.drop()
-        except (OSError, http.client.HTTPException):
-            self.drop()
-
-    def drop(self) -> None:
-        """Close the connection: nobody wants the rest."""
-        self._response.close()
-        self._connection.close()
+        with suppress(Unreachable), _worded(self.url):
+            self._answer.read(_SMALL_BYTES)
+        # Does nothing once it has been read to its end: the connection is urllib3's again.
+        self._answer.close()
 
 
 class Web:
-    """Requests over kept connections, one for each server; proxies and certificates as the environment says."""
+    """Requests over kept connections; proxies and certificates as the environment says."""
 
     def __init__(self) -> None:
-        self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._managers: dict[tuple[str, str], urllib3.PoolManager] = {}
 
     def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
+        for manager in self._managers.values():
+            manager.clear()
 
     def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
         """One request, and those that its redirects lead to; another server isn't told `Authorization`.
@@ -114,43 +105,37 @@ class Web:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryError(f"{_place(url)}: neither http nor https")
-        try:
-            connection, path, more = self._connection(parts)
-            sent = {"User-Agent": f"edgephi/{toolkit.__version__}", "Accept-Encoding": "identity"} | more | {**headers}
-            if body is not None:
-                sent["Content-Length"] = str(len(body))
-            # A server that refuses may close before it has read everything; its answer says why.
-            with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, path, _steps(body), sent)
-            response = connection.getresponse()
-        except (OSError, http.client.HTTPException, ValueError) as exc:
-            # The next request opens a connection of its own.
-            self._connections.pop(origin(url), None)
-            raise _unreachable(url, exc) from exc
-        return Response(response.status, response.headers, url, response, connection)
+        sent = {"User-Agent": f"edgephi/{toolkit.__version__}", "Accept-Encoding": "identity"} | {**headers}
+        if body is not None:
+            sent["Content-Length"] = str(len(body))
+        with _worded(url):
+            # Repeating and redirecting are ours to decide; nothing is read that isn't asked for, nothing decompressed.
+            answer = self._manager(parts).urlopen(
+                method,
+                url,
+                redirect=False,
+                body=_steps(body),
+                headers=sent,
+                retries=False,
+                timeout=_TIMEOUT_S,
+                preload_content=False,
+                decode_content=False,
+            )
+        return Response(answer.status, answer.headers, url, answer)
 
-    def _connection(self, url: SplitResult) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
-        """A connection to a server or to the proxy before it, the path to ask for, and headers for that proxy."""
-        assert url.hostname is not None
-        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        proxy, proxy_headers = _proxy(url)
-        if proxy is not None and url.scheme == "http":
-            path = f"http://{url.netloc}{path}"
-        key = (url.scheme, url.netloc)
-        if key not in self._connections:
-            first = proxy or url
-            assert first.hostname is not None
-            port = first.port or (80 if proxy is not None else None)
-            if url.scheme == "https":
-                # OpenSSL's own defaults: the system's certificates, or those that SSL_CERT_FILE names.
-                self._tls = self._tls or ssl.create_default_context()
-                secure = http.client.HTTPSConnection(first.hostname, port, timeout=_TIMEOUT_S, context=self._tls)
-                if proxy is not None:
-                    secure.set_tunnel(url.hostname, url.port or 443, proxy_headers)
-                self._connections[key] = secure
-            else:
-                self._connections[key] = http.client.HTTPConnection(first.hostname, port, timeout=_TIMEOUT_S)
-        return self._connections[key], path, proxy_headers if url.scheme == "http" else {}
+    def _manager(self, url: SplitResult) -> urllib3.PoolManager:
+        """The connections for a URL: to servers themselves, or to the proxy before them.
+
+        urllib3 trusts what OpenSSL does: the system's certificates, or those that SSL_CERT_FILE names.
+        """
+        import urllib3
+
+        proxy, login = _proxy(url)
+        if (proxy, login) not in self._managers:
+            told = {"Proxy-Authorization": login} if login else {}
+            made = urllib3.ProxyManager(proxy, proxy_headers=told) if proxy else urllib3.PoolManager()
+            self._managers[proxy, login] = made
+        return self._managers[proxy, login]
 
 
 def origin(url: str) -> tuple[str, str]:
@@ -166,19 +151,20 @@ def _steps(body: bytes | None) -> Iterator[memoryview] | None:
     return (view[start : start + _SEND_BYTES] for start in range(0, len(view), _SEND_BYTES))
 
 
-def _proxy(url: SplitResult) -> tuple[SplitResult | None, dict[str, str]]:
-    """The proxy that the environment has for a URL, and how it is told who asks."""
+def _proxy(url: SplitResult) -> tuple[str, str]:
+    """The proxy that the environment has for a URL, and how it is told who asks; each "" where there is none."""
     assert url.hostname is not None
     named = urllib.request.getproxies().get(url.scheme)
     if not named or urllib.request.proxy_bypass(url.hostname):
-        return None, {}
+        return "", ""
     proxy = urlsplit(named if "://" in named else f"http://{named}")
     if proxy.scheme != "http" or not proxy.hostname:
         raise RegistryError(f"a proxy of the kind '{proxy.scheme}' isn't supported", f"see {url.scheme}_proxy")
+    place = f"http://{proxy.netloc.rpartition('@')[2]}"
     if proxy.username is None:
-        return proxy, {}
+        return place, ""
     login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return proxy, {"Proxy-Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+    return place, "Basic " + base64.b64encode(login.encode()).decode()
 
 
 def _place(url: str) -> str:
@@ -187,7 +173,25 @@ def _place(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _unreachable(url: str, exc: Exception) -> Unreachable:
+@contextmanager
+def _worded(url: str) -> Iterator[None]:
+    """Errors of urllib3, and of what it is made of, as Unreachable. It has closed the connection then."""
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except (OSError, HTTPError, ValueError) as exc:
+        raise _unreachable(url, _innermost(exc)) from exc
+
+
+def _innermost(exc: BaseException) -> BaseException:
+    """The system's own error: urllib3 wraps it once or twice, as an argument or as the cause."""
+    while inner := next((found for found in (*exc.args, exc.__cause__) if isinstance(found, BaseException)), None):
+        exc = inner
+    return exc
+
+
+def _unreachable(url: str, exc: BaseException) -> Unreachable:
     host = urlsplit(url).netloc
     if isinstance(exc, ssl.SSLCertVerificationError):
         hint = "SSL_CERT_FILE names a file with the certificates to trust, as of a company's own authority"

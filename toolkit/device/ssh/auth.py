@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from typing import Any
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
-from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from toolkit.device.ssh.certificates import SUFFIX, certified_key, public_part, read_blob
 from toolkit.device.ssh.config import SshOptions, public_file
+from toolkit.device.ssh.internals import SocketAgent
 from toolkit.device.ssh.link import Link
 from toolkit.device.transport import PromptSecret
 from toolkit.errors import AuthFailed, HostUnreachable
@@ -30,7 +29,7 @@ _ANSWER_TIMEOUT_S = 180.0
 _POLL_S = 0.2
 # Who asks for more isn't a login.
 _MOST_QUESTIONS = 16
-_UNUSABLE_KEY = (paramiko.SSHException, UnknownKeyType, UnsupportedAlgorithm, ValueError, OSError)
+_UNUSABLE_KEY = (paramiko.SSHException, paramiko.UnknownKeyType, UnsupportedAlgorithm, ValueError, OSError)
 
 
 @dataclass
@@ -118,7 +117,7 @@ def _with_certificates(label: str, key: Any, options: SshOptions) -> Iterator[tu
     for path in (*options.certificate_files, *(_certificate_beside(file) for file in options.identity_files)):
         blob = read_blob(path)
         if blob is not None and certified_key(blob) == key.asbytes():
-            key.public_blob = PublicBlob.from_message(paramiko.Message(blob))
+            key.public_blob = paramiko.PublicBlob.from_message(paramiko.Message(blob))
             yield f"{label} with {path.name}", key
     key.public_blob = None
     yield label, key
@@ -151,19 +150,8 @@ def _agent_keys(options: SshOptions) -> Iterator[tuple[str, Any]]:
         agent.close()
 
 
-class _SocketAgent(paramiko.Agent):  # type: ignore[misc]
-    """An agent at a socket of its own: paramiko's only knows the one of SSH_AUTH_SOCK."""
-
-    def __init__(self, path: str) -> None:
-        paramiko.agent.AgentSSH.__init__(self)
-        if path:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.connect(path)
-            self._connect(connection)
-
-
 def _agent(path: str | None) -> Any:
-    return paramiko.Agent() if path is None or (path and sys.platform == "win32") else _SocketAgent(path)
+    return paramiko.Agent() if path is None or (path and sys.platform == "win32") else SocketAgent(path)
 
 
 def _public_part(path: Path) -> bytes | None:

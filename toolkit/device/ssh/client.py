@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.common import cMSG_CHANNEL_REQUEST
-from paramiko.sftp import SFTPError
 
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.shells import ServerShell
 from toolkit.device.ssh.auth import log_in
 from toolkit.device.ssh.config import SshTarget, resolve
 from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp
+from toolkit.device.ssh.internals import CHANNEL_REQUEST, send_message
 from toolkit.device.ssh.known_hosts import append_known_host, hashed, host_names
 from toolkit.device.ssh.link import Link, connected, host_key_changed, known_key_types, known_keys, verify_host_key
 from toolkit.device.ssh.packets import send_all
@@ -87,13 +86,13 @@ class SshProcess:
         """
         self._killed = True
         message = paramiko.Message()
-        message.add_byte(cMSG_CHANNEL_REQUEST)
+        message.add_byte(CHANNEL_REQUEST)
         message.add_int(self._channel.remote_chanid)
         message.add_string("signal")
         message.add_boolean(False)
         message.add_string("KILL")
         with suppress(paramiko.SSHException, EOFError, OSError):
-            self._channel.get_transport()._send_user_message(message)
+            send_message(self._channel.get_transport(), message)
             self._channel.status_event.wait(_KILL_TIMEOUT_S)
             self._channel.close()
 
@@ -189,7 +188,7 @@ class SshTransport(SftpFiles):
                 self._sftp = paramiko.SFTPClient(channel)
             except paramiko.ChannelException:
                 raise
-            except (paramiko.SSHException, SFTPError) as exc:
+            except (paramiko.SSHException, paramiko.SFTPError) as exc:
                 if self._is_lost():
                     raise
                 raise no_sftp(self._where, exc) from exc

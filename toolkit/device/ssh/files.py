@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE, SFTPError
 
 from toolkit.catalog.remote_path import sftp_path
+from toolkit.device.ssh.internals import EXTENDED, OPEN, TO_CREATE, TO_TRUNCATE, TO_WRITE, sftp_request
 from toolkit.device.ssh.upload import CHUNK_BYTES, PipelinedWrite
 from toolkit.device.transport import End, Pace, device_full
 from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
@@ -68,11 +68,11 @@ class SftpFiles(ABC):
 
     def _open(self, path: str, *, keep: bool) -> Any:
         """A file to write to, made where there is none, for this user alone; with `keep` what is in it stays."""
-        flags = SFTP_FLAG_WRITE | SFTP_FLAG_CREATE | (0 if keep else SFTP_FLAG_TRUNC)
+        flags = TO_WRITE | TO_CREATE | (0 if keep else TO_TRUNCATE)
         private = paramiko.SFTPAttributes()
         private.st_mode = 0o600
         # Not with SFTPClient.open, which leaves the mode of a new file to the server.
-        _, reply = self._files()._request(CMD_OPEN, path, flags, private)
+        reply = sftp_request(self._files(), OPEN, path, flags, private)
         return paramiko.SFTPFile(self._files(), reply.get_binary(), "r+b", 0)
 
     def make_dirs(self, path: str) -> None:
@@ -122,7 +122,7 @@ class SftpFiles(ABC):
     def _free_bytes(self, folder: str) -> int | None:
         """Free space for this user, None where the server has no statvfs@openssh.com."""
         try:
-            _, reply = self._files()._request(CMD_EXTENDED, "statvfs@openssh.com", folder)
+            reply = sftp_request(self._files(), EXTENDED, "statvfs@openssh.com", folder)
         except OSError:
             return None
         _block_size, fragment_size, _blocks, _free, available = (reply.get_int64() for _ in range(5))
@@ -157,7 +157,7 @@ def sessions_refused(where: str, reason: str) -> RemoteCommandFailed:
 
 def no_sftp(where: str, reason: object) -> RemoteCommandFailed:
     hint = "install openssh-sftp-server there (Subsystem sftp in sshd_config)"
-    if isinstance(reason, SFTPError):  # something else was said where its first packet should stand
+    if isinstance(reason, paramiko.SFTPError):  # something else was said where its first packet should stand
         hint = (
             "the login shell there must print nothing by itself; or set Subsystem sftp internal-sftp in sshd_config, "
             "which needs neither that shell nor openssh-sftp-server"

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import paramiko
-from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
 
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh.certificates import SUFFIX, host_certificate_fault
 from toolkit.device.ssh.config import SshOptions, SshTarget
+from toolkit.device.ssh.internals import GLOBAL_REQUEST, ListeningTransport, send_message
 from toolkit.device.ssh.known_hosts import KnownKey, host_names, read_known_hosts
 from toolkit.device.ssh.packets import BurstPacketizer
 from toolkit.device.ssh.proxy import Proxy
@@ -39,42 +39,27 @@ _SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL"
 _SIGNALS |= {"USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15}
 
 
-def _on_channel_request(channel: Any, message: Any) -> None:
-    if message.get_text() == "exit-signal":
-        message.get_boolean()
-        channel.exit_status = 128 + _SIGNALS.get(message.get_text(), 0)
-        channel.status_event.set()
-        return
-    message.rewind()
-    message.get_int()  # the channel's number, which the caller had read
-    paramiko.Channel._handle_request(channel, message)
-
-
-class _Transport(paramiko.Transport):  # type: ignore[misc]
+class _Transport(ListeningTransport):
     """paramiko's, which ignores `exit-signal`: a command that was killed would look like a cut link.
 
     It also remembers what the server offers, for the message when nothing of that is known here.
     """
 
-    _channel_handler_table: ClassVar[dict[int, Any]] = {
-        **paramiko.Transport._channel_handler_table,
-        MSG_CHANNEL_REQUEST: _on_channel_request,
-    }
-
     def __init__(self, sock: _Watched) -> None:
         self.key_order: tuple[str, ...] = ()
-        self.offered: dict[str, list[str]] = {}
-        super().__init__(sock, packetizer_class=BurstPacketizer)
+        super().__init__(sock, BurstPacketizer)
+
+    def hear_request(self, channel: Any, message: Any) -> bool:
+        if message.get_text() != "exit-signal":
+            return False
+        message.get_boolean()
+        channel.exit_status = 128 + _SIGNALS.get(message.get_text(), 0)
+        channel.status_event.set()
+        return True
 
     @property
     def preferred_keys(self) -> tuple[str, ...]:
         return self.key_order or tuple(super().preferred_keys)
-
-    def _really_parse_kex_init(self, m: Any, ignore_first_byte: bool = False) -> Any:
-        parsed = super()._really_parse_kex_init(m, ignore_first_byte)
-        if not ignore_first_byte:  # else it is our own
-            self.offered = parsed
-        return parsed
 
 
 class _Watched:
@@ -114,10 +99,10 @@ def _watch(transport: Any, sock: _Watched) -> None:
 def _ask_for_an_answer(transport: Any) -> None:
     """A request that every server answers, if only with a refusal; paramiko's own keepalive asks for none."""
     message = paramiko.Message()
-    message.add_byte(cMSG_GLOBAL_REQUEST)
+    message.add_byte(GLOBAL_REQUEST)
     message.add_string("keepalive@openssh.com")
     message.add_boolean(True)
-    transport._send_user_message(message)
+    send_message(transport, message)
 
 
 @dataclass
@@ -329,7 +314,7 @@ def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[st
 
 def _no_handshake(transport: Any, where: str, exc: BaseException) -> HostUnreachable:
     reason, hint = str(exc) or "the server closed the connection", "is it an SSH server that listens there?"
-    if isinstance(exc, paramiko.ssh_exception.IncompatiblePeer):
+    if isinstance(exc, paramiko.IncompatiblePeer):
         wanted = "server_key_algo_list" if "host key" in reason else "kex_algo_list"
         wanted = "server_encrypt_algo_list" if "cipher" in reason else wanted
         offers = ", ".join(name for name in transport.offered.get(wanted, ()) if "kex-strict" not in name)

@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from paramiko.common import cMSG_CHANNEL_DATA
-from paramiko.packet import Packetizer
+from paramiko import Packetizer
+
+from toolkit.device.ssh.internals import CHANNEL_DATA, ask_for_new_keys, send_message, window_of
 
 _BLOCK_BYTES = 16
 _TAG_BYTES = 16
 _HEADER = struct.Struct(">IB")
-_CHANNEL_DATA = struct.Struct(">cII")
+_DATA_HEAD = struct.Struct(">cII")
 _LEAST_PADDING = 4
 
 
@@ -79,7 +80,7 @@ class BurstPacketizer(Packetizer):  # type: ignore[misc]
             self.write_all(out[:length])
         self._sealed_bytes += length
         if self._sealed_bytes >= self.REKEY_BYTES and not self.need_rekey():
-            self._trigger_rekey()
+            ask_for_new_keys(self)
 
     def _seal_one(self, head: bytes, body: bytes | memoryview, at: int) -> int:
         """Put a packet into the outgoing buffer `at` a position; its length."""
@@ -108,17 +109,18 @@ def send_all(channel: Any, data: memoryview) -> None:
 
     Raises OSError when the channel is closed.
     """
+    take_window = window_of(channel)
     while data:
         burst = _Burst()
         with channel.lock:
             if channel.closed:
                 raise OSError("socket is closed")
             while data and (not burst or channel.out_window_size):
-                size = channel._wait_for_send_window(len(data))
+                size = take_window(len(data))
                 if size == 0:
                     raise OSError("socket is closed")
-                head = _CHANNEL_DATA.pack(cMSG_CHANNEL_DATA, channel.remote_chanid, size)
+                head = _DATA_HEAD.pack(CHANNEL_DATA, channel.remote_chanid, size)
                 burst.append(_Data(head, data[:size]))
                 data = data[size:]
         # Not under the channel's lock: new keys may be waited for.
-        channel.transport._send_user_message(burst)
+        send_message(channel.transport, burst)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from io import FileIO
 from typing import Any
 
-from paramiko.sftp import CMD_WRITE
+from toolkit.device.ssh.internals import WRITE, LaterAnswers
 
 # OpenSSH takes packets of 256 KiB, header included; paramiko's own 32 KiB halve the throughput.
 CHUNK_BYTES = 255 * 1024
@@ -19,7 +19,7 @@ _HEAD = struct.Struct(">IBII")
 _PLACE = struct.Struct(">QI")
 
 
-class PipelinedWrite:
+class PipelinedWrite(LaterAnswers):
     """Writes to one open remote file from `offset` on, with up to 8 MiB under way.
 
     paramiko's `set_pipelined` drops the last acknowledgements on close: a disk that fills up at the end of a
@@ -27,10 +27,10 @@ class PipelinedWrite:
     """
 
     def __init__(self, sftp: Any, file: Any, offset: int, send_all: Callable[[memoryview], None]) -> None:
+        super().__init__(sftp)
         self.acknowledged = offset
         self._reported = offset
         self._position = offset
-        self._sftp = sftp
         self._send_all = send_all
         self._handle = file.handle
         self._data_at = _HEAD.size + len(self._handle) + _PLACE.size
@@ -46,18 +46,15 @@ class PipelinedWrite:
 
     def write(self, count: int) -> int:
         """Send `count` bytes that were read; gives those acknowledged meanwhile. Raises an earlier write's error."""
-        stream = self._sftp.get_channel()
+        stream = self._session.get_channel()
         while len(self._pending) >= _IN_FLIGHT or (self._pending and stream.recv_ready()):
-            self._sftp._read_response()
+            self._read_answer()
         if self._error is not None:
             raise self._error
-        with self._sftp._lock:
-            number = self._sftp.request_number
-            self._sftp.request_number += 1
-            self._sftp._expecting[number] = self
+        number = self._next_number()
         self._pending[number] = count
         end = self._data_at + count
-        _HEAD.pack_into(self._packet, 0, end - _LENGTH.size, CMD_WRITE, number, len(self._handle))
+        _HEAD.pack_into(self._packet, 0, end - _LENGTH.size, WRITE, number, len(self._handle))
         _PLACE.pack_into(self._packet, self._data_at - _PLACE.size, self._position, count)
         self._send_all(self._packet[:end])
         self._position += count
@@ -66,7 +63,7 @@ class PipelinedWrite:
     def finish(self) -> int:
         """Wait for every acknowledgement still due; their bytes. Raises the first error among them."""
         while self._pending:
-            self._sftp._read_response()
+            self._read_answer()
         if self._error is not None:
             raise self._error
         return self._news()
@@ -75,11 +72,10 @@ class PipelinedWrite:
         news, self._reported = self.acknowledged - self._reported, self.acknowledged
         return news
 
-    def _async_response(self, _type: int, message: Any, number: int) -> None:
-        """What SFTPClient calls with the answer to each request that names this object."""
+    def _answered(self, message: Any, number: int) -> None:
         size = self._pending.pop(number)
         try:
-            self._sftp._convert_status(message)
+            self._raise_refusal(message)
         except (OSError, EOFError) as exc:
             self._error = self._error or OSError(*exc.args)
         if self._error is None:
