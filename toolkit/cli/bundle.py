@@ -242,7 +242,7 @@ def export(
     BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or as oci://HOST/REPOSITORY[:TAG], the
     devices pull its files from a registry that wants no password, and they aren't in the kit.
     """
-    from toolkit.bundle.signatures import check_signed
+    from toolkit.bundle.signatures import approve_all
     from toolkit.catalog.profile import load_profile
     from toolkit.catalog.target import select_targets
     from toolkit.cli import render
@@ -255,8 +255,7 @@ def export(
     names = list(dict.fromkeys([*profiles, *(target.profile for target in chosen)]))
     loaded = [load_profile(name) for name in names]
     found, source = find_with_source(ref, pull)
-    for target in chosen:
-        check_signed(found, target)
+    approve_all(found, chosen)
     render.follow(export_kit(found, loaded, folder, pythons=pythons, wheels=with_wheels, source=source))
     render.note(f"{folder}: {found.manifest.name} ({found.id[:12]}) for {', '.join(names)}")
 
