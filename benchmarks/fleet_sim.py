@@ -41,6 +41,7 @@ from toolkit.emulate.loopback import start_loopback
 from toolkit.jobs.demo import loopback_target
 from toolkit.jobs.rollout.record import RolloutOptions, plan_waves
 from toolkit.optimize.build import optimize
+from toolkit.optimize.request import BuildRequest
 from toolkit.units import parse_bandwidth, parse_bytes
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)
@@ -193,7 +194,7 @@ class Fleet:
 
 def measure(parallel: int) -> Costs:
     """What one device costs here: loopback SSH, server and client on this machine, the reference model."""
-    bundle = render.follow(optimize(MODEL, load_recipe(RECIPE), load_profile("local")))
+    bundle = render.follow(optimize(BuildRequest(MODEL, load_recipe(RECIPE), load_profile("local"))))
     root = cache_dir() / "fleet-sim"
     root.mkdir(parents=True, exist_ok=True)
     with start_loopback(root) as server:

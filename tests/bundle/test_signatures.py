@@ -12,10 +12,12 @@ import pytest
 from tests.support.builds import follow
 from tests.support.bundles import FILES, make
 from tests.support.figures import figures
-from tests.support.keys import keygen, make_key, public_text, ssh_agent, write_signers
+from tests.support.keys import count_keygen, keygen, make_key, public_text, ssh_agent, write_signers
 from tests.support.paths import REPO
 from toolkit.bundle.signatures import (
     Signature,
+    approve,
+    approve_all,
     check_signatures,
     check_signed,
     examine,
@@ -326,3 +328,100 @@ def test_figures_end_a_signature(bundle: Bundle, alice: Path) -> None:
     assert read_signatures(evaluated) == {}
     follow(sign(evaluated, alice))
     assert read_signatures(record_quality(evaluated, HELD_OUT, figures())), "the same figures change nothing"
+
+
+ONCE = ["check-novalidate", "find-principals", "verify"]
+
+
+@pytest.fixture
+def signers(bundle: Bundle, alice: Path, tmp_path: Path) -> Path:
+    """A file of signers, one of whom has signed the bundle."""
+    follow(sign(bundle, alice))
+    return write_signers(tmp_path / "signers", alice=alice)
+
+
+def test_targets_with_the_same_signers_are_asked_for_once(
+    bundle: Bundle, signers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = count_keygen(tmp_path, monkeypatch)
+    targets = [demanding(signers).model_copy(update={"name": name}) for name in ("one", "two", "three")]
+    known = approve_all(bundle, [*targets, Target(name="free", transport="local", profile="local")])
+    assert len(known) == 1 and known[0].signature.signer == "alice"
+    assert asked() == ONCE
+    assert approve(bundle, targets[1], known) is known[0]
+    assert asked() == ONCE
+    copied = demanding(Path(shutil.copy(signers, tmp_path / "others")))
+    assert approve(bundle, copied, known) != known[0]
+    assert asked() == ONCE + ONCE, "an answer counts for the file of signers that was asked about"
+
+
+def test_an_approval_ends_with_its_signer(bundle: Bundle, bob: Path, signers: Path, tmp_path: Path) -> None:
+    known = approve_all(bundle, [demanding(signers)])
+    write_signers(signers, bob=bob)
+    with pytest.raises(SignatureError, match="is no signer's"):
+        approve(bundle, demanding(signers), known)
+    signers.unlink()
+    with pytest.raises(SignatureError, match="can't be read"):
+        approve(bundle, demanding(signers), known)
+
+
+def test_an_approval_ends_with_its_signature(bundle: Bundle, signers: Path) -> None:
+    known = approve_all(bundle, [demanding(signers)])
+    (file,) = (bundle.path / SIGNATURES).iterdir()
+    file.chmod(0o644)
+    file.write_text("nothing\n")
+    with pytest.raises(SignatureError, match="not a signature"):
+        approve(bundle, demanding(signers), known)
+    file.unlink()
+    with pytest.raises(SignatureError, match="isn't signed"):
+        approve(bundle, demanding(signers), known)
+
+
+def test_an_approval_is_for_one_manifest(bundle: Bundle, signers: Path, tmp_path: Path) -> None:
+    known = approve_all(bundle, [demanding(signers)])
+    other = make(tmp_path / "other", name="nano-int8")
+    shutil.copytree(bundle.path / SIGNATURES, other.path / SIGNATURES)
+    with pytest.raises(SignatureError, match="made for another manifest"):
+        approve(other, demanding(signers), known)
+    # The right manifest in the place of the one that the bundle was opened with.
+    shutil.copy(bundle.path / MANIFEST_NAME, other.path / MANIFEST_NAME)
+    with pytest.raises(CorruptBundle, match="another hash"):
+        approve(other, demanding(signers), known)
+    shutil.copy(make(tmp_path / "third", name="nano-int2").path / MANIFEST_NAME, bundle.path / MANIFEST_NAME)
+    with pytest.raises(CorruptBundle, match="another hash"):
+        approve(bundle, demanding(signers), known)
+
+
+@pytest.mark.parametrize("options", ['valid-before="29990101"', 'VALID-after="20200101"'])
+def test_what_the_clock_has_a_say_in_is_asked_each_time(
+    bundle: Bundle, alice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    follow(sign(bundle, alice))
+    target = demanding(write_signers(tmp_path / "signers", alice=f"{options} {public_text(alice)}"))
+    asked = count_keygen(tmp_path, monkeypatch)
+    approve_all(bundle, [target], approve_all(bundle, [target]))
+    assert asked() == ONCE + ONCE
+
+
+def test_a_certificate_is_asked_about_each_time(
+    bundle: Bundle, alice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_key(tmp_path / "authority")
+    keygen("-s", authority, "-I", "alice", "-n", "alice@acme.example", "-V", "-1d:+1d", f"{alice}.pub")
+    follow(sign(bundle, alice.with_name(f"{alice.name}-cert.pub")))
+    target = demanding(
+        write_signers(tmp_path / "signers", **{"*@acme.example": f"cert-authority {public_text(authority)}"})
+    )
+    asked = count_keygen(tmp_path, monkeypatch)
+    approve_all(bundle, [target], approve_all(bundle, [target]))
+    assert asked() == ONCE + ONCE
+
+
+def test_signers_that_change_while_they_are_asked_about_are_asked_about_again(
+    bundle: Bundle, signers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = count_keygen(tmp_path, monkeypatch, also=f"[ $2 = verify ] && echo '# a line' >> '{signers}'")
+    known = approve_all(bundle, [demanding(signers)])
+    signers.write_text(signers.read_text().removesuffix("# a line\n"))
+    approve(bundle, demanding(signers), known)
+    assert asked() == ONCE + ONCE

@@ -15,12 +15,15 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import pointer, target_at
 from tests.support.figures import figures, make_report, make_run
+from tests.support.keys import count_keygen, make_key, write_signers
 from toolkit.agent.requests import ListReleases
+from toolkit.bundle.signatures import sign
 from toolkit.bundle.store import find_bundle, record_quality
 from toolkit.catalog.profile import Limits
 from toolkit.deploy.install import deploy
 from toolkit.device.session import Device, connect
-from toolkit.errors import AgentError, ConfigError, GateFailed
+from toolkit.errors import AgentError, ConfigError, GateFailed, SignatureError
+from toolkit.events import Step
 from toolkit.jobs.gate import LimitCheck, check_limits, deploy_gated
 from toolkit.metrics.quality import HELD_OUT, Quality
 
@@ -34,8 +37,8 @@ def limited(device: Device, limits: dict[str, object]) -> Device:
 
 
 @contextmanager
-def device_with(root: Path, limits: dict[str, object]) -> Iterator[Device]:
-    with connect(target_at(root)) as device:
+def device_with(root: Path, limits: dict[str, object], signers: Path | None = None) -> Iterator[Device]:
+    with connect(target_at(root).model_copy(update={"allowed_signers": signers})) as device:
         yield limited(device, limits)
 
 
@@ -94,6 +97,31 @@ def test_one_connection_probes_and_provisions_once(root: Path, monkeypatch: pyte
         *("releases", "measure", "bench"),
         *("missing", "releases", "verify", "check", "activate"),
     ]
+
+
+def test_ssh_keygen_is_asked_once_from_the_gate_to_the_activation(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_cache(tmp_path / "cache", "int4-rtn-b32")
+    bundle, key = find_bundle("phi3-nano-int4-rtn-b32"), make_key(tmp_path / "me")
+    follow(sign(bundle, key))
+    signers = write_signers(tmp_path / "signers", me=key)
+    asked = count_keygen(tmp_path, monkeypatch)
+    with device_with(root, EASY, signers) as device:
+        assert follow(deploy_gated(bundle, device)).passed
+    assert asked() == ["check-novalidate", "find-principals", "verify"]
+
+
+def test_a_signer_who_is_removed_during_the_measurement_ends_it(root: Path, tmp_path: Path) -> None:
+    seed_cache(tmp_path / "cache", "int4-rtn-b32")
+    bundle, key = find_bundle("phi3-nano-int4-rtn-b32"), make_key(tmp_path / "me")
+    follow(sign(bundle, key))
+    signers = write_signers(tmp_path / "signers", me=key)
+    with device_with(root, EASY, signers) as device, pytest.raises(SignatureError, match="is no signer's"):
+        for event in deploy_gated(bundle, device):
+            if isinstance(event, Step) and "run 1 of" in event.text:
+                write_signers(signers)
+    assert not (root / "current.json").exists() or pointer(root)["release"] is None
 
 
 def test_what_does_not_leaves_the_earlier_release_active(root: Path) -> None:

@@ -15,6 +15,7 @@ from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step
 from toolkit.jobs.run import LoopOptions, run
+from toolkit.optimize.request import BuildOptions
 
 RECIPES = ("fp32", "int4-rtn-b32")
 ONE_RUN = load_workload("quick").model_copy(update={"runs": 1})
@@ -58,7 +59,7 @@ def test_each_of_two_connections_probes_and_provisions_once(
 
 def test_calibration_text_goes_to_the_recipes_that_look_at_some(root: Path, options: LoopOptions) -> None:
     Path("tiny.txt").write_text("too few words")
-    given = replace(options, calibration=Path("tiny.txt"))
+    given = replace(options, build=BuildOptions(calibration=Path("tiny.txt")))
     plain, calibrated = follow(run("phi3-nano", [target_at(root)], ("int4-rtn-b32", "int4-gptq-b32"), given))
     assert plain.report is not None
     assert calibrated.error is not None and "tiny.txt" in calibrated.error.message

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,7 @@ from toolkit.events import Event, Service, Step, Warning_
 from toolkit.localhost import Memory
 from toolkit.metrics.fit import plan
 from toolkit.optimize import build
+from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
 
 RTN = "int4-rtn-b32"
 RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]
@@ -41,9 +43,21 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def optimize(events: list[Event] | None = None, profile: Profile | None = None, **options: object) -> Bundle:
-    service = build.optimize(MODEL, load_recipe(RTN), profile or builds.profile(), **options)  # type: ignore[arg-type]
-    return follow(service, events)
+def rtn(profile: Profile | None = None, options: BuildOptions = AS_PLANNED) -> BuildRequest:
+    return BuildRequest(MODEL, load_recipe(RTN), profile or builds.profile(), options)
+
+
+def optimize(
+    events: list[Event] | None = None,
+    profile: Profile | None = None,
+    *,
+    context: int | None = None,
+    force: bool = False,
+    out: Path | None = None,
+    check: build.Check | None = None,
+) -> Bundle:
+    request = rtn(profile, BuildOptions(context_tokens=context, force=force))
+    return follow(build.optimize(request, out=out, check=check), events)
 
 
 def steps(events: list[Event]) -> list[Step]:
@@ -157,7 +171,7 @@ def test_unfinished_leftovers_are_not_trusted(cache: Path) -> None:
 
 
 def _interrupt_at_first_olive_step() -> None:
-    service = build.optimize(MODEL, load_recipe(RTN), builds.profile())
+    service = build.optimize(rtn())
     for event in service:
         if isinstance(event, Step) and event.text.startswith("build"):
             service.throw(ZeroDivisionError)
@@ -206,7 +220,7 @@ def test_what_does_not_fit_is_refused_with_numbers_and_built_by_force() -> None:
 
 
 def test_a_hub_model_that_does_not_fit_is_refused_before_it_is_downloaded() -> None:
-    service = build.optimize("microsoft/Phi-3-mini-4k-instruct", load_recipe(RTN), with_ram(2_000_000_000))
+    service = build.optimize(replace(rtn(with_ram(2_000_000_000)), model="microsoft/Phi-3-mini-4k-instruct"))
     with pytest.raises(ConfigError, match=r"Phi-3-mini-4k-instruct-int4-rtn-b32 needs .* 'local' has 2\.00 GB"):
         follow(service)
 
@@ -255,7 +269,7 @@ def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache:
 def test_fp16_graph_computes_what_fp32_does(cache: Path, tmp_path: Path) -> None:
     """The last step that can run without a GPU: the CPU executes the GPU's graph once nothing asks for CUDA."""
     profile = load_profile("jetson-orin-nano-8gb")
-    built = follow(build.optimize(MODEL, load_recipe("fp16"), profile))
+    built = follow(build.optimize(BuildRequest(MODEL, load_recipe("fp16"), profile)))
     folder = tmp_path / "on-cpu"
     shutil.copytree(built.path, folder)
     config = json.loads((folder / "genai_config.json").read_bytes())
@@ -265,44 +279,41 @@ def test_fp16_graph_computes_what_fp32_does(cache: Path, tmp_path: Path) -> None
     assert builds.generate(folder, 8) == builds.generate(builds.bundle("fp32").path, 8)
 
 
+def calibrated(text: Path) -> BuildRequest:
+    return BuildRequest(MODEL, load_recipe("int4-gptq-b32"), builds.profile(), BuildOptions(calibration=text))
+
+
 def test_too_little_calibration_text_is_refused_before_the_work() -> None:
     Path("tiny.txt").write_text("In the beginning.")
     events: list[Event] = []
-    recipe = load_recipe("int4-gptq-b32")
     with pytest.raises(ConfigError, match=r"tiny\.txt: \d tokens of text; the recipe calibrates with 4096"):
-        follow(build.optimize(MODEL, recipe, builds.profile(), calibration=Path("tiny.txt")), events)
+        follow(build.optimize(calibrated(Path("tiny.txt"))), events)
     assert not any(step.text.startswith("build") for step in steps(events))
 
 
 def test_calibration_with_plain_text(cache: Path) -> None:
     text = (shipped_dir("recipes").parent / "heldout.txt").read_text(encoding="utf-8")
     Path("mine.txt").write_text(text[:60_000])
-    recipe = load_recipe("int4-gptq-b32")
-    built = follow(build.optimize(MODEL, recipe, builds.profile(), calibration=Path("mine.txt")))
+    built = follow(build.optimize(calibrated(Path("mine.txt"))))
     assert built.manifest.recipe["calibration"]["sha256"] == hashlib.sha256(Path("mine.txt").read_bytes()).hexdigest()
     assert built.id != builds.bundle("int4-gptq-b32").id
 
 
 def test_recipe_that_contradicts_the_profile() -> None:
     with pytest.raises(ConfigError, match="16-bit floats are for GPU providers"):
-        follow(build.optimize(MODEL, load_recipe("fp16"), builds.profile()))
+        follow(build.optimize(BuildRequest(MODEL, load_recipe("fp16"), builds.profile())))
 
 
 def test_two_builders_of_the_same_take_turns(cache: Path) -> None:
     (key,) = (path.name for path in (cache / "builds").iterdir() if len(path.name) == 64)
     with build._open_lock(key) as other:
         follow(build._acquire(other))
-        service = build.optimize(MODEL, load_recipe(RTN), builds.profile())
+        service = build.optimize(rtn())
         planned, waiting = (next(event for event in service if isinstance(event, Step)) for _ in range(2))
         assert planned.text.startswith("plan")
         assert waiting.text.startswith("wait")
         other.close()
         assert follow(service).id == builds.bundle(RTN).id
-
-
-def test_workflow_for_a_hub_id_downloads_nothing() -> None:
-    workflow = build.workflow_for("microsoft/Phi-3-mini-4k-instruct", load_recipe(RTN), builds.profile())
-    assert workflow["input_model"]["model_path"] == "microsoft/Phi-3-mini-4k-instruct"
 
 
 def edgephi(*args: str) -> subprocess.Popen[str]:

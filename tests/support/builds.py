@@ -20,6 +20,7 @@ from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.events import Event, Service, drain
 from toolkit.optimize.build import optimize
+from toolkit.optimize.request import BuildRequest
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ def bundle(recipe: str) -> Bundle:
     """The reference model built by `recipe` for this machine. Don't change its files."""
     root = session_cache(recipe)
     with _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
-        return follow(optimize(MODEL, load_recipe(recipe), profile()))
+        return follow(optimize(BuildRequest(MODEL, load_recipe(recipe), profile())))
 
 
 def seed_cache(cache_dir: Path, recipe: str) -> Bundle:

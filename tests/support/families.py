@@ -22,6 +22,7 @@ from toolkit.catalog.recipe import Recipe, load_recipe
 from toolkit.optimize import tool_versions
 from toolkit.optimize.build import optimize
 from toolkit.optimize.matrix import Matrix, needs_remote_code
+from toolkit.optimize.request import BuildOptions, BuildRequest
 from toolkit.optimize.synth import synthesize
 
 HERE = Path(__file__).parent
@@ -140,7 +141,8 @@ def build(folder: Path, recipe: Recipe, root: Path, *, trust: bool = False) -> B
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEPHI_CACHE_DIR", str(root))
         patch.setenv("EDGEPHI_DATA_DIR", str(root / "data"))
-        return follow(optimize(str(folder), recipe, profile(), trust_remote_code=trust))
+        request = BuildRequest(str(folder), recipe, profile(), BuildOptions(trust_remote_code=trust))
+        return follow(optimize(request))
 
 
 def reference_logits(folder: Path, token_ids: Sequence[int], *, trust: bool = False) -> Any:

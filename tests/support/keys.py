@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 
 def keygen(*args: str | Path) -> None:
@@ -31,6 +34,20 @@ def write_signers(path: Path, **signers: Path | str) -> Path:
     lines = [f"{name} {rest if isinstance(rest, str) else public_text(rest)}\n" for name, rest in signers.items()]
     path.write_text("".join(lines))
     return path
+
+
+def count_keygen(folder: Path, monkeypatch: pytest.MonkeyPatch, also: str = "") -> Callable[[], list[str]]:
+    """Put an ssh-keygen first in PATH that logs its operations before the real one runs; gives what reads the log.
+
+    `also` is a line of shell that runs each time.
+    """
+    real, log = shutil.which("ssh-keygen"), folder / "asked.log"
+    script = folder / "counting" / "ssh-keygen"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\necho \"$2\" >> '{log}'\n{also}\nexec '{real}' \"$@\"\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    return lambda: log.read_text().split() if log.exists() else []
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from toolkit.errors import AgentError, ConfigError
 from toolkit.optimize import matrix
 from toolkit.optimize.build import optimize
 from toolkit.optimize.matrix import Proof, needs_remote_code, refusal, workflow_sha256
+from toolkit.optimize.request import BuildOptions, BuildRequest
 
 FP32_BOUND = 1e-3
 RECORD = os.environ.get("EDGEPHI_RECORD_CAPABILITIES")
@@ -198,14 +199,18 @@ def test_trusted_code_stands_in_the_manifest() -> None:
 
 def test_without_the_flag_no_remote_code_runs() -> None:
     with pytest.raises(ConfigError, match="needs remote code") as caught:
-        follow(optimize(str(model_folder("phi-3-small-8k")), load_recipe("fp32"), profile()))
+        follow(optimize(BuildRequest(str(model_folder("phi-3-small-8k")), load_recipe("fp32"), profile())))
     assert "--trust-remote-code" in (caught.value.hint or "")
 
 
 def test_a_recipe_that_remote_code_rules_out_is_refused_before_olive_starts() -> None:
     folder = str(model_folder("phi-3-small-8k"))
     with pytest.raises(ConfigError, match="don't know the layers of a model with remote code"):
-        follow(optimize(folder, load_recipe("int4-kquant-b32"), profile(), trust_remote_code=True))
+        follow(
+            optimize(
+                BuildRequest(folder, load_recipe("int4-kquant-b32"), profile(), BuildOptions(trust_remote_code=True))
+            )
+        )
 
 
 @pytest.mark.usefixtures("local")
@@ -219,7 +224,7 @@ def test_weights_that_are_no_numbers_are_found_by_the_load_check(tmp_path: Path)
     weights["model.layers.1.mlp.down_proj.weight"][3, 5] = torch.nan
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(AgentError, match="the model's logits aren't finite numbers"):
-        follow(optimize(str(folder), load_recipe("fp32"), profile(), check=check_here))
+        follow(optimize(BuildRequest(str(folder), load_recipe("fp32"), profile()), check=check_here))
     assert list_bundles() == []
 
 

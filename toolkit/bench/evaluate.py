@@ -22,6 +22,7 @@ from toolkit.bench.reference import (
 from toolkit.bench.run import installed
 from toolkit.bundle.manifest import Manifest
 from toolkit.bundle.store import Bundle, record_quality, signature_files
+from toolkit.catalog.model import SourceModel
 from toolkit.deploy.install import Prepared, prepare
 from toolkit.deploy.push import discard, push
 from toolkit.device.session import Device, connect
@@ -29,6 +30,7 @@ from toolkit.errors import AgentError
 from toolkit.events import Service, Step, Warning_
 from toolkit.metrics.quality import HELD_OUT, Quality
 from toolkit.metrics.stats import mean_and_error, percentile, perplexity
+from toolkit.optimize.request import AS_PLANNED, BuildOptions
 
 
 class Evaluation(Quality):
@@ -110,13 +112,11 @@ def _says_more(known: Quality, found: Quality) -> bool:
     return same_text and known.tokens > found.tokens and not lacks_match
 
 
-def with_figures(
-    bundle: Bundle, model_ref: str, *, force: bool = False, trust_remote_code: bool = False
-) -> Service[Bundle]:
+def with_figures(bundle: Bundle, model: str | SourceModel, options: BuildOptions = AS_PLANNED) -> Service[Bundle]:
     """A built bundle with figures on the shipped text in its manifest, measured now unless it has them.
 
-    Its reference is built from `model_ref` when there is none. One for a provider that this machine hasn't stays as it
-    is, with a warning.
+    Its reference is built from `model` with `options` when there is none. A bundle for a provider that this machine
+    hasn't stays as it is, with a warning.
     """
     manifest = bundle.manifest
     if HELD_OUT in manifest.quality:
@@ -125,7 +125,7 @@ def with_figures(
     if manifest.provider != "cpu":
         yield Warning_(f"built for {manifest.provider}: edgephi eval {bundle.id[:12]} --on TARGET evaluates it there")
         return bundle
-    reference = yield from ensure_reference(model_ref, manifest, force=force, trust_remote_code=trust_remote_code)
+    reference = yield from ensure_reference(model, manifest, options)
     found = yield from evaluate(bundle, reference, sample_for(manifest, reference.manifest))
     return (yield from record(bundle, found))
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypedDict
 
@@ -16,6 +16,7 @@ from toolkit.agent.requests import MakeReference
 from toolkit.bench.run import held_out_text
 from toolkit.bundle.manifest import Manifest, canonical_json, describe_file
 from toolkit.bundle.store import Bundle, list_bundles
+from toolkit.catalog.model import SourceModel
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
@@ -27,6 +28,7 @@ from toolkit.events import Service, Step
 from toolkit.files import try_lock
 from toolkit.metrics.quality import HELD_OUT
 from toolkit.optimize.build import optimize
+from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
 
 TOKENS = 8192
 WINDOW_TOKENS = 512
@@ -104,24 +106,19 @@ def find_reference(manifest: Manifest) -> Bundle:
 
 
 def ensure_reference(
-    model_ref: str, manifest: Manifest, *, force: bool = False, trust_remote_code: bool = False
+    model: str | SourceModel, manifest: Manifest, options: BuildOptions = AS_PLANNED
 ) -> Service[Bundle]:
-    """`find_reference`, or that bundle built now for this machine from `model_ref`; the rest is as in `optimize`."""
+    """`find_reference`, or that bundle built now for this machine from `model`; the rest is as in `BuildRequest`.
+
+    Its context is that of `manifest`, whatever `options` says, and it needs no calibration text.
+    """
     try:
         return find_reference(manifest)
     except ConfigError:
         yield Step(f"build the fp32 original of {manifest.model.id} to compare with")
-    return (
-        yield from optimize(
-            model_ref,
-            load_recipe("fp32"),
-            load_profile("local"),
-            context=manifest.context_tokens,
-            force=force,
-            trust_remote_code=trust_remote_code,
-            check=check_here,
-        )
-    )
+    options = replace(options, context_tokens=manifest.context_tokens, calibration=None)
+    request = BuildRequest(model, load_recipe("fp32"), load_profile("local"), options)
+    return (yield from optimize(request, check=check_here))
 
 
 def is_reference(other: Manifest, manifest: Manifest) -> bool:

@@ -13,11 +13,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.bundle.manifest import canonical_json
 from toolkit.bundle.store import READ_ONLY, Bundle, signature_files, verify_bundle
 from toolkit.catalog.signer import NAMESPACE
 from toolkit.catalog.target import Target
@@ -29,6 +30,8 @@ from toolkit.untrusted import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNA
 _TIMEOUT_S = 60
 _KEYS = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")
 _GOOD = re.compile(r"\bwith (\S+) key (SHA256:\S+)$", re.MULTILINE)
+# Lines of signers that count at some times only: a key's own limits, and certificates, which have theirs.
+_CLOCK = re.compile(rb"valid-(?:after|before)|cert-authority", re.IGNORECASE)
 # What ssh-keygen says while all goes well.
 _ROUTINE = ("Signing file ", "Write signature to ")
 
@@ -45,6 +48,29 @@ class Signature:
     key: str | None = None
     signer: str | None = None
     refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """All that ssh-keygen is shown when it is asked whether a signer has signed a bundle."""
+
+    manifest_sha256: str
+    signatures_sha256: str
+    signers: Path
+    signers_sha256: str
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A signature of a bundle that counts for every target with these signers, as long as its grounds stand.
+
+    One that isn't `lasting` counts for the moment alone: the clock has a say in it, or its grounds changed while
+    ssh-keygen was asked.
+    """
+
+    signature: Signature
+    grounds: Grounds
+    lasting: bool
 
 
 def sign(bundle: Bundle, key: Path | None = None) -> Service[Signature]:
@@ -147,9 +173,58 @@ def check_signed(bundle: Bundle, target: Target) -> Signature | None:
 
     Raises SignatureError that says what is missing and what to type, CorruptBundle.
     """
-    if target.signers_file is None:
+    approval = approve(bundle, target)
+    return None if approval is None else approval.signature
+
+
+def approve_all(bundle: Bundle, targets: Iterable[Target], known: tuple[Approval, ...] = ()) -> tuple[Approval, ...]:
+    """`known` and what `approve` adds to it; ssh-keygen is asked once for all targets with the same file of signers.
+
+    Raises what `check_signed` does for the first target that wouldn't take the bundle.
+    """
+    for target in targets:
+        approval = approve(bundle, target, known)
+        if approval is not None and approval not in known:
+            known = (*known, approval)
+    return known
+
+
+def approve(bundle: Bundle, target: Target, known: Iterable[Approval] = ()) -> Approval | None:
+    """`check_signed`, which asks ssh-keygen unless one of the approvals that are `known` still stands.
+
+    It does when the manifest, the signatures and the target's signers are to the byte what they were, which is read
+    anew at each call. An answer that depends on the clock is never taken twice.
+    """
+    signers = target.signers_file
+    if signers is None:
         return None
-    return check_signatures(target, bundle.manifest.name, bundle.id, bundle.manifest_bytes, read_signatures(bundle))
+    manifest, signatures = bundle.manifest_bytes, read_signatures(bundle)
+    content = _read_signers(target, signers)
+    grounds = _grounds(manifest, signatures, signers, content)
+    for approval in known:
+        if approval.lasting and approval.grounds == grounds and grounds.manifest_sha256 == bundle.id:
+            return approval
+    signature = check_signatures(target, bundle.manifest.name, bundle.id, manifest, signatures)
+    assert signature is not None
+    same = _grounds(manifest, signatures, signers, _read_signers(target, signers)) == grounds
+    return Approval(signature, grounds, lasting=same and not _CLOCK.search(content))
+
+
+def _grounds(manifest: bytes, signatures: Mapping[str, str], signers: Path, content: bytes) -> Grounds:
+    return Grounds(
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        signatures_sha256=hashlib.sha256(canonical_json(dict(signatures)).encode()).hexdigest(),
+        signers=signers.absolute(),
+        signers_sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _read_signers(target: Target, signers: Path) -> bytes:
+    try:
+        return signers.read_bytes()
+    except OSError as exc:
+        hint = f"put it there again; edgephi targets signers add {target.name} NAME KEY.pub begins a new one"
+        raise SignatureError(f"{target.name}: {shown(signers)} can't be read: {exc.strerror}", hint) from exc
 
 
 def check_signatures(
@@ -162,11 +237,7 @@ def check_signatures(
     what = f"{target.name}: {name} ({release[:12]})"
     if hashlib.sha256(manifest).hexdigest() != release:
         raise CorruptBundle(f"{what}: the manifest has another hash", "build or copy the bundle again")
-    try:
-        signers.open("rb").close()
-    except OSError as exc:
-        hint = f"put it there again; edgephi targets signers add {target.name} NAME KEY.pub begins a new one"
-        raise SignatureError(f"{target.name}: {shown(signers)} can't be read: {exc.strerror}", hint) from exc
+    _read_signers(target, signers)
     if not signatures:
         raise SignatureError(
             f"{what} isn't signed, and the target takes only what a signer in {shown(signers)} has signed",

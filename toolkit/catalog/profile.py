@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,16 +18,16 @@ from pydantic import (
 )
 
 from toolkit import localhost
+from toolkit.catalog.inheritance import Chain, read_chain
 from toolkit.catalog.record import Record
 from toolkit.catalog.settings import NAMES as SETTING_NAMES
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.toml import file_schema, find_toml, parse_table, read_toml, search_dirs, unknown_name
-from toolkit.config import shown, suggestion
+from toolkit.catalog.toml import file_schema, find_toml, parse_table, unknown_name
+from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.localhost import ARCH_NAMES
 from toolkit.units import bandwidth_text, bytes_text, compute_text, parse_bandwidth, parse_bytes, parse_compute
 
-SCHEMA_VERSION = 1
 AUTO = "auto"
 
 _RAM_MIN, _RAM_MAX = 256 * 2**20, 4 * 2**40
@@ -332,88 +331,14 @@ def _load_or_report(name: str, path: Path) -> Profile | BrokenProfile:
 
 
 def _load(path: Path) -> Profile:
-    chain = _read_chain(path)
-    if all(file.stem != "local" for file, _ in chain):
+    chain = read_chain(path)
+    if all(file.stem != "local" for file, _ in chain.links):
         _refuse_auto(chain)
-    merged: dict[str, Any] = {}
-    for _, table in reversed(chain):
-        # What an ancestor was tried on says nothing about this one.
-        inherited = {key: value for key, value in merged.items() if key not in ("status", "extends")}
-        merged = _merge(inherited, table)
-    return parse_table(
-        Profile, merged, lambda key_path: _origin(chain, key_path), given={"name": path.stem, "path": path}
-    )
+    return parse_table(Profile, chain.merged(), chain.origin, given={"name": path.stem, "path": path})
 
 
-def _read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The file and what it extends, nearest first."""
-    chain = [(path, _read(path))]
-    while "extends" in chain[-1][1]:
-        parent = _find_parent(chain)
-        names = [file.stem for file, _ in chain] + [parent.stem]
-        if any(parent.samefile(file) for file, _ in chain):
-            raise ConfigError(f"{shown(path)}: extends: goes in a circle: {' → '.join(names)}")
-        chain.append((parent, _read(parent)))
-    return chain
-
-
-def _read(path: Path) -> dict[str, Any]:
-    table = read_toml(path)
-    # Checked in every file before merging: what another version means by its keys isn't known here.
-    version = table.get("schema_version")
-    if version is None:
-        hint = f"add the line: schema_version = {SCHEMA_VERSION}"
-        raise ConfigError(f"{shown(path)}: schema_version: missing", hint)
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        hint = "a newer edgephi may read the file"
-        message = f"{shown(path)}: schema_version: this edgephi reads version {SCHEMA_VERSION}, not {version!r}"
-        raise ConfigError(message, hint)
-    return table
-
-
-def _find_parent(chain: Sequence[tuple[Path, dict[str, Any]]]) -> Path:
-    """The file that the last of the chain extends: its neighbour first, so that a folder's profiles agree.
-
-    A file that extends its own name means the one it hides.
-    """
-    path, table = chain[-1]
-    name = table["extends"]
-    if not isinstance(name, str):
-        raise ConfigError(f"{shown(path)}: extends: must be the name of a profile, not {name!r}")
-    seen = [file.resolve() for file, _ in chain]
-    for folder in [path.parent, *search_dirs("profiles")]:
-        candidate = folder / f"{name}.toml"
-        hides_itself = name == path.stem and candidate.resolve() in seen
-        if candidate.is_file() and not hides_itself:
-            return candidate
-    if name == path.stem:
-        return path
-    known = {*find_toml("profiles"), *(file.stem for file in path.parent.glob("*.toml"))}
-    message = f"{shown(path)}: extends: unknown profile '{name}'{suggestion(name, known)}"
-    raise ConfigError(message, "edgephi profiles list shows them")
-
-
-def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _origin(chain: Sequence[tuple[Path, dict[str, Any]]], key_path: Sequence[str]) -> Path:
-    """The nearest file that has the key; the first one for what none has."""
-    for path, table in chain:
-        value: Any = table
-        for key in key_path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if key_path and value is not None:
-            return path
-    return chain[0][0]
-
-
-def _refuse_auto(chain: Sequence[tuple[Path, dict[str, Any]]]) -> None:
-    for path, table in chain:
+def _refuse_auto(chain: Chain) -> None:
+    for path, table in chain.links:
         for section in ("hardware", "runtime"):
             for key, value in _as_dict(table.get(section)).items():
                 if value == AUTO:

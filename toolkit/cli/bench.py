@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from toolkit.cli import options
@@ -13,7 +11,8 @@ from toolkit.cli import options
 @click.argument("subject", metavar="TARGET|BUNDLE", shell_complete=options.names("targets"))
 @options.workload
 @options.report
-def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Path | None) -> None:
+@options.gathered(printed=options.Printed)
+def bench(subject: str, workload: str, printed: options.Printed) -> None:
     """Measure latency, throughput and memory on a target.
 
     With a target, its active release is measured there. With a bundle (a folder, an id or a name), that
@@ -36,4 +35,4 @@ def bench(subject: str, workload: str, as_json: bool, markdown: bool, output: Pa
         release = render.follow(install(bundle, device)) if bundle is not None else None
         prepared = release.prepared if release else None
         report = render.follow(bench_service(device, bundle.id if bundle else None, chosen, prepared=prepared))
-    write_reports([report], to_json(report), as_json=as_json, markdown=markdown, output=output)
+    write_reports([report], to_json(report), printed)

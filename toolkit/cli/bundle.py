@@ -224,6 +224,7 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
 )
 @click.option("--with-wheels", is_flag=True, help="Put the runtimes' wheels in, for devices without a package index.")
 @options.source
+@options.gathered(pull=options.Pull)
 def export(
     ref: str,
     folder: Path,
@@ -231,9 +232,7 @@ def export(
     targets: tuple[str, ...],
     pythons: tuple[str, ...],
     with_wheels: bool,
-    pull_from: str | None,
-    mirrors: tuple[str, ...],
-    plain_http: bool,
+    pull: options.Pull,
 ) -> None:
     """Write a folder from which other tools bring a bundle to devices: a kit.
 
@@ -243,7 +242,7 @@ def export(
     BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or as oci://HOST/REPOSITORY[:TAG], the
     devices pull its files from a registry that wants no password, and they aren't in the kit.
     """
-    from toolkit.bundle.signatures import check_signed
+    from toolkit.bundle.signatures import approve_all
     from toolkit.catalog.profile import load_profile
     from toolkit.catalog.target import select_targets
     from toolkit.cli import render
@@ -255,9 +254,8 @@ def export(
     chosen = select_targets(targets)
     names = list(dict.fromkeys([*profiles, *(target.profile for target in chosen)]))
     loaded = [load_profile(name) for name in names]
-    found, source = find_with_source(ref, pull_from, mirrors, plain_http=plain_http)
-    for target in chosen:
-        check_signed(found, target)
+    found, source = find_with_source(ref, pull)
+    approve_all(found, chosen)
     render.follow(export_kit(found, loaded, folder, pythons=pythons, wheels=with_wheels, source=source))
     render.note(f"{folder}: {found.manifest.name} ({found.id[:12]}) for {', '.join(names)}")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from toolkit.cli import options
@@ -13,7 +11,8 @@ from toolkit.cli import options
 @click.option("--embedded", is_flag=True, help="Use the embedded SSH server although an sshd is installed.")
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
 @options.report
-def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool, output: Path | None) -> None:
+@options.gathered(printed=options.Printed)
+def demo(embedded: bool, fresh: bool, printed: options.Printed) -> None:
     """Run the whole loop on the reference model and a loopback device.
 
     Plans, quantizes with Olive, pushes over SSH, verifies, activates, measures; ends in a table. The device
@@ -25,7 +24,7 @@ def demo(embedded: bool, fresh: bool, as_json: bool, markdown: bool, output: Pat
 
     rows = render.follow(demo_service(embedded=embedded, fresh=fresh))
     reports = [row.report for row in rows if row.report]
-    write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=output)
+    write_reports(reports, as_payload(reports), printed)
     for row in rows:
         if row.error:
             raise row.error

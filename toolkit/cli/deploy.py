@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,20 +39,16 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 @options.rollout
 @options.as_json
 @click.pass_context
+@options.gathered(delivery=options.delivery, link=options.Link, pull=options.Pull)
 def deploy(
     ctx: click.Context,
     /,
     bundle: str,
     targets: tuple[str, ...],
-    offline: bool | None,
-    wheels: Path | None,
-    limit_bytes_per_s: float | None,
-    client: str | None,
+    delivery: Delivery,
+    link: options.Link,
+    pull: options.Pull,
     gate: bool,
-    force: bool,
-    pull_from: str | None,
-    mirrors: tuple[str, ...],
-    plain_http: bool,
     as_json: bool,
     **rollout: Any,
 ) -> None:
@@ -74,27 +70,29 @@ def deploy(
     from toolkit.catalog.target import is_tag
     from toolkit.cli.rollouts import roll_out
     from toolkit.cli.sources import find_with_source
-    from toolkit.deploy.install import Delivery
 
-    found, source = find_with_source(bundle, pull_from, mirrors, plain_http=plain_http)
-    how: dict[str, Any] = {"gate": gate, "limit_bytes_per_s": limit_bytes_per_s, "client": client, "as_json": as_json}
+    found, source = find_with_source(bundle, pull)
+    delivery = replace(delivery, source=source)
     if len(targets) > 1 or is_tag(targets[0]):
-        roll_out(found, targets, offline=offline, wheels=wheels, force=force, source=source, **how, **rollout)
+        roll_out(found, targets, delivery, link, gate=gate, as_json=as_json, **rollout)
         return
-    for name in rollout:
+    _refuse_given(ctx, rollout)
+    _deploy_to_one(found, targets[0], delivery, link, gate=gate, as_json=as_json)
+
+
+def _refuse_given(ctx: click.Context, names: Iterable[str]) -> None:
+    for name in names:
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{option} is for a rollout: several targets, or a @tag")
-    _deploy_to_one(found, targets[0], Delivery(offline, wheels, force, source=source), **how)
 
 
 def _deploy_to_one(
     found: Bundle,
     target: str,
     delivery: Delivery,
+    link: options.Link,
     *,
-    limit_bytes_per_s: float | None,
-    client: str | None,
     gate: bool,
     as_json: bool,
 ) -> None:
@@ -104,8 +102,8 @@ def _deploy_to_one(
     from toolkit.device.session import connect
     from toolkit.jobs.gate import deploy_gated
 
-    reached = over(load_target(target), client)
-    with connect(reached, render.prompt_secret(), limit_bytes_per_s=limit_bytes_per_s) as device:
+    reached = over(load_target(target), link.client)
+    with connect(reached, render.prompt_secret(), limit_bytes_per_s=link.limit_bytes_per_s) as device:
         if gate:
             verdict = render.follow(deploy_gated(found, device, delivery))
             _show_verdict(verdict, as_json=as_json)

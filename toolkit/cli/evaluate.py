@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
 COLUMNS = (
     "bundle", "ppl", "±", "fp32\nppl", "increase", "KLD\nmean", "±", "KLD\np99", "top-1", "±", "token\nmatch", "±",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _TextOptions:
+    """The text that quality is measured on, and how much of it is read in which windows."""
+
+    text_file: Path | None
+    tokens: int
+    window: int
+    prompts: int
+
+    def read(self) -> EvalText:
+        from toolkit.bench.reference import read_eval_text
+
+        return read_eval_text(self.text_file, tokens=self.tokens, window_tokens=self.window, prompts=self.prompts)
 
 
 @click.command("eval")
@@ -54,14 +70,12 @@ COLUMNS = (
 )
 @click.option("--limit", type=click.IntRange(1), help="Documents of each task. Default: all.")
 @options.as_json
+@options.gathered(text=_TextOptions)
 def evaluate(
     subjects: tuple[str, ...],
     target: str | None,
     reference: str | None,
-    text_file: Path | None,
-    tokens: int,
-    window: int,
-    prompts: int,
+    text: _TextOptions,
     record: bool,
     tasks: str | None,
     limit: int | None,
@@ -73,14 +87,13 @@ def evaluate(
     standard errors. A bundle is evaluated on this machine, or on the target that --on names; a target's name means its
     active release, there. The reference always runs here, so that it needn't fit on the device.
     """
-    from toolkit.bench.reference import read_eval_text
     from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     if tasks is not None:
         _run_tasks(subjects, target, tasks.split(","), limit, as_json=as_json)
         return
-    sample = read_eval_text(text_file, tokens=tokens, window_tokens=window, prompts=prompts)
+    sample = text.read()
     chosen = find_bundle(reference) if reference else None
     results = []
     for bundle, place in _places(subjects, target):

@@ -11,9 +11,16 @@ from toolkit.cli import options
 
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
-    from toolkit.catalog.model import SourceModel
-    from toolkit.catalog.profile import Profile
-    from toolkit.catalog.recipe import Recipe
+    from toolkit.optimize.request import BuildOptions, BuildRequest
+
+
+def _request(*, model: str, profile_name: str, recipe_name: str | None, build: BuildOptions) -> BuildRequest:
+    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog.recipe import load_recipe
+    from toolkit.optimize.request import BuildRequest
+
+    profile = load_profile(profile_name)
+    return BuildRequest(model, load_recipe(recipe_name or profile.defaults.recipe), profile, build)
 
 
 @click.command()
@@ -47,71 +54,45 @@ if TYPE_CHECKING:
 @options.evaluate
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Also put the bundle there.")
 @options.as_json
+@options.gathered(build=options.build_options, request=_request)
 def optimize(
-    model: str,
-    profile_name: str,
-    recipe_name: str | None,
-    context: int | None,
-    calibration: Path | None,
-    dry_run: bool,
-    check: bool,
-    force: bool,
-    trust_remote_code: bool,
-    evaluate: bool,
-    out: Path | None,
-    as_json: bool,
+    request: BuildRequest, dry_run: bool, check: bool, evaluate: bool, out: Path | None, as_json: bool
 ) -> None:
     """Quantize a model with Olive into a bundle.
 
     MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
     """
     from toolkit.bench.evaluate import with_figures
-    from toolkit.catalog.profile import load_profile
-    from toolkit.catalog.recipe import load_recipe
     from toolkit.cli import render
     from toolkit.deploy.install import check_here
-    from toolkit.optimize import build
+    from toolkit.optimize.build import optimize as optimize_service
+    from toolkit.optimize.job import with_local_model, workflow_for
 
-    profile = load_profile(profile_name)
-    recipe = load_recipe(recipe_name or profile.defaults.recipe)
     if dry_run:
-        _show_plan(model, recipe, profile, context, trust_remote_code=trust_remote_code)
-        render.print_json(build.workflow_for(model, recipe, profile, calibration, trust_remote_code=trust_remote_code))
+        request = with_local_model(request)
+        _show_plan(request)
+        render.print_json(workflow_for(request))
         return
-    bundle = render.follow(
-        build.optimize(
-            model,
-            recipe,
-            profile,
-            context=context,
-            calibration=calibration,
-            out=out,
-            force=force,
-            trust_remote_code=trust_remote_code,
-            check=check_here if check else None,
-        )
-    )
+    bundle = render.follow(optimize_service(request, out=out, check=check_here if check else None))
     if evaluate:
-        bundle = render.follow(with_figures(bundle, model, force=force, trust_remote_code=trust_remote_code))
+        bundle = render.follow(with_figures(bundle, request.model, request.options))
     _show(bundle, as_json=as_json)
 
 
-def _show_plan(ref: str, recipe: Recipe, profile: Profile, context: int | None, *, trust_remote_code: bool) -> None:
+def _show_plan(request: BuildRequest) -> None:
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.preset import PRESETS
     from toolkit.cli import render
     from toolkit.metrics.build_needs import host_needs
     from toolkit.metrics.fit import plan
-    from toolkit.optimize.build import build_provider
-    from toolkit.optimize.hub import local_model
 
-    model: SourceModel | None = local_model(ref, trust_remote_code=trust_remote_code)
-    if model is None and ref not in {preset.hub_id for preset in PRESETS.values()}:
-        render.note(f"no plan without its config.json: edgephi plan {ref} -p {profile.name} fetches that file")
+    model, recipe, profile = request.model, request.recipe, request.profile
+    if isinstance(model, str) and model not in {preset.hub_id for preset in PRESETS.values()}:
+        render.note(f"no plan without its config.json: edgephi plan {model} -p {profile.name} fetches that file")
         return
-    shape = model.shape if model else known_shape(ref)
-    fit = plan(shape, recipe, profile, context)
-    needs = host_needs(shape, recipe, build_provider(profile))
+    shape = known_shape(model) if isinstance(model, str) else model.shape
+    fit = plan(shape, recipe, profile, request.options.context_tokens)
+    needs = host_needs(shape, recipe, request.provider)
     verdict = "fits" if fit.fits else "does NOT fit"
     render.note(
         f"{recipe.name} on {profile.name} {verdict}: {render.size(fit.bundle_bytes)} on disk, "

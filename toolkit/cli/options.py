@@ -1,14 +1,89 @@
-"""Options that several commands share, and how they are said back to the user."""
+"""Options that several commands share, and the values that commands take them as."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from toolkit.deploy.install import Delivery
+    from toolkit.optimize.request import BuildOptions
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def gathered(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Hand options to a command as values: each keyword is a parameter of the command, and makes its value.
+
+    It is called with the options that its own parameters are named after, or with groups that stand before it; those
+    that the command hasn't got are left to its defaults. Stands below the options that it gathers.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*args: Any, **given: Any) -> Any:
+            used: set[str] = set()
+            for name, make in groups.items():
+                taken = inspect.signature(make).parameters.keys() & given.keys()
+                given[name] = make(**{key: given[key] for key in taken})
+                used |= taken
+            return command(*args, **{key: value for key, value in given.items() if key not in used})
+
+        return call
+
+    return decorate
+
+
+def build_options(
+    *,
+    context: int | None = None,
+    calibration: Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+) -> BuildOptions:
+    """How to build, as --context, --calibration, --force and --trust-remote-code say."""
+    from toolkit.optimize.request import BuildOptions
+
+    return BuildOptions(context, calibration, force, trust_remote_code)
+
+
+def delivery(*, offline: bool | None = None, wheels: Path | None = None, force: bool = False) -> Delivery:
+    """How things get to a device, as --offline, --wheels and --force say."""
+    from toolkit.deploy.install import Delivery
+
+    return Delivery(offline, wheels, force)
+
+
+@dataclass(frozen=True)
+class Link:
+    """The connection to a target: the most that it may send, and the client that carries it."""
+
+    limit_bytes_per_s: float | None
+    client: str | None
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Where devices get a bundle's files when they aren't pushed from here."""
+
+    pull_from: str | None
+    mirrors: tuple[str, ...]
+    plain_http: bool
+
+
+@dataclass(frozen=True)
+class Printed:
+    """How reports are printed."""
+
+    as_json: bool
+    markdown: bool
+    output: Path | None
 
 
 def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

@@ -115,7 +115,7 @@ def _profile(name: str | None, target: str | None) -> Profile:
 
 def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> list[Recipe]:
     from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
-    from toolkit.optimize.build import build_provider
+    from toolkit.optimize.request import build_provider
 
     if names and all_recipes:
         raise click.UsageError("give either --recipe or --all")
@@ -156,7 +156,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
 
 def _needs(shape: ModelShape, recipe: Recipe, profile: Profile) -> HostNeeds:
     from toolkit.metrics.build_needs import host_needs
-    from toolkit.optimize.build import build_provider
+    from toolkit.optimize.request import build_provider
 
     return host_needs(shape, recipe, build_provider(profile))
 

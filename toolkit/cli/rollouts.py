@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
     from toolkit.catalog.target import Target
+    from toolkit.deploy.install import Delivery
     from toolkit.jobs.rollout.record import DeviceRecord, Rollout, RolloutOptions, State
 
 STATES: tuple[State, ...] = ("done", "failed", "pending")
@@ -21,42 +21,53 @@ STATES: tuple[State, ...] = ("done", "failed", "pending")
 def roll_out(
     bundle: Bundle,
     words: Sequence[str],
+    delivery: Delivery,
+    link: options.Link,
     *,
     as_json: bool,
     dry_run: bool,
     fresh: bool,
-    wheels: Path | None,
-    limit_bytes_per_s: float | None,
-    client: str | None,
-    **how: Any,
+    **waves: Any,
 ) -> None:
-    """Deploy a bundle to what names and `@tags` mean, and draw the record; `how` are fields of RolloutOptions.
+    """Deploy a bundle to what names and `@tags` mean, and draw the record.
 
-    Raises RolloutFailed when devices failed.
+    `waves` are the fields of RolloutOptions that a delivery hasn't. Raises RolloutFailed when devices failed.
     """
     from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
-    from toolkit.errors import RolloutFailed
-    from toolkit.jobs.rollout.record import RolloutOptions, rollout_exit_code
+    from toolkit.jobs.rollout.record import RolloutOptions
     from toolkit.jobs.rollout.run import roll_out as roll_out_service
 
-    targets = [over(target, client) for target in select_targets(words)]
+    targets = [over(target, link.client) for target in select_targets(words)]
     # The options are a part of the rollout's identity, which is the same wherever one stands.
-    chosen = RolloutOptions(wheels=wheels and wheels.absolute(), **how)
+    chosen = RolloutOptions(
+        offline=delivery.offline,
+        wheels=delivery.wheels and delivery.wheels.absolute(),
+        force=delivery.force,
+        source=delivery.source,
+        **waves,
+    )
     if dry_run:
         _show_plan(bundle, targets, chosen, fresh=fresh, as_json=as_json)
         return
-    service = roll_out_service(bundle, targets, chosen, fresh=fresh, limit_bytes_per_s=limit_bytes_per_s)
+    service = roll_out_service(bundle, targets, chosen, fresh=fresh, limit_bytes_per_s=link.limit_bytes_per_s)
     rollout = render.follow(service)
     if as_json:
         render.print_json(rollout.model_dump(mode="json"))
     else:
         _show(rollout)
+    _enforce(rollout)
+    render.note(_summary(rollout))
+
+
+def _enforce(rollout: Rollout) -> None:
+    from toolkit.errors import RolloutFailed
+    from toolkit.jobs.rollout.record import rollout_exit_code
+
     if code := rollout_exit_code(rollout.devices):
         short = _short(rollout.id)
         hint = f"the same command goes on with those that aren't done; edgephi rollouts show {short} has every error"
         raise RolloutFailed(_summary(rollout), hint, code)
-    render.note(_summary(rollout))
 
 
 def _show_plan(

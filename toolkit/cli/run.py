@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.cli import options
+
+if TYPE_CHECKING:
+    from toolkit.deploy.install import Delivery
+    from toolkit.jobs.run import LoopOptions
+    from toolkit.optimize.request import BuildOptions
+
+
+def _loop(
+    *,
+    workload: str,
+    build: BuildOptions,
+    delivery: Delivery,
+    fresh: bool,
+    evaluate: bool,
+    limit_bytes_per_s: float | None,
+) -> LoopOptions:
+    from toolkit.catalog.workload import load_workload
+    from toolkit.cli import render
+    from toolkit.jobs.run import LoopOptions
+
+    secret = render.prompt_secret()
+    return LoopOptions(load_workload(workload), build, delivery, fresh, evaluate, secret, limit_bytes_per_s)
 
 
 @click.command()
@@ -31,24 +53,14 @@ from toolkit.cli import options
 @click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
 @options.evaluate
 @options.report
+@options.gathered(build=options.build_options, delivery=options.delivery, loop=_loop, printed=options.Printed)
 def run(
     model: str,
     targets: tuple[str, ...],
     recipes: tuple[str, ...],
-    context: int | None,
-    calibration: Path | None,
-    workload: str,
-    offline: bool | None,
-    wheels: Path | None,
-    limit_bytes_per_s: float | None,
     client: str | None,
-    force: bool,
-    trust_remote_code: bool,
-    fresh: bool,
-    evaluate: bool,
-    as_json: bool,
-    markdown: bool,
-    output: Path | None,
+    loop: LoopOptions,
+    printed: options.Printed,
 ) -> None:
     """Plan, optimize, deploy and bench a model on one or more targets.
 
@@ -58,31 +70,17 @@ def run(
     """
     from toolkit.catalog.recipe import load_recipe
     from toolkit.catalog.target import over, select_targets
-    from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports
-    from toolkit.deploy.install import Delivery
-    from toolkit.jobs.run import LoopOptions
     from toolkit.jobs.run import run as run_service
 
     for recipe in recipes:
         load_recipe(recipe)
-    chosen = LoopOptions(
-        load_workload(workload),
-        context,
-        Delivery(offline, wheels, force),
-        calibration,
-        fresh,
-        render.prompt_secret(),
-        trust_remote_code=trust_remote_code,
-        evaluate=evaluate,
-        limit_bytes_per_s=limit_bytes_per_s,
-    )
     reached = [over(target, client) for target in select_targets(targets)]
-    rows = render.follow(run_service(model, reached, recipes, chosen))
+    rows = render.follow(run_service(model, reached, recipes, loop))
     reports = [row.report for row in rows if row.report]
     if reports:
-        write_reports(reports, as_payload(reports), as_json=as_json, markdown=markdown, output=output)
+        write_reports(reports, as_payload(reports), printed)
     failed = [row for row in rows if row.error]
     for row in failed:
         if len(rows) > 1:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from toolkit.cli import options
+
 if TYPE_CHECKING:
     from toolkit.bundle.registry.layout import BlobSource
     from toolkit.bundle.store import Bundle
 
 
-def find_with_source(
-    bundle: str, pull_from: str | None, mirrors: tuple[str, ...], *, plain_http: bool
-) -> tuple[Bundle, BlobSource | None]:
+def find_with_source(bundle: str, pull: options.Pull) -> tuple[Bundle, BlobSource | None]:
     """The bundle that is meant, and where devices are to pull its files from, None where they are pushed."""
     from toolkit.bundle.registry.layout import BlobSource, is_place, parse_place, parse_repository, with_mirrors
     from toolkit.bundle.registry.transfer import remote_bundle
@@ -21,16 +21,16 @@ def find_with_source(
     from toolkit.cli import render
 
     if is_place(bundle):
-        if pull_from is not None:
+        if pull.pull_from is not None:
             raise click.UsageError("--from is for a bundle on this machine; add other places with --mirror")
         place = parse_place(bundle)
-    elif pull_from is not None:
-        place = parse_repository(pull_from)
-    elif mirrors or plain_http:
+    elif pull.pull_from is not None:
+        place = parse_repository(pull.pull_from)
+    elif pull.mirrors or pull.plain_http:
         raise click.UsageError("--mirror and --plain-http go with a bundle in a registry, or with --from")
     else:
         return find_bundle(bundle), None
-    source = with_mirrors(BlobSource(place.host, place.repository, plain_http=plain_http), mirrors)
-    if pull_from is not None:
+    source = with_mirrors(BlobSource(place.host, place.repository, plain_http=pull.plain_http), pull.mirrors)
+    if pull.pull_from is not None:
         return find_bundle(bundle), source
-    return render.follow(remote_bundle(place, plain_http=plain_http)), source
+    return render.follow(remote_bundle(place, plain_http=pull.plain_http)), source

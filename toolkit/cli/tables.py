@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from toolkit.cli import render
+from toolkit.cli.options import Printed
 from toolkit.errors import ConfigError
 from toolkit.metrics.quality import Quality, headline
 from toolkit.metrics.report import Predicted, Report, metrics, remarks, to_json
@@ -176,19 +176,15 @@ def as_payload(reports: Sequence[Report]) -> dict[str, object]:
 def write_reports(
     reports: Sequence[Report],
     payload: dict[str, object],
-    *,
-    as_json: bool,
-    markdown: bool,
-    output: Path | None,
+    printed: Printed,
 ) -> None:
     """The one way out of reports: a table on stdout, `payload` as JSON, Markdown, or a file whose ending says
     which.
     """
-    if output is not None:
-        as_json = as_json or output.suffix == ".json"
-    if as_json:
+    output = printed.output
+    if printed.as_json or (output is not None and output.suffix == ".json"):
         text = json.dumps(payload, indent=1) + "\n"
-    elif markdown or output is not None:
+    elif printed.markdown or output is not None:
         text = as_markdown(reports)
     else:
         _show(reports)

@@ -11,9 +11,12 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.deploy.install import Delivery
+    from toolkit.jobs.tune.options import SearchOptions
     from toolkit.jobs.tune.proposal import Proposal, Question
     from toolkit.jobs.tune.search import Outcome
     from toolkit.jobs.tune.trials import TrialRow
+    from toolkit.optimize.request import BuildOptions
 
 _COLUMNS = (
     "recipe",
@@ -30,6 +33,47 @@ _COLUMNS = (
     "vs fp32",
     "KLD",
 )
+
+
+def _question(
+    *,
+    workload: str,
+    objective: str,
+    recipes: tuple[str, ...],
+    block_sizes: tuple[str, ...],
+    max_ppl_increase: float | None,
+) -> Question:
+    from toolkit.catalog.workload import load_workload
+    from toolkit.jobs.tune.proposal import Question
+
+    return Question(load_workload(workload), objective, recipes, tuple(map(int, block_sizes)), max_ppl_increase)
+
+
+def _search_options(
+    *,
+    budget: float,
+    trials: int | None,
+    quality: bool,
+    text: Path | None,
+    build: BuildOptions,
+    delivery: Delivery,
+    fresh: bool,
+    out: Path | None,
+) -> SearchOptions:
+    from toolkit.cli import render
+    from toolkit.jobs.tune.options import SearchOptions
+
+    return SearchOptions(
+        budget_s=budget,
+        trials=trials,
+        quality=quality,
+        text=text,
+        build=build,
+        delivery=delivery,
+        fresh=fresh,
+        out=out,
+        prompt_secret=render.prompt_secret(),
+    )
 
 
 @click.command()
@@ -91,28 +135,8 @@ _COLUMNS = (
     help="Folder of the recipe and the profile that win. Default: ./tuned/MODEL-TARGET.",
 )
 @options.as_json
-def tune(
-    model: str,
-    target: str,
-    objective: str,
-    max_ppl_increase: float | None,
-    budget: float,
-    trials: int | None,
-    recipes: tuple[str, ...],
-    block_sizes: tuple[str, ...],
-    workload: str,
-    context: int | None,
-    text: Path | None,
-    calibration: Path | None,
-    quality: bool,
-    offline: bool | None,
-    wheels: Path | None,
-    trust_remote_code: bool,
-    fresh: bool,
-    dry_run: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+@options.gathered(build=options.build_options, delivery=options.delivery, question=_question, how=_search_options)
+def tune(model: str, target: str, question: Question, how: SearchOptions, dry_run: bool, as_json: bool) -> None:
     """Search recipes and runtime settings by measuring them on a target.
 
     Recipes are held against the fit plan, built, compared with fp32 on this machine, and measured on the target; then
@@ -120,32 +144,13 @@ def tune(
     where it stopped. What is active on the target stays active.
     """
     from toolkit.catalog.target import load_target
-    from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
-    from toolkit.deploy.install import Delivery
-    from toolkit.jobs.tune.proposal import Question
-    from toolkit.jobs.tune.search import SearchOptions
     from toolkit.jobs.tune.search import tune as tune_service
 
-    question = Question(
-        load_workload(workload), objective, recipes, tuple(map(int, block_sizes)), context, max_ppl_increase
-    )
     chosen = load_target(target)
     if dry_run:
-        _show_proposal(model, chosen.profile, question, as_json=as_json)
+        _show_proposal(model, chosen.profile, question, how.build.context_tokens, as_json=as_json)
         return
-    how = SearchOptions(
-        budget_s=budget,
-        trials=trials,
-        quality=quality,
-        text=text,
-        calibration=calibration,
-        delivery=Delivery(offline, wheels),
-        fresh=fresh,
-        trust_remote_code=trust_remote_code,
-        out=out,
-        prompt_secret=render.prompt_secret(),
-    )
     outcome = render.follow(tune_service(model, chosen, question, how))
     if as_json:
         render.print_json(_payload(outcome))
@@ -153,15 +158,18 @@ def tune(
         _show(outcome)
 
 
-def _show_proposal(model: str, profile_name: str, question: Question, *, as_json: bool) -> None:
+def _show_proposal(
+    model: str, profile_name: str, question: Question, context_tokens: int | None, *, as_json: bool
+) -> None:
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.profile import load_profile
     from toolkit.cli import render
     from toolkit.jobs.tune.proposal import propose
-    from toolkit.optimize.build import build_provider
+    from toolkit.optimize.request import build_provider
 
     profile = load_profile(profile_name)
-    proposal = propose(known_shape(model), profile, question, provider=build_provider(profile))
+    provider = build_provider(profile)
+    proposal = propose(known_shape(model), profile, question, provider=provider, context_tokens=context_tokens)
     if as_json:
         render.print_json(_proposal_payload(proposal))
         return

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.agent.requests import OMITTED, Activate, CheckLoad, FindMissing, Install, ListReleases, Omitted, Verify
 from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
 from toolkit.bundle.registry.layout import BlobSource
-from toolkit.bundle.signatures import check_signed, read_signatures
+from toolkit.bundle.signatures import Approval, approve, approve_all, read_signatures
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile
+from toolkit.catalog.target import Target
 from toolkit.deploy.provision import ensure_runtime, suitable_probe
 from toolkit.deploy.pull import pull
 from toolkit.deploy.push import Upload, push
@@ -33,7 +34,8 @@ class Delivery:
     `offline` says whether the runtime's wheels are pushed from here or come from an index of the device's; None finds
     out. `wheels` is a folder of some to prefer, `force` makes too little memory a warning, and `verified` says that the
     bundle's files were held against its manifest here a moment ago. With `source` the device pulls the bundle's files
-    from there; of the bundle only its manifest need be here.
+    from there; of the bundle only its manifest need be here. `approvals` are answers about its signatures, which
+    aren't asked for again as long as they stand.
     """
 
     offline: bool | None = None
@@ -41,6 +43,11 @@ class Delivery:
     force: bool = False
     verified: bool = False
     source: BlobSource | None = None
+    approvals: tuple[Approval, ...] = ()
+
+    def approved(self, bundle: Bundle, *targets: Target) -> Delivery:
+        """The same for a bundle that these targets take. Raises SignatureError when one of them doesn't."""
+        return replace(self, approvals=approve_all(bundle, targets, self.approvals))
 
 
 PLAIN = Delivery()
@@ -91,13 +98,13 @@ def install(
     ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable, and
     RegistryError when it pulls.
     """
-    signature = check_signed(bundle, device.target)
-    if signature is not None:
-        yield Step(f"{device.target.name}: {bundle.manifest.name} is signed by {signature.signer}")
+    approval = approve(bundle, device.target, delivery.approvals)
+    if approval is not None:
+        yield Step(f"{device.target.name}: {bundle.manifest.name} is signed by {approval.signature.signer}")
     prepared = prepared or (yield from prepare(device, delivery))
     if device.ask(FindMissing(artifacts=[], release=bundle.id)).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
-        if signature is not None:
+        if approval is not None:
             # It may have been signed since.
             yield from _hand_over(bundle, device, {})
         return Release(bundle.id, device.target.name, prepared, fresh=False)
@@ -199,6 +206,7 @@ def deploy(
 
     One that lay there is hashed first, and what is damaged of it is sent afresh. Takes and raises what `install` does.
     """
+    delivery = delivery.approved(bundle, device.target)
     release = yield from install(bundle, device, delivery, prepared)
     pointer = device.ask(ListReleases()).pointer
     if (pointer.release, pointer.runtime) == (release.bundle_id, release.runtime.lock):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from toolkit.bench.evaluate import with_figures
 from toolkit.bench.run import bench
@@ -19,6 +18,7 @@ from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
 from toolkit.metrics.report import Report
 from toolkit.optimize.build import optimize
+from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,11 @@ class LoopOptions:
     """What holds for every row of a run."""
 
     workload: Workload
-    context_tokens: int | None = None
+    build: BuildOptions = AS_PLANNED
     delivery: Delivery = PLAIN
-    calibration: Path | None = None
     fresh: bool = False
-    prompt_secret: PromptSecret | None = None
-    trust_remote_code: bool = False
     evaluate: bool = False
+    prompt_secret: PromptSecret | None = None
     limit_bytes_per_s: float | None = None
 
 
@@ -53,7 +51,7 @@ def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: 
     runtimes provisioned before anything is built, so that a board that is off is known at once and not after
     the build. Calibration text goes to the recipes that look at some; ConfigError is raised when none does.
     """
-    check_calibration([load_recipe(name) for name in recipes], options.calibration)
+    check_calibration([load_recipe(name) for name in recipes], options.build.calibration)
     wanted: dict[str, Sequence[str]] = {}
     failed: dict[str, ToolkitError] = {}
     for target in targets:
@@ -86,20 +84,10 @@ def _loop(model: str, target: Target, recipe: str, options: LoopOptions) -> Serv
     profile = load_profile(target.profile)
     yield Step(f"{model} with {recipe} for {profile.name}")
     chosen = load_recipe(recipe)
-    bundle = yield from optimize(
-        model,
-        chosen,
-        profile,
-        context=options.context_tokens,
-        calibration=options.calibration if chosen.calibrated else None,
-        force=options.delivery.force,
-        trust_remote_code=options.trust_remote_code,
-        check=check_here,
-    )
+    how = options.build.suiting(chosen)
+    bundle = yield from optimize(BuildRequest(model, chosen, profile, how), check=check_here)
     if options.evaluate:
-        bundle = yield from with_figures(
-            bundle, model, force=options.delivery.force, trust_remote_code=options.trust_remote_code
-        )
+        bundle = yield from with_figures(bundle, model, how)
     with connect(target, options.prompt_secret, limit_bytes_per_s=options.limit_bytes_per_s) as device:
         release = yield from deploy(bundle, device, options.delivery)
         report: Report = yield from bench(

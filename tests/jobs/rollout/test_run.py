@@ -25,8 +25,10 @@ from tests.support.fleets import (
     root_that_tires,
     switched_off,
 )
+from tests.support.keys import count_keygen, make_key, write_signers
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.agent.requests import Deactivate
+from toolkit.bundle.signatures import sign
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.catalog.target import Target
 from toolkit.deploy.install import deploy
@@ -35,7 +37,7 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.loopback import start_loopback
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_
+from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_, drain
 from toolkit.jobs.rollout.record import Rollout, RolloutOptions, claim, find_rollout, new_rollout, plan_waves
 from toolkit.jobs.rollout.run import roll_out
 
@@ -229,6 +231,30 @@ def test_what_was_active_and_does_not_work_any_more_is_withdrawn(int4: Bundle, t
     assert record.error is not None and "the runtime can't load this bundle" in record.error
     assert (record.restored, record.active) == ("deactivated", None)
     assert pointer(root)["release"] is None
+
+
+def test_signers_are_asked_about_once_and_looked_at_before_each_device(
+    unsent: Bundle, tmp_path: Path, runtimes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(tmp_path / "me")
+    follow(sign(unsent, key))
+    signers = write_signers(tmp_path / "signers", me=key)
+    targets = [
+        here(name, device_root(tmp_path / name, runtimes)).model_copy(update={"allowed_signers": signers})
+        for name in ("d1", "d2")
+    ]
+    asked = count_keygen(tmp_path, monkeypatch)
+    options = RolloutOptions(parallel=1, canary="0", max_failures=2)
+    rollout = follow(roll_out(unsent, targets, options))
+    assert [device.exit_code for device in rollout.devices] == [7, 7], "installed, and no model to load"
+    assert asked() == ["check-novalidate", "find-principals", "verify"]
+
+    def remove_signer(event: Event) -> None:
+        if isinstance(event, DeviceEvent) and isinstance(event.event, Ended):
+            signers.write_text("")
+
+    rollout = drain(roll_out(unsent, targets, options, fresh=True), remove_signer)
+    assert [device.exit_code for device in rollout.devices] == [7, 9]
 
 
 def test_a_gate_without_limits_ends_it_before_any_device(unsent: Bundle, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_the_default_comes_first_then_the_smallest(workload: Workload) -> None:
 
 def test_a_recipe_that_does_not_fit_is_left_out_with_the_reason(workload: Workload) -> None:
     write("board", board(hardware__ram="4 GiB"))
-    proposal = of(load_profile("board"), Question(workload, recipes=("int4-rtn-b128", "fp32"), context_tokens=512))
+    proposal = of(load_profile("board"), Question(workload, recipes=("int4-rtn-b128", "fp32")), context_tokens=512)
     pruned = {candidate.recipe.name: candidate.pruned for candidate in proposal.candidates}
     assert pruned["int4-rtn-b128"] is None
     assert pruned["fp32"] is not None and pruned["fp32"].startswith("needs ")
@@ -83,7 +83,7 @@ def test_chunks_as_long_as_the_prompt_are_no_choice() -> None:
 def test_a_workload_beyond_the_context_is_refused(workload: Workload) -> None:
     write("board", board())
     with pytest.raises(ConfigError) as caught:
-        of(load_profile("board"), Question(workload, context_tokens=300))
+        of(load_profile("board"), Question(workload), context_tokens=300)
     assert caught.value.message == "workload 'default' needs 320 tokens of context, the plan has 300"
     assert caught.value.hint == "choose a shorter workload, or give --context 320"
 

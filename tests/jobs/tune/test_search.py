@@ -24,8 +24,9 @@ from toolkit.device.session import connect
 from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
+from toolkit.jobs.tune.options import SearchOptions
 from toolkit.jobs.tune.proposal import Question
-from toolkit.jobs.tune.search import Outcome, SearchOptions, tune
+from toolkit.jobs.tune.search import Outcome, tune
 from toolkit.metrics.fit import plan
 from toolkit.metrics.report import read_report, reports_dir
 

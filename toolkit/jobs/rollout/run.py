@@ -10,11 +10,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, Queue
 
 from toolkit.agent.requests import Deactivate, ListReleases
-from toolkit.bundle.signatures import check_signed
 from toolkit.bundle.store import Bundle, verify_bundle
 from toolkit.catalog.profile import load_profile
 from toolkit.catalog.target import Target
@@ -53,12 +52,12 @@ class _Cut(Exception):
 
 @dataclass(frozen=True)
 class _Job:
-    """What every device gets; `verified` says that the bundle was held against its manifest here."""
+    """What every device gets, and how."""
 
     bundle: Bundle
-    options: RolloutOptions
+    delivery: Delivery
+    gate: bool
     limit_bytes_per_s: float | None
-    verified: bool
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def roll_out(
         # Here, and once: figures change the bundle's id, and this machine's speed is no device's business.
         for profile in profiles.values():
             bundle = yield from with_gate_figures(bundle, profile)
-    for target in targets:
-        check_signed(bundle, target)
+    delivery = Delivery(options.offline, options.wheels, options.force, source=options.source)
+    delivery = delivery.approved(bundle, *targets)
     rollout = new_rollout(bundle, [target.name for target in targets], options)
     with claim(rollout):
         if not fresh:
@@ -103,7 +102,7 @@ def roll_out(
         if unfinished and options.source is None:
             yield Step(f"verify {bundle.manifest.name} here")
             yield from verify_bundle(bundle)
-        job = _Job(bundle, options, limit_bytes_per_s, verified=unfinished)
+        job = _Job(bundle, replace(delivery, verified=unfinished), options.gate, limit_bytes_per_s)
         return (yield from _Rolling(job, targets, rollout).run())
 
 
@@ -277,9 +276,8 @@ class _Worker(threading.Thread):
             return record.model_copy(update=failed)
 
     def _deploy(self, device: Device) -> Service[None]:
-        options, bundle = self._job.options, self._job.bundle
-        delivery = Delivery(options.offline, options.wheels, options.force, self._job.verified, options.source)
-        if options.gate:
+        bundle, delivery = self._job.bundle, self._job.delivery
+        if self._job.gate:
             verdict = yield from deploy_gated(bundle, device, delivery)
             verdict.enforce()
         else:

@@ -9,7 +9,8 @@ from typing import Any
 
 import tomli_w
 
-from toolkit.catalog.profile import SCHEMA_VERSION, Profile
+from toolkit.catalog.inheritance import SCHEMA_VERSION
+from toolkit.catalog.profile import Profile
 from toolkit.catalog.recipe import Recipe
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import shown

@@ -30,7 +30,6 @@ class Question:
     objective: str = "decode_tps"
     recipes: tuple[str, ...] = ()
     block_sizes: tuple[int, ...] = ()
-    context_tokens: int | None = None
     max_ppl_increase: float | None = None
 
 
@@ -96,14 +95,24 @@ class Proposal:
 
 
 def propose(
-    shape: ModelShape, profile: Profile, question: Question, *, provider: str, cores: int | None = None
+    shape: ModelShape,
+    profile: Profile,
+    question: Question,
+    *,
+    provider: str,
+    context_tokens: int | None = None,
+    cores: int | None = None,
 ) -> Proposal:
     """The candidates, the profile's default first and then by predicted size, and the settings to choose from.
 
-    `provider` is what bundles are built for, `cores` what the device has, if that is known. Raises ConfigError when a
-    recipe that was asked for doesn't exist, and when the workload needs more than the context.
+    `provider` is what bundles are built for, with room for `context_tokens`, by default the profile's; `cores` is what
+    the device has, if that is known. Raises ConfigError when a recipe that was asked for doesn't exist, and when the
+    workload needs more than the context.
     """
-    candidates = [_candidate(shape, recipe, profile, provider, question) for recipe in _recipes(profile, question)]
+    candidates = [
+        _candidate(shape, recipe, profile, provider, context_tokens, question.workload)
+        for recipe in _recipes(profile, question)
+    ]
     default = profile.defaults.recipe
     candidates.sort(key=lambda c: (c.recipe.name != default, c.fit.bundle_bytes if c.fit else 0))
     settings = profile.runtime.settings.resolved(min(cores or profile.hardware.cores, profile.hardware.cores))
@@ -147,12 +156,18 @@ def _with_blocks(recipe: Recipe, size: int) -> Recipe | None:
     return Recipe.model_validate({**dict(recipe), **changed})
 
 
-def _candidate(shape: ModelShape, recipe: Recipe, profile: Profile, provider: str, question: Question) -> Candidate:
-    workload = question.workload
+def _candidate(
+    shape: ModelShape,
+    recipe: Recipe,
+    profile: Profile,
+    provider: str,
+    context_tokens: int | None,
+    workload: Workload,
+) -> Candidate:
     if reason := impossible(recipe, provider, remote_code=shape.needs_remote_code):
         return Candidate(recipe, None, reason)
     try:
-        fit = plan(shape, recipe, profile, question.context_tokens)
+        fit = plan(shape, recipe, profile, context_tokens)
     except ConfigError as exc:
         return Candidate(recipe, None, exc.message)
     if workload.tokens > fit.context_tokens:

@@ -12,25 +12,21 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit import errors
 from toolkit.agent.archive import agent_sha256
-from toolkit.bench.evaluate import evaluate, record
-from toolkit.bench.reference import ensure_reference, read_eval_text
 from toolkit.bench.run import bench, target_key
-from toolkit.bundle.store import Bundle
 from toolkit.catalog.model import hash_model
 from toolkit.catalog.profile import Profile, load_profile
-from toolkit.catalog.recipe import Recipe, check_calibration
+from toolkit.catalog.recipe import check_calibration
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.target import Target
 from toolkit.config import data_dir
-from toolkit.deploy.install import PLAIN, Delivery, check_here, install, prepare
+from toolkit.deploy.install import install, prepare
 from toolkit.device.session import connect
-from toolkit.device.transport import PromptSecret
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -41,6 +37,8 @@ from toolkit.errors import (
     ToolkitError,
 )
 from toolkit.events import Service, Step, Warning_
+from toolkit.jobs.tune.bundles import Bundles, NoReference
+from toolkit.jobs.tune.options import SearchOptions, identity
 from toolkit.jobs.tune.output import write_files
 from toolkit.jobs.tune.proposal import Point, Proposal, Question, propose
 from toolkit.jobs.tune.study import Asked, Study, open_study
@@ -48,38 +46,14 @@ from toolkit.jobs.tune.trials import TrialRow, contender, kept_report, rows_of
 from toolkit.jobs.tune.verdict import OBJECTIVES, Recommendation, judge
 from toolkit.metrics.report import Report, metrics, report_path
 from toolkit.optimize import require_extra, tool_versions
-from toolkit.optimize.build import build_provider, optimize
 from toolkit.optimize.hub import resolve_model
+from toolkit.optimize.request import build_provider
 
-DEFAULT_BUDGET_S = 1800.0
 SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"
-_WINDOW_TOKENS = 512
 # What comparing recipes may use of the budget and of the trials; the rest is for the settings of the best.
 _RECIPES_SHARE = 0.6
 # The device is off or can't be entered: that says nothing about a recipe.
 _NO_WAY_IN = (HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged)
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search.
-
-    `budget_s` counts from this call and is looked at before each trial; `trials` counts those of earlier calls too.
-    Without `quality` nothing is compared with the fp32 original, whose build takes 4 bytes a weight. `out` is the
-    folder of the files, by default ./tuned/<model>-<target>.
-    """
-
-    budget_s: float = DEFAULT_BUDGET_S
-    trials: int | None = None
-    quality: bool = True
-    quality_tokens: int = 8192
-    text: Path | None = None
-    calibration: Path | None = None
-    delivery: Delivery = PLAIN
-    fresh: bool = False
-    trust_remote_code: bool = False
-    out: Path | None = None
-    prompt_secret: PromptSecret | None = None
 
 
 @dataclass(frozen=True)
@@ -116,9 +90,11 @@ def tune(model_ref: str, target: Target, question: Question, options: SearchOpti
     with connect(target, options.prompt_secret) as device:
         prepared = yield from prepare(device, options.delivery)
         machine = target_key(device, prepared.probe)
-    model = yield from resolve_model(model_ref, trust_remote_code=options.trust_remote_code)
-    proposal = propose(model.shape, profile, question, provider=build_provider(profile), cores=prepared.probe.cores)
-    check_calibration([candidate.recipe for candidate in proposal.candidates], options.calibration)
+    model = yield from resolve_model(model_ref, trust_remote_code=options.build.trust_remote_code)
+    provider, context = build_provider(profile), options.build.context_tokens
+    cores = prepared.probe.cores
+    proposal = propose(model.shape, profile, question, provider=provider, context_tokens=context, cores=cores)
+    check_calibration([candidate.recipe for candidate in proposal.candidates], options.build.calibration)
     yield from _say_pruned(proposal, profile)
     about = {
         "target": target.name,
@@ -128,10 +104,11 @@ def tune(model_ref: str, target: Target, question: Question, options: SearchOpti
         "tools": tool_versions(),
         "model": model.id,
         "weights_sha256": (yield from hash_model(model)),
-        **_about(proposal, question, options),
+        **identity(proposal, question, options),
     }
     with _opened(about, proposal, question, fresh=options.fresh) as study:
-        return (yield from _Search(model_ref, model.id, target, profile, question, options, proposal, study).run())
+        bundles = Bundles(model, profile, options, study)
+        return (yield from _Search(bundles, target, question, options, proposal, study).run())
 
 
 def _say_pruned(proposal: Proposal, profile: Profile) -> Service[None]:
@@ -144,29 +121,6 @@ def _say_pruned(proposal: Proposal, profile: Profile) -> Service[None]:
             f"no recipe fits '{profile.name}': {first.recipe.name} {first.pruned}",
             "a smaller --context needs less memory; `edgephi plan` shows the largest that fits",
         )
-
-
-def _about(proposal: Proposal, question: Question, options: SearchOptions) -> dict[str, Any]:
-    """Everything that makes two searches one and the same, beside model and machine."""
-    return {
-        "objective": question.objective,
-        "quality": _bound(proposal, options) if options.quality else None,
-        "calibration": _sha256(options.calibration),
-        "context_tokens": question.context_tokens,
-        "workload": question.workload.model_dump(),
-        "recipes": [candidate.recipe.table() for candidate in proposal.candidates],
-        "default": [proposal.default.recipe, proposal.default.settings.model_dump()],
-        "space": vars(proposal.space),
-    }
-
-
-def _bound(proposal: Proposal, options: SearchOptions) -> dict[str, Any]:
-    tokens = options.quality_tokens
-    return {"max_ppl_increase": proposal.max_ppl_increase, "tokens": tokens, "text": _sha256(options.text)}
-
-
-def _sha256(file: Path | None) -> str | None:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file else None
 
 
 @contextmanager
@@ -183,21 +137,14 @@ class _QualityLost(Exception):
     """The bundle doesn't hold the bound: it isn't pushed."""
 
 
-class _NoReference(Exception):
-    """There is no fp32 to compare with: the next recipe would fail the same way, after the same wait."""
-
-
 @dataclass
 class _Search:
-    model_ref: str
-    model: str
+    bundles: Bundles
     target: Target
-    profile: Profile
     question: Question
     options: SearchOptions
     proposal: Proposal
     study: Study
-    bundles: dict[str, tuple[Bundle, dict[str, float]]] = field(default_factory=dict)
     first_error: ToolkitError | None = None
 
     @property
@@ -254,7 +201,7 @@ class _Search:
             quality, report = yield from self._measure(point, reuse=not self.options.fresh)
         except _NO_WAY_IN:
             raise
-        except _NoReference as exc:
+        except NoReference as exc:
             error: ToolkitError = exc.args[0]
             error.hint = f"{error.hint or 'fp32 is what quality is relative to'}; --no-quality searches without it"
             raise error from None
@@ -273,9 +220,7 @@ class _Search:
 
     def _measure(self, point: Point, *, reuse: bool) -> Service[tuple[dict[str, float], Report]]:
         options = self.options
-        if point.recipe not in self.bundles:
-            self.bundles[point.recipe] = yield from self._build(self.proposal.recipe(point.recipe))
-        bundle, quality = self.bundles[point.recipe]
+        bundle, quality = yield from self.bundles.of(self.proposal.recipe(point.recipe))
         increase, bound = quality.get("ppl_increase", 0.0), self.proposal.max_ppl_increase
         if increase > bound:
             raise _QualityLost(f"{increase:+.2%} perplexity, the bound is {bound:+.2%}")
@@ -287,44 +232,6 @@ class _Search:
         if self.metric not in metrics(report):
             raise ConfigError(f"{self.target.name} can't tell {self.metric}", "choose another --objective")
         return quality, report
-
-    def _build(self, recipe: Recipe) -> Service[tuple[Bundle, dict[str, float]]]:
-        """The bundle of a recipe and its figures beside fp32, which are taken once a search."""
-        bundle = yield from optimize(
-            self.model_ref,
-            recipe,
-            self.profile,
-            context=self.question.context_tokens,
-            calibration=self.options.calibration if recipe.calibrated else None,
-            trust_remote_code=self.options.trust_remote_code,
-            check=check_here,
-        )
-        if not self.options.quality:
-            return bundle, {}
-        if bundle.manifest.provider != "cpu":
-            yield Warning_(f"built for {bundle.manifest.provider}: its quality can't be measured on this machine")
-            return bundle, {}
-        name = f"quality of {recipe.name}"
-        found: dict[str, float] | None = self.study.recall(name)
-        if found is None:
-            bundle, found = yield from self._evaluate(bundle)
-            self.study.remember(name, found)
-        return bundle, found
-
-    def _evaluate(self, bundle: Bundle) -> Service[tuple[Bundle, dict[str, float]]]:
-        try:
-            reference = yield from ensure_reference(
-                self.model_ref, bundle.manifest, force=True, trust_remote_code=self.options.trust_remote_code
-            )
-        except ToolkitError as exc:
-            raise _NoReference(exc) from exc
-        shortest = min(bundle.manifest.context_tokens, reference.manifest.context_tokens)
-        window = min(_WINDOW_TOKENS, shortest - 1)
-        tokens = max(window, self.options.quality_tokens)
-        sample = read_eval_text(self.options.text, tokens=tokens, window_tokens=window)
-        found = yield from evaluate(bundle, reference, sample)
-        bundle = yield from record(bundle, found)
-        return bundle, {"ppl": found.ppl, "ppl_increase": found.ppl_increase, "kld_mean": found.kld_mean}
 
     def _conclude(self, stopped: str) -> Service[Outcome]:
         rows = rows_of(self.study.trials)
@@ -338,7 +245,7 @@ class _Search:
         recommended = best if verdict.better or default is None else default
         files = self._write(recommended, verdict)
         return Outcome(
-            self.model,
+            self.bundles.model.id,
             self.target.name,
             self.question,
             self.proposal,
@@ -371,10 +278,10 @@ class _Search:
         return judge(objective, contender(best, kept[1]), contender(default, kept[0]))
 
     def _write(self, row: TrialRow, verdict: Recommendation) -> tuple[Path, Path]:
-        question = self.question
-        out = self.options.out or Path("tuned") / f"{self.model.rpartition('/')[2]}-{self.target.name}"
+        model = self.bundles.model
+        out = self.options.out or Path("tuned") / f"{model.name}-{self.target.name}"
         notes = [
-            f"Written by `edgephi tune {self.model} {self.target.name} --objective {question.objective}`:",
+            f"Written by `edgephi tune {model.id} {self.target.name} --objective {self.question.objective}`:",
             f"{verdict.sentence}.",
             f"Report: {row.report_file.name if row.report_file else '–'}",
         ]
@@ -385,10 +292,10 @@ class _Search:
         return write_files(
             out,
             recipe,
-            self.profile,
+            self.bundles.profile,
             settings,
-            context_tokens=question.context_tokens,
-            calibration=self.options.calibration,
+            context_tokens=self.options.build.context_tokens,
+            calibration=self.options.build.calibration,
             notes=notes,
         )
 
