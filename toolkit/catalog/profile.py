@@ -1,4 +1,4 @@
-"""Profiles: what a class of device has, what runs on it, and which recipe suits it. One TOML file each."""
+"""Profiles: a class of device with its hardware, its runtime and the recipe that suits it. One TOML file each."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Hardware(Record):
-    """What the device has. `auto` means this machine and is read while parsing."""
+    """The device's hardware. `auto` means this machine and is read while parsing."""
 
     arch: Annotated[
         Literal["aarch64", "x86_64"],
@@ -166,7 +166,7 @@ class Hardware(Record):
 
 
 class RuntimeTable(RuntimeSettings):
-    """What executes a bundle there, and how."""
+    """The runtime that executes a bundle there, and its settings."""
 
     provider: Literal["cpu", "cuda", "openvino", "qnn", "vitisai"] = Field(
         description="execution provider of ONNX Runtime"
@@ -191,7 +191,7 @@ class RuntimeTable(RuntimeSettings):
 
 
 class Defaults(Record):
-    """What is built for the device when nobody says otherwise."""
+    """The recipe and the context that a build for the device takes, unless the user names others."""
 
     recipe: str = Field(description="name of a recipe")
     context_tokens: Annotated[int, Field(strict=True, ge=1, le=131072)] = Field(
@@ -282,7 +282,7 @@ def load_profile(name_or_path: str) -> Profile:
 
 
 def list_profiles() -> list[Profile | BrokenProfile]:
-    """Every profile that a name reaches, by name and by the figures in the names: 8gb before 16gb."""
+    """Every profile that a name reaches, sorted by name, with the numbers in names by value: 8gb before 16gb."""
     found = sorted(find_toml("profiles").items(), key=lambda item: _natural(item[0]))
     return [_load_or_report(name, path) for name, path in found]
 
@@ -337,7 +337,7 @@ def _load(path: Path) -> Profile:
         _refuse_auto(chain)
     merged: dict[str, Any] = {}
     for _, table in reversed(chain):
-        # What an ancestor was tried on says nothing about this one.
+        # An ancestor's status says nothing about this profile.
         inherited = {key: value for key, value in merged.items() if key not in ("status", "extends")}
         merged = _merge(inherited, table)
     return parse_table(
@@ -346,7 +346,7 @@ def _load(path: Path) -> Profile:
 
 
 def _read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The file and what it extends, nearest first."""
+    """The file and those that it extends, nearest first."""
     chain = [(path, _read(path))]
     while "extends" in chain[-1][1]:
         parent = _find_parent(chain)
@@ -359,7 +359,7 @@ def _read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read(path: Path) -> dict[str, Any]:
     table = read_toml(path)
-    # Checked in every file before merging: what another version means by its keys isn't known here.
+    # Every file is checked before merging: the keys of another version may mean something else.
     version = table.get("schema_version")
     if version is None:
         hint = f"add the line: schema_version = {SCHEMA_VERSION}"
@@ -372,9 +372,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _find_parent(chain: Sequence[tuple[Path, dict[str, Any]]]) -> Path:
-    """The file that the last of the chain extends: its neighbour first, so that a folder's profiles agree.
+    """The file that the last of the chain extends: one beside it comes first, so that a folder's profiles agree.
 
-    A file that extends its own name means the one it hides.
+    A file that extends its own name means the file of that name that it hides.
     """
     path, table = chain[-1]
     name = table["extends"]
@@ -402,7 +402,7 @@ def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _origin(chain: Sequence[tuple[Path, dict[str, Any]]], key_path: Sequence[str]) -> Path:
-    """The nearest file that has the key; the first one for what none has."""
+    """The nearest file that has the key; the first of the chain when none has it."""
     for path, table in chain:
         value: Any = table
         for key in key_path:
