@@ -1,7 +1,7 @@
-"""The parts of a bundle's large files that other bundles may share: what a device has of them isn't sent again.
+"""Blocks: the parts of a bundle's large files that other bundles may share. A block that a device has isn't sent again.
 
-A file is cut at the tensors that its ONNX graph places in it, and at every 4 MiB of a long one. So a part is the same
-wherever in a file it stands: recipes of one model share tensors, and what stands before them has other lengths.
+A file is cut at the tensors that its ONNX graph places in it, and a long tensor at every 4 MiB. So a block is the same
+wherever it stands in a file: recipes of one model share tensors, but the data before them differs in length.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from toolkit.events import Progress, Service
 from toolkit.untrusted import read_json
 
 BLOCK_BYTES = 4 * 2**20
-# Files are compared with a device in chunks of 1 MiB: smaller ones can't gain anything.
+# Files are compared with those of a device in chunks of 1 MiB: a smaller file can't gain anything.
 LEAST_FILE_BYTES = 2**20
 # A graph with its weights outside has a few megabytes at most.
 _LARGEST_GRAPH_BYTES = 64 * 2**20
 # Phi-3-medium has some 3,000; a graph that names many more isn't worth the length of its list.
 _MOST_BLOCKS = 2**16
-# As many in each of a few files.
+# The lists of a few files with so many blocks each.
 LARGEST_LISTS_BYTES = 16 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.external_data, StringStringEntryProto.
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA, _KEY, _VALUE = 7, 5, 13, 1, 2
-# Devices of one rollout get the same bundle at the same time.
+# Devices of one rollout get the same bundle at the same time: one thread hashes it, and the others wait.
 _hashing = threading.Lock()
 
 
@@ -49,7 +49,7 @@ class Block:
 def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
     """The blocks of a bundle's large files, by the SHA-256 of the file. They are computed once, then cached.
 
-    Of files that aren't here they are known if their lists were kept.
+    The blocks of a file that isn't here are known only if its list was kept.
     """
     found: dict[str, tuple[Block, ...]] = {}
     starts: dict[str, list[int]] | None = None
@@ -73,14 +73,14 @@ def bundle_blocks(bundle: Bundle) -> Service[dict[str, tuple[Block, ...]]]:
 
 
 def block_lists(blocks: Mapping[str, Sequence[Block]]) -> bytes:
-    """The lists of `bundle_blocks` for others who haven't the files: the same for the same bundle everywhere."""
+    """The lists of `bundle_blocks` for machines without the files: the same bytes for the same bundle everywhere."""
     return canonical_json(lists_of(blocks)).encode()
 
 
 def keep_block_lists(raw: bytes, manifest: Manifest) -> None:
-    """Keep the lists that came with a bundle whose files aren't here; what can't be right is left out.
+    """Keep the lists that came with a bundle whose files aren't here; lists that can't be right are left out.
 
-    They needn't be trusted: they say where to look for bytes that are hashed again before they count.
+    The lists needn't be trusted: they tell where to look for bytes, which are hashed again before they count.
     """
     try:
         lists = read_json(raw)
@@ -128,7 +128,7 @@ def _read(path: Path, size_bytes: int) -> tuple[Block, ...] | None:
 
 
 def _parsed(value: object, size_bytes: int) -> tuple[Block, ...] | None:
-    """The blocks of a file of that size, None for what can't be them."""
+    """The blocks of a file of that size; None for a value that can't be its list."""
     if not isinstance(value, list) or len(value) > _MOST_BLOCKS:
         return None
     blocks = []
@@ -159,7 +159,7 @@ def _write(path: Path, blocks: Iterable[Block]) -> None:
 
 
 def _tensor_starts(bundle: Bundle) -> dict[str, list[int]]:
-    """Where tensors begin and end in a bundle's files, by path; nothing of graphs that can't be read."""
+    """The offsets where tensors begin and end in a bundle's files, by path; unreadable graphs are passed over."""
     starts: dict[str, list[int]] = {}
     for artifact in bundle.manifest.artifacts:
         if not artifact.path.endswith(".onnx") or artifact.size_bytes > _LARGEST_GRAPH_BYTES:
@@ -177,7 +177,7 @@ def _tensor_starts(bundle: Bundle) -> dict[str, list[int]]:
 def external_tensors(graph: bytes) -> Iterator[tuple[str, int, int]]:
     """File, offset and length of every initializer that an ONNX model keeps outside.
 
-    Raises ValueError or IndexError for what isn't an ONNX model.
+    Raises ValueError or IndexError for bytes that aren't an ONNX model.
     """
     for tensor in _inside(_inside([memoryview(graph)], _GRAPH), _INITIALIZER):
         entries = {_text(entry, _KEY): _text(entry, _VALUE) for entry in _inside([tensor], _EXTERNAL_DATA)}

@@ -1,4 +1,4 @@
-"""What a bundle holds and what it was made from: the manifest, whose SHA-256 is the bundle's id."""
+"""The manifest: a bundle's files, and the model, recipe and tools of its build. Its SHA-256 is the bundle's id."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def _safe_path(text: str) -> str:
-    """A relative POSIX path that stays inside the bundle on every system, and is none of its own files."""
+    """A relative POSIX path that stays inside the bundle on every system, and isn't the manifest's or a signature's."""
     problem = artifact_problem(text)
     if problem:
         raise ValueError(f"unsafe path {text[:200]!r}: {problem}")
@@ -43,7 +43,7 @@ class Artifact(Record):
 
 
 class ModelRecord(Record):
-    """What was quantized. `weights_sha256` covers configuration, tokenizer and weights."""
+    """The model that was quantized. `weights_sha256` covers configuration, tokenizer and weights."""
 
     id: str
     revision: str | None
@@ -53,9 +53,9 @@ class ModelRecord(Record):
 
 
 class Manifest(Record):
-    """What a bundle holds and what it was made from. Nothing in it tells when or where it was built.
+    """A bundle's files, and the model, recipe and tools of its build. Nothing in it tells the build's time or place.
 
-    `quality` has the figures of evaluations on this machine, each by the name of its text.
+    `quality` has the figures of evaluations on the host, each by the name of its text.
     """
 
     manifest_version: Literal[1] = 1
@@ -68,7 +68,7 @@ class Manifest(Record):
     tools: dict[str, str]
     workflow_sha256: Sha256
     quality: dict[str, Quality] = Field(default_factory=dict)
-    # What the device needs, predicted when it was built; bundles of edgephi 0.1 have none.
+    # The bundle's needs on a device, predicted at its build; bundles of edgephi 0.1 have none.
     plan: Footprint | None = None
 
     @model_validator(mode="after")
@@ -84,7 +84,7 @@ class Manifest(Record):
 
     @property
     def identity(self) -> str:
-        """What stays the same when figures are recorded: the hash of the manifest without its quality."""
+        """The hash of the manifest without its quality, which stays the same when figures are recorded."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"quality"})).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Signatures of bundles, made and verified by OpenSSH's ssh-keygen.
 
-What is signed is the manifest, which has the hash of every file. A signature is a file of the folder `signatures`
-beside it, and no artifact: a bundle keeps its id, and several people may sign it.
+A signature is made of the manifest, which has the hash of every file. It is a file of the folder `signatures` beside
+the manifest, and no artifact: a bundle keeps its id, and several people may sign it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEYS = ("id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa")
 _GOOD = re.compile(r"\bwith (\S+) key (SHA256:\S+)$", re.MULTILINE)
 # Lines of signers that count at some times only: a key's own limits, and certificates, which have theirs.
 _CLOCK = re.compile(rb"valid-(?:after|before)|cert-authority", re.IGNORECASE)
-# What ssh-keygen says while all goes well.
+# The lines that ssh-keygen prints while all goes well.
 _ROUTINE = ("Signing file ", "Write signature to ")
 
 
@@ -41,7 +41,7 @@ class Signature:
     """One signature of a bundle, by the name of its file.
 
     `key` is the type and the fingerprint of the key that made it, None when it isn't right for this manifest; `signer`
-    whose key that is, where signers were asked; `refused` why it doesn't count.
+    is the owner of that key, where signers were given; `refused` is the reason why the signature doesn't count.
     """
 
     name: str
@@ -74,10 +74,11 @@ class Approval:
 
 
 def sign(bundle: Bundle, key: Path | None = None) -> Service[Signature]:
-    """Sign a bundle, whose files are held against its manifest first.
+    """Sign a bundle, after holding its files against its manifest.
 
-    `key` is a private key's file, or a public one's whose private part ssh-agent has; ~/.ssh's usual ones by default.
-    ssh-keygen itself asks for a passphrase, on the terminal. Raises ConfigError, CorruptBundle, SignatureError.
+    `key` is the file of a private key, or of a public key whose private part ssh-agent has; by default the first of the
+    usual ones in ~/.ssh. ssh-keygen itself asks for a passphrase, on the terminal. Raises ConfigError, CorruptBundle,
+    SignatureError.
     """
     key = _key_file(key)
     yield from verify_bundle(bundle)
@@ -92,7 +93,7 @@ def sign(bundle: Bundle, key: Path | None = None) -> Service[Signature]:
 
 
 def _run_sign(key: Path, file: Path) -> Service[None]:
-    # Its stdin stays the terminal, where it asks: from a pipe it would ask nobody.
+    # ssh-keygen's stdin stays the terminal, where it asks for a passphrase: through a pipe it would ask nobody.
     argv = [_program(), "-Y", "sign", "-n", NAMESPACE, "-f", str(key), str(file)]
     said: list[str] = []
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment()) as process:
@@ -102,7 +103,7 @@ def _run_sign(key: Path, file: Path) -> Service[None]:
                 text = line.decode("utf-8", "replace").strip()
                 if text and not text.startswith(_ROUTINE):
                     said.append(text)
-                    # A security token wants to be touched, and says so.
+                    # For example, ssh-keygen asks for a touch of the security token.
                     yield Step(text)
         except BaseException:
             process.kill()
@@ -154,10 +155,10 @@ def _keep(bundle: Bundle, key: str, text: str) -> str:
 
 
 def read_signatures(bundle: Bundle) -> dict[str, str]:
-    """A bundle's signatures by the names of their files. Raises CorruptBundle for what can't be one."""
+    """A bundle's signatures by the names of their files. Raises CorruptBundle for a file that can't be one."""
     found = {}
     for file in signature_files(bundle.path):
-        # Neither a link nor a pipe, which would be waited for.
+        # Links are refused, and pipes too: reading one could wait for ever.
         plain = signature_name(file.name) and file.is_file() and not file.is_symlink()
         if not plain or file.stat().st_size > LARGEST_SIGNATURE_BYTES:
             raise CorruptBundle(f"{shown(file)}: not a signature", "delete it")
@@ -169,9 +170,9 @@ def read_signatures(bundle: Bundle) -> dict[str, str]:
 
 
 def check_signed(bundle: Bundle, target: Target) -> Signature | None:
-    """Hold a bundle's signatures against what a target demands; the one that counts, None when it demands none.
+    """Hold a bundle's signatures against a target's signers; returns the one that counts, None when none is demanded.
 
-    Raises SignatureError that says what is missing and what to type, CorruptBundle.
+    Raises SignatureError, which says what is missing and what to type, and CorruptBundle.
     """
     approval = approve(bundle, target)
     return None if approval is None else approval.signature
@@ -230,7 +231,7 @@ def _read_signers(target: Target, signers: Path) -> bytes:
 def check_signatures(
     target: Target, name: str, release: str, manifest: bytes, signatures: Mapping[str, str]
 ) -> Signature | None:
-    """The same for a manifest and signatures from anywhere; `name` and `release` go into messages."""
+    """Do as `check_signed`, for a manifest and signatures from anywhere; `name` and `release` go into messages."""
     signers = target.signers_file
     if signers is None:
         return None
@@ -255,7 +256,7 @@ def check_signatures(
 
 
 def refuse_wrong(bundle: Bundle, signatures: Sequence[Signature]) -> None:
-    """Raise SignatureError when one of a bundle's signatures isn't right, whoever made it."""
+    """Raise SignatureError when one of a bundle's signatures isn't right, no matter who made it."""
     wrong = [f"{signature.name}: {signature.refused}" for signature in signatures if signature.refused]
     if wrong:
         hint = f"delete it in {shown(bundle.path / SIGNATURES)}, and have the bundle signed again"
@@ -263,7 +264,7 @@ def refuse_wrong(bundle: Bundle, signatures: Sequence[Signature]) -> None:
 
 
 def examine(manifest: bytes, signatures: Mapping[str, str], signers: Path | None = None) -> list[Signature]:
-    """Judge each signature: whether it is right for the manifest and, with `signers`, whether one of them made it.
+    """Judge each signature: it has to be right for the manifest and, with `signers`, made by one of them.
 
     Raises SignatureError where there is no ssh-keygen.
     """
@@ -305,7 +306,7 @@ def _why_unknown(key: str, said: str) -> str:
 
 
 def _ask(operation: str, *args: str, data: bytes = b"") -> tuple[bool, str]:
-    """Whether ssh-keygen agrees, and what it said: on stdout if it does, else on stderr."""
+    """Ask ssh-keygen: true when it agrees, and its output, from stdout if it agrees, else from stderr."""
     try:
         done = subprocess.run(
             [_program(), "-Y", operation, *args],
@@ -329,13 +330,13 @@ def _program() -> str:
 
 
 def _environment() -> dict[str, str]:
-    # Its words are read.
+    # The code looks for ssh-keygen's English words.
     return os.environ | {"LC_ALL": "C"}
 
 
 @contextmanager
 def _scratch(name: str, content: bytes) -> Iterator[Path]:
-    """A file of that content, alone in a private folder that goes with the block."""
+    """A file of that content, alone in a private folder that is deleted after the block."""
     with tempfile.TemporaryDirectory(prefix="edgephi-sign-") as folder:
         file = Path(folder, name)
         file.write_bytes(content)

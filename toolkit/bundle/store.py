@@ -45,7 +45,7 @@ class Bundle:
 
     @property
     def is_here(self) -> bool:
-        """Whether the artifacts lie beside the manifest; devices can pull a bundle of which nothing else is here."""
+        """True when the artifacts lie beside the manifest; devices can pull a bundle whose manifest alone is here."""
         return all((self.path / artifact.path).is_file() for artifact in self.manifest.artifacts)
 
 
@@ -63,7 +63,7 @@ def write_bundle(folder: Path, manifest: Manifest) -> Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read a bundle's manifest; the artifacts are looked at by `verify_bundle` only.
+    """Read a bundle's manifest; only `verify_bundle` looks at the artifacts.
 
     Raises ConfigError when there is no bundle, CorruptBundle when its manifest can't be trusted.
     """
@@ -85,7 +85,7 @@ def open_bundle(path: Path) -> Bundle:
 def verify_bundle(bundle: Bundle) -> Service[None]:
     """Hold every file against the manifest.
 
-    Raises CorruptBundle that lists all that is wrong: missing, changed, added or linked files.
+    Raises CorruptBundle that lists every wrong file: missing, changed, added or linked.
     """
     wrong = list(_extra_files(bundle))
     total, done = bundle.manifest.size_bytes, 0
@@ -128,17 +128,17 @@ def _extra_files(bundle: Bundle) -> Iterator[str]:
 
 
 def signature_files(folder: Path) -> list[Path]:
-    """The signatures that stand beside a bundle's manifest; nothing says yet that they are right."""
+    """The files of signatures beside a bundle's manifest, unchecked."""
     return sorted((folder / SIGNATURES).glob("*.sig"))
 
 
 def store_dir() -> Path:
-    """Where built bundles lie, each in a folder named by its id."""
+    """The store: the folder of the built bundles, each in a folder named by its id."""
     return cache_dir() / "bundles"
 
 
 def list_bundles() -> list[Bundle]:
-    """The bundles in the store by name. One with a broken manifest is left out; `verify` names it by path."""
+    """The bundles in the store, by name. One with a broken manifest is left out; `bundle verify FOLDER` judges it."""
     found = []
     for folder in store_dir().glob("*"):
         try:
@@ -153,7 +153,7 @@ def list_bundles() -> list[Bundle]:
 def find_bundle(ref: str) -> Bundle:
     """A bundle by folder, by the first characters of its id (6 or more), or by its name in the store.
 
-    Raises ConfigError when nothing or more than one bundle is meant.
+    Raises ConfigError when `ref` means no bundle, or more than one.
     """
     if os.sep in ref or "/" in ref or Path(ref).is_dir():
         return open_bundle(Path(ref).expanduser())
@@ -211,7 +211,7 @@ def _replace_stored(stored: list[Bundle], manifest: Manifest) -> Bundle:
             beside.replace(final)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    # Killed before this, two of one identity stay: whoever looks takes the one with figures.
+    # After a kill before this, two bundles of one identity stay: a look-up takes the one with more figures.
     for old in stored:
         if old.id != made.id:
             shutil.rmtree(old.path)
@@ -225,7 +225,7 @@ def _replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
     changed = beside.read_bytes() != (folder / MANIFEST_NAME).read_bytes()
     beside.replace(folder / MANIFEST_NAME)
     if changed:
-        # They were made for the manifest without the figures.
+        # The signatures were made for the manifest without the figures.
         shutil.rmtree(folder / SIGNATURES, ignore_errors=True)
     return open_bundle(folder)
 

@@ -8,11 +8,11 @@ from pydantic import ConfigDict, Field, JsonValue, StrictBool
 
 from toolkit.catalog.record import OpenRecord
 
-# The most that a device is believed, in a fact or in any other answer.
+# The bounds of what a device is believed, in a fact or in any other answer.
 Text = Annotated[str, Field(strict=True, max_length=4096)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**40)]
 Bytes = Annotated[int, Field(strict=True, ge=0, lt=2**60)]
-# Of the years 1970 to 2242: what a clock tells has to be one that can be written as a date.
+# The years 1970 to 2242: the time of a clock must be one that can be written as a date.
 UnixTime = Annotated[float, Field(strict=True, ge=0, lt=2**33)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -28,7 +28,7 @@ class Jetson(OpenRecord):
 class ProbeFacts(OpenRecord):
     """The facts that something depends on; others are kept as they came and travel along, into reports.
 
-    None, or empty, is what the device doesn't tell. The order is the agent's.
+    A fact that the device doesn't tell is None, or empty. The order is the agent's.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -65,7 +65,7 @@ class ProbeFacts(OpenRecord):
     throttled: dict[Text, StrictBool] | None
     load_average: tuple[Number, ...] | None
     clock_unix_s: UnixTime
-    # The emulator's name; reports mark figures by it. Agents of before emulated boards don't say it.
+    # The emulator's name; reports mark figures by it. Agents older than emulated boards don't tell it.
     emulated: Text | None = None
     install_root: Text
     root_error: Text | None

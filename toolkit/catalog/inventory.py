@@ -11,12 +11,12 @@ from toolkit.catalog.target import ALL, Target
 from toolkit.errors import ConfigError
 
 _NOT_IN_A_GROUP_NAME = re.compile(r"[^A-Za-z0-9_]")
-# Ansible's own groups: every host is in the first, and in the second who is in no other.
+# Ansible's own groups: every host is in the first, and every host that no other group has is in the second.
 _RESERVED = (ALL, "ungrouped")
 
 
 def ansible_inventory(targets: Sequence[Target]) -> dict[str, Any]:
-    """What a dynamic inventory prints for `--list`: a group for each tag and, as `profile_…`, for each profile.
+    """The output of a dynamic inventory for `--list`: a group for each tag and, as `profile_…`, for each profile.
 
     Raises ConfigError when two tags have the same name in Ansible's letters.
     """
@@ -45,14 +45,14 @@ def _groups(target: Target) -> Iterator[tuple[str, str]]:
 
 
 def ansible_host(target: Target) -> dict[str, Any]:
-    """What a dynamic inventory prints for `--host`; what is absent is left to ~/.ssh/config, there as here."""
+    """The output of a dynamic inventory for `--host`; absent settings are left to ~/.ssh/config, there as here."""
     known, python = target.known_hosts, target.python if target.names_python else None
     variables = {
         "ansible_connection": "local" if target.transport == "local" else None,
         "ansible_host": target.host,
         "ansible_port": target.port,
         "ansible_user": target.user,
-        # The file's name; what is in it stays where it is.
+        # The name of the key file alone: its content isn't copied.
         "ansible_ssh_private_key_file": str(target.identity_file) if target.identity_file else None,
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={shlex.quote(str(known))}" if known else None,
         "ansible_python_interpreter": python,

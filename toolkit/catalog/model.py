@@ -1,4 +1,4 @@
-"""Models: Phi-3 in Hugging Face layout, what shape it has, and which exact files it is."""
+"""Models: Phi-3 in Hugging Face layout, its shape, and the exact files that make it up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LFS_POINTER = b"version https://git-lfs"
 class SourceModel:
     """A model on this machine. `id` is a hub id, a shipped name or the folder's own name.
 
-    `remote_code`: Python files of its folder are run, which somebody said they trust.
+    `remote_code`: a build runs Python files of the folder, which the user has said they trust.
     """
 
     id: str
@@ -52,7 +52,7 @@ class SourceModel:
 
 
 def refuse_remote_code(where: str, architecture: str) -> ConfigError:
-    """What a model is told that needs code of its own, which nobody has said they trust."""
+    """The error for a model that needs code of its own, which the user hasn't said they trust."""
     return ConfigError(
         f"{where}: architecture '{architecture}' needs remote code: Python files that come with the model and run "
         "on this machine with your rights while it is built",
@@ -89,7 +89,7 @@ def open_model(
 def known_shape(ref: str) -> ModelShape:
     """The shape of a model without its weights: a folder's config.json, a shipped model, a preset or its hub id.
 
-    Raises ConfigError for what is none of these; nothing is downloaded.
+    Raises ConfigError for any other `ref`; nothing is downloaded.
     """
     path = Path(ref).expanduser()
     if path.is_dir():
@@ -115,7 +115,7 @@ def shipped_model(name: str) -> SourceModel | None:
 
 
 def missing_tokenizer(where: str, names: list[str]) -> ConfigError:
-    """What a model is told without the tokenizer files that builds and devices read."""
+    """The error for a model without the tokenizer files that builds and devices read."""
     hint = (
         "copy them from the model's page, or save the tokenizer again with transformers; "
         "those of Phi-3-small stand on the page of its ONNX version"
@@ -140,7 +140,7 @@ def _check_weights(folder: Path, where: str) -> None:
 
 
 def _check_remote_code(config: dict[str, Any], folder: Path, where: str) -> None:
-    """The code has to lie in the folder, where its hash becomes the model's; nothing is fetched for it."""
+    """Check that the code lies in the folder, where it is part of the model's hash; nothing is fetched for it."""
     mapped = config.get("auto_map")
     named = mapped.get("AutoModelForCausalLM") if isinstance(mapped, dict) else None
     if not isinstance(named, str):
@@ -166,7 +166,7 @@ def _weight_names(folder: Path) -> list[str]:
 
 
 def _shard_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file, as far as its header and its size tell."""
+    """The mistake in a safetensors file, as far as its header and its size show one; else None."""
     if not path.is_file():
         return f"{path.name}: missing"
     size = path.stat().st_size

@@ -1,6 +1,6 @@
 """Published Phi-3 shapes, so that a model of any size can be synthesized, planned and tested offline.
 
-Each is a file of `toolkit/data/presets`: the model's config.json as the hub has it, and beside it what edgephi adds.
+Each is a file of `toolkit/data/presets`: the model's config.json as the hub has it, and the facts that edgephi adds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ V = TypeVar("V")
 
 # The longest published lists of factors take 3 KiB.
 _LARGEST_BYTES = 64 << 10
-# A synthesized model's tokenizer and its end of a text are made of them.
+# The tokenizer of a synthesized model, and its end of a text, are made of these tokens.
 _NEEDED_TOKENS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 
 
@@ -62,7 +62,7 @@ class Preset:
 
     @property
     def rotary_dim(self) -> int:
-        """How many of a head's elements are rotated; the rest knows no position."""
+        """The number of a head's elements that are rotated; the others carry no position."""
         return int(self.head_dim * self.partial_rotary_factor)
 
     @property
@@ -130,8 +130,8 @@ class _Positions(OpenRecord):
 def read_preset(path: Path) -> tuple[int, Preset]:
     """The preset that a file describes, and its position among the others; its name is the file's.
 
-    Raises ConfigError that names the file for one that can't be read, is longer than 64 KiB, or holds what no Phi-3
-    could be made of.
+    Raises ConfigError, which names the file, when it can't be read, is longer than 64 KiB, or describes no possible
+    Phi-3.
     """
     where = shown(path)
     try:
@@ -176,7 +176,7 @@ def _preset(name: str, content: _PresetFile, shape: ModelShape, positions: _Posi
 
 
 def _problem(preset: Preset) -> str | None:
-    """The mistake that a synthesized model of the preset would fail of; None when there is none."""
+    """The mistake in a preset that would make a model synthesized from it fail; None when there is none."""
     if missing := [token for token in _NEEDED_TOKENS if token not in preset.token_ids]:
         return f"preset.token_ids: missing: {', '.join(missing)}"
     if not all(0 <= number < preset.vocab_size for number in preset.token_ids.values()):

@@ -1,4 +1,4 @@
-"""Profiles: what a class of device has, what runs on it, and which recipe suits it. One TOML file each."""
+"""Profiles: a class of device with its hardware, its runtime and the recipe that suits it. One TOML file each."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Hardware(Record):
-    """What the device has. `auto` means this machine and is read while parsing."""
+    """The device's hardware. `auto` means this machine and is read while parsing."""
 
     arch: Annotated[
         Literal["aarch64", "x86_64"],
@@ -165,7 +165,7 @@ class Hardware(Record):
 
 
 class RuntimeTable(RuntimeSettings):
-    """What executes a bundle there, and how."""
+    """The runtime that executes a bundle there, and its settings."""
 
     provider: Literal["cpu", "cuda", "openvino", "qnn", "vitisai"] = Field(
         description="execution provider of ONNX Runtime"
@@ -190,7 +190,7 @@ class RuntimeTable(RuntimeSettings):
 
 
 class Defaults(Record):
-    """What is built for the device when nobody says otherwise."""
+    """The recipe and the context that a build for the device takes, unless the user names others."""
 
     recipe: str = Field(description="name of a recipe")
     context_tokens: Annotated[int, Field(strict=True, ge=1, le=131072)] = Field(
@@ -281,7 +281,7 @@ def load_profile(name_or_path: str) -> Profile:
 
 
 def list_profiles() -> list[Profile | BrokenProfile]:
-    """Every profile that a name reaches, by name and by the figures in the names: 8gb before 16gb."""
+    """Every profile that a name reaches, sorted by name, with the numbers in names by value: 8gb before 16gb."""
     found = sorted(find_toml("profiles").items(), key=lambda item: _natural(item[0]))
     return [_load_or_report(name, path) for name, path in found]
 

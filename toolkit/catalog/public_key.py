@@ -33,7 +33,7 @@ def fingerprint(blob: bytes) -> str:
 
 
 def public_key(key_type: str, encoded: str) -> PublicKey | None:
-    """A key of its two fields; None when they aren't one."""
+    """The key that the two fields of a line make; None when they make none."""
     try:
         blob = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""Which Python of a device executes its runtime, and what to type there when none does."""
+"""The choice of a device's Python for its runtime, and the command that installs one when none suits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# What runtimes are made with, as far as their profiles allow.
+# The versions of Python that runtimes are made with, as far as their profiles allow.
 MINORS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-# The agent's syntax.
+# The version whose syntax the agent keeps to.
 OLDEST = (3, 9)
-# What is proposed for installing: the version that most systems have packages of comes first.
+# The versions to propose for installing: the one that most systems have packages of comes first.
 _PROPOSED = ("3.12", "3.13", "3.11", "3.14", "3.10")
 _UV = "curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv python install {version}"
 _APT = "sudo apt-get install -y python3 python3-venv"
@@ -43,7 +43,7 @@ class Interpreter:
 
 
 def suits(version: str, wanted: str) -> bool:
-    """Whether a version of Python is one that a specifier like `>=3.11,<3.15` means; no preview of one is."""
+    """Tell if a specifier like `>=3.11,<3.15` admits a version of Python; it admits no preview."""
     from packaging.specifiers import SpecifierSet
 
     # A Python built from a checkout calls itself 3.11.2+.
@@ -51,7 +51,7 @@ def suits(version: str, wanted: str) -> bool:
 
 
 def best(found: Iterable[Interpreter], wanted: str) -> Interpreter | None:
-    """The newest that suits, and one that can make environments with pip before one that can't."""
+    """The newest of those that suit; an interpreter that can make environments with pip comes before one that can't."""
     fitting = [interpreter for interpreter in found if suits(interpreter.version, wanted)]
     return max(fitting, key=lambda one: (one.has_ensurepip, _numbers(one.version)), default=None)
 
@@ -61,7 +61,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def how_to_install(os_name: str | None, wanted: str) -> str:
-    """What to type on a system, called as its os-release or Windows does, to get a Python that suits."""
+    """The hint for getting a Python that suits; `os_name` is the system's name in os-release, or Windows' own."""
     name = os_name or ""
     for system, version in _OWN.items():
         if name.startswith(system) and suits(f"{version}.0", wanted):

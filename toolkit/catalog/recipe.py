@@ -1,4 +1,4 @@
-"""Recipes: how a model becomes a bundle."""
+"""Recipes: the settings that turn a model into a bundle."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Calibration(Record):
 
     @property
     def tokens(self) -> int:
-        """How many tokens the text must have at least."""
+        """The least number of tokens that the text must have."""
         return self.samples * self.sequence_tokens
 
 
 class MixedPrecision(Record):
     """Some matrices in other bits than the recipe's.
 
-    `kquant-mixed` and `kquant-down` keep the matrices in 8 bits that llama.cpp keeps so: the head, and in the first
-    eighth, the last eighth and every third of the layers between, the down projections (`-mixed`: and the attention's
-    inputs). `snr` (signal to noise) and `iqe` (inverse of the quantization error) rank all matrices by the noise that
-    quantizing adds, `-relative` by how much the other bits would change it; `share` of the weights get `bits`: the
-    most sensitive ones 8, the least sensitive ones 2.
+    `kquant-mixed` and `kquant-down` give 8 bits to the matrices that llama.cpp gives them to: the head, and the down
+    projections (`-mixed`: also the attention's inputs) of the first eighth of the layers, of the last eighth, and of
+    every third layer between. `snr` (signal to noise) and `iqe` (inverse of the quantization error) rank all matrices
+    by the noise that quantizing adds, `-relative` by the change of it that the other bits would bring; `share` of the
+    weights get `bits`: the most sensitive ones 8, the least sensitive ones 2.
     """
 
     method: Literal["kquant-mixed", "kquant-down", "snr", "snr-relative", "iqe", "iqe-relative"]
@@ -113,7 +113,7 @@ class Recipe(Record):
 
     @property
     def calibrated(self) -> bool:
-        """Whether the build looks at text."""
+        """True when the build looks at text."""
         return self.algorithm == "gptq" or self.kv_cache_bits is not None
 
     @property
@@ -121,7 +121,7 @@ class Recipe(Record):
         return self.algorithm != "none"
 
     def table(self) -> dict[str, Any]:
-        """What a manifest records: the name, and every setting that decides the result."""
+        """The recipe as a manifest records it: the name, and every setting that decides the result."""
         return {"name": self.name} | self.model_dump(mode="json", exclude_none=True, exclude={"description"})
 
 
@@ -148,7 +148,7 @@ def _load(path: Path) -> Recipe:
 
 
 def check_calibration(recipes: Sequence[Recipe], given: Path | None) -> None:
-    """Raise ConfigError when text is given to recipes of which none looks at any, or when there is no such file."""
+    """Raise ConfigError when text is given to recipes none of which looks at any, or when its file doesn't exist."""
     if given is not None and recipes:
         calibration_file(next((recipe for recipe in recipes if recipe.calibrated), recipes[0]), given)
 
@@ -173,7 +173,7 @@ def calibration_file(recipe: Recipe, given: Path | None = None) -> Path | None:
 
 
 def impossible(recipe: Recipe, provider: str, *, remote_code: bool = False) -> str | None:
-    """Why a recipe can't be built for a provider, or from a model with remote code; None when it can."""
+    """The obstacle to building a recipe for a provider, or from a model with remote code; None when there is none."""
     if recipe.bits == 16 and provider == "cpu":
         return f"recipe '{recipe.name}': 16-bit floats are for GPU providers; the CPU's kernels want 32"
     if recipe.kv_cache_bits is not None and provider != "cpu":
@@ -187,7 +187,7 @@ def impossible(recipe: Recipe, provider: str, *, remote_code: bool = False) -> s
 
 
 def _by_the_builder(recipe: Recipe) -> bool:
-    """Whether the model builder can do all that a recipe asks for, without Olive's passes."""
+    """Tell if the model builder can do all that a recipe asks for, without Olive's passes."""
     if not recipe.quantized:
         return True
     plain = recipe.mixed is None and recipe.head_bits is None and recipe.kv_cache_bits is None and not recipe.rotate

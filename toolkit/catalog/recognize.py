@@ -1,4 +1,4 @@
-"""Which profile suits a device, from what its probe says."""
+"""The choice of the profile that suits a device, by the facts that its probe found."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from toolkit.errors import ConfigError
 
 # A board's firmware and GPU keep a part of the memory that the data sheet counts.
 _RAM_SHARE = 0.8
-# More than half as much again as the profile counts on is worth a word.
+# Over half as much memory again as the profile counts on is worth a word to the user.
 _MUCH_MORE_RAM = 1.5
-# The machine that edgephi runs on; what it says of memory and cores is true nowhere else.
+# The profile of the machine that edgephi runs on: its figures of memory and cores are true nowhere else.
 _HERE = "local"
 
 
 @dataclass(frozen=True)
 class Match:
-    """The profile that suits a device best, and why, in texts for people."""
+    """The profile that suits a device best, and the reasons, worded for people."""
 
     profile: Profile
     reasons: tuple[str, ...]
 
 
 def misfit(profile: Profile, probe: ProbeFacts) -> str | None:
-    """Why a profile can't serve the probed device (other CPU, other system, too little memory); None when it can."""
+    """The reason why a profile can't serve the probed device (other CPU or system, too little memory), or None."""
     hardware = profile.hardware
     if probe.arch != hardware.arch:
         return f"the device is {probe.arch}, the profile says {hardware.arch}"
@@ -53,9 +53,9 @@ def recognized(profile: Profile, probe: ProbeFacts) -> str | None:
 def propose_profile(probe: ProbeFacts, profiles: Sequence[Profile], name: str) -> Match:
     """The best of `profiles` for the device that answered `probe`; `name` is what messages call it.
 
-    One that recognizes the device comes before one for any device of its kind, then the one that counts on the most of
-    its memory (on the least where that isn't told); a variant of a profile that fits as well comes after it. Profile
-    `local` is never proposed. Raises ConfigError that names the candidates and what keeps each of them out.
+    A profile that recognizes the device comes before one for any device of its kind; then comes the one that counts on
+    the most memory (on the least where the probe doesn't tell the device's), and a profile before those that extend it.
+    Profile `local` is never proposed. Raises ConfigError that names the candidates and the obstacle of each.
     """
     found = [profile for profile in profiles if profile.name != _HERE]
     obstacles = {profile.name: _obstacle(profile, probe) for profile in found}

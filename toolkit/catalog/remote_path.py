@@ -10,11 +10,11 @@ import re
 
 from toolkit.untrusted import is_windows_device
 
-# What no shell reads as anything but itself, so that such paths never need quotes.
+# Characters that every shell takes as they are, so that such paths never need quotes.
 _PLAIN = re.compile(r"[A-Za-z0-9._/~:-]+")
 _DRIVE = re.compile(r"[A-Za-z]:(/|\Z)")
 _LAUNCHER = re.compile(r"py(\.exe)?( -3(\.\d{1,2})?(-(32|64|arm64))?)?")
-# What Windows allows in no name, and what cmd.exe can't be kept from reading.
+# Characters that Windows allows in no name, and %, which cmd.exe expands even in quotes.
 _NOT_IN_NAMES = re.compile(r'[<>:"|?*%\x00-\x1f]')
 
 
@@ -70,11 +70,11 @@ def python_argv(command: str) -> list[str]:
 
 
 def from_login_folder(path: str) -> str:
-    """Without `~/`: commands and SFTP both start in the login folder, and no shell expands a tilde that is quoted."""
+    """The path without `~/`: commands and SFTP start in the login folder, and no shell expands a quoted tilde."""
     return path.removeprefix("~/")
 
 
 def sftp_path(path: str) -> str:
-    """As an SFTP server takes it: Windows' drives are folders of its root, /C:/Users/me."""
+    """The path as an SFTP server takes it: Windows' drives are folders of its root, /C:/Users/me."""
     inside = from_login_folder(path).rstrip("/") or path
     return f"/{inside}" if _DRIVE.match(inside) else inside

@@ -1,4 +1,4 @@
-"""How a release is executed: the runtime's knobs that change speed and memory, and no bundle's bytes."""
+"""The settings with which the runtime executes a release: they change speed and memory, and no bundle's bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from toolkit.catalog.record import Record
 
-# What the runtime drafts when nobody says how much.
+# The number of tokens that the runtime drafts when nobody names one.
 DRAFT_TOKENS = 4
 OFF = 0
 
@@ -16,9 +16,9 @@ OFF = 0
 class RuntimeSettings(Record):
     """Threads, chunked prefill, and n-gram (prompt-lookup) speculative decoding.
 
-    An absent value is the device's own choice; 0 switches off what an extended profile switched on. Bounds are
-    onnxruntime-genai's. Speculation proposes what followed the last `ngram_size` tokens where they stood before, and
-    the model checks up to `max_draft_tokens` of them at once: it pays where an answer repeats its prompt.
+    An absent value is the device's own choice; 0 switches off a setting that an extended profile switched on. Bounds
+    are onnxruntime-genai's. Speculation proposes the tokens that followed the last `ngram_size` ones where those stood
+    before, and the model checks up to `max_draft_tokens` of them at once: it pays where an answer repeats its prompt.
     """
 
     threads: Annotated[int, Field(strict=True, ge=1)] | None = Field(
@@ -49,7 +49,7 @@ class RuntimeSettings(Record):
         return tokens
 
     def resolved(self, cores: int) -> RuntimeSettings:
-        """With every choice made for a device of that many cores: equal values mean equal runs."""
+        """The settings with every choice made for a device of that many cores: equal values mean equal runs."""
         speculates = bool(self.ngram_size)
         return RuntimeSettings(
             threads=self.threads or cores,
@@ -60,7 +60,7 @@ class RuntimeSettings(Record):
 
     @property
     def text(self) -> str:
-        """`4 threads, chunks of 128, 3-gram drafts of 8`; what isn't set isn't said."""
+        """`4 threads, chunks of 128, 3-gram drafts of 8`; settings that are absent or off are left out."""
         parts = []
         if self.threads:
             parts.append("1 thread" if self.threads == 1 else f"{self.threads} threads")

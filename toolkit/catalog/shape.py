@@ -13,7 +13,7 @@ from toolkit.config import shown
 from toolkit.errors import ConfigError
 
 SUPPORTED = ("Phi3ForCausalLM",)
-# Transformers has no code for it: it comes with the model, and runs only when it is trusted.
+# Transformers has no code for these: theirs comes with the model, and runs only when it is trusted.
 REMOTE_CODE = ("Phi3SmallForCausalLM",)
 
 
@@ -52,7 +52,7 @@ class ModelShape(OpenRecord):
 
     @property
     def norm_parameters(self) -> int:
-        """What stays in floats beside the embedding: norms, and the biases of an architecture that has them."""
+        """The parameters that stay floats beside the embedding: norms, and biases of an architecture that has them."""
         norms = (2 * self.layers + 1) * self.hidden
         if not self.needs_remote_code:
             return norms
@@ -105,7 +105,7 @@ def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
 
 
 def _rotary_dim(head_dim: object, partial_rotary_factor: object) -> object:
-    """How many of a head's elements are rotated: all of them unless the configuration names a share."""
+    """The number of a head's elements that are rotated: all of them unless the configuration names a share."""
     if isinstance(head_dim, int) and isinstance(partial_rotary_factor, (int, float)):
         return int(head_dim * partial_rotary_factor)
     return head_dim

@@ -1,4 +1,4 @@
-"""Who may sign for a target: OpenSSH's `allowed_signers` files (ssh-keygen(1)), read, added to and taken from."""
+"""The signers of a target: OpenSSH's `allowed_signers` files (ssh-keygen(1)), read, added to and taken from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.files import write_whole
 
-# What a signature says that it is for; a key that signs mails or commits doesn't release bundles by that.
+# The purpose that a signature names: one that a key made for a mail or a commit releases no bundle.
 NAMESPACE = "edgephi-bundle"
 _LARGEST_BYTES = 1 << 20
 # A text in double quotes may have blanks in it.
@@ -48,22 +48,23 @@ def parse_signers(text: str) -> Iterator[Signer]:
 
 
 def list_signers(target: Target) -> list[Signer]:
-    """Who may sign for a target; nobody when it takes unsigned bundles. Raises ConfigError for an unreadable file."""
+    """The signers of a target; none when it takes unsigned bundles. Raises ConfigError for an unreadable file."""
     file = target.signers_file
     return [] if file is None else list(parse_signers(_read(file)))
 
 
 def add_signer(target: Target, identity: str, key_file: Path) -> tuple[Path, Signer]:
-    """Let whoever has the private part of a key sign for a target, under a name; returns the file and the new line.
+    """Let the holder of a key sign for a target, under a name; returns the file of signers and the new line.
 
-    The first one makes the file, beside the target's own, and the demand. Raises ConfigError for an identity or a key
-    that can't be one, for one that is there already, and for a target whose file can't be changed.
+    The first signer makes the file, beside the target's own, and the target's demand for signatures. Raises ConfigError
+    for text that can't be an identity or a key, for a pair that is there already, and for a target whose file can't be
+    changed.
     """
     if not _IDENTITY.fullmatch(identity):
         raise ConfigError(f"{identity!r} can't name a signer", "letters, digits and . _ @ + % / = - only")
     key = read_public_key(key_file)
     file = target.signers_file
-    # The demand first: killed in between, a target refuses everything rather than taking anything.
+    # The demand comes first: after a kill in between, the target refuses all bundles rather than taking any.
     made = file is None
     file = file or _demand(target)
     text = "" if made or not file.exists() else _read(file)
@@ -77,9 +78,9 @@ def add_signer(target: Target, identity: str, key_file: Path) -> tuple[Path, Sig
 
 
 def remove_signer(target: Target, reference: str) -> tuple[Path, Sequence[Signer]]:
-    """Take the lines of an identity or of a key's fingerprint out; returns the file, and who is left.
+    """Remove the lines of an identity or of a key's fingerprint; returns the file, and the signers left.
 
-    When nobody is left the target takes nothing any more. Raises ConfigError unless a line fits.
+    When none is left the target takes no bundle any more. Raises ConfigError unless a line fits.
     """
     file = target.signers_file
     if file is None:
@@ -108,7 +109,7 @@ def read_public_key(file: Path) -> PublicKey:
 
 
 def _demand(target: Target) -> Path:
-    """Have the target's file name a file of signers, which isn't there yet; returns its path."""
+    """Write the name of a file of signers, which doesn't exist yet, into the target's file; returns its path."""
     if target.path is None or is_shipped(target.path, "targets"):
         hint = "copy it into the targets folder of your configuration first"
         raise ConfigError(f"target '{target.name}' came with edgephi and stays as it is", hint)

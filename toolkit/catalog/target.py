@@ -23,10 +23,10 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _IPV6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# How a command line tells a tag from a name, and the tag that nobody has to write.
+# The mark by which a command line tells a tag from a name, and the tag that no file has to name.
 MARK = "@"
 ALL = "all"
-# Windows has none of that name: there it is looked for under the names that it has.
+# Windows has no Python of that name: there it is looked for under the names that Windows gives it.
 DEFAULT_PYTHON = "python3"
 _SECRET = re.compile(
     r"pass(word|wd|phrase|code)|^(pass|pwd)$|token|secret|credential|(private|api|access)[_-]?key",
@@ -52,7 +52,7 @@ def _target_name(name: str) -> str:
 
 
 def _host(host: str) -> str:
-    # The text isn't repeated where it may hold what somebody thought of as a login with its password.
+    # The message doesn't repeat the text: somebody may have written a login with its password.
     if "@" in host:
         raise ValueError("the user goes into `user`, not before the host")
     if host.startswith("["):
@@ -77,7 +77,7 @@ def _ipv6(host: str) -> str:
 
 
 def can_be_python(path: str) -> bool:
-    """Whether a path on a device may stand in a target's file as its `python`."""
+    """Tell if a path on a device may stand in a target's file as its `python`."""
     try:
         python_command(path)
     except ValueError:
@@ -109,7 +109,7 @@ def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Target(Record):
-    """One machine. `name` is the file's stem; what is absent is left to OpenSSH's own configuration."""
+    """One machine. `name` is the file's stem; absent keys are left to OpenSSH's own configuration."""
 
     name: Annotated[str, AfterValidator(_target_name)] = Field(exclude=True)
     path: Path | None = Field(None, exclude=True)
@@ -144,7 +144,7 @@ class Target(Record):
 
     @property
     def signers_file(self) -> Path | None:
-        """Where `allowed_signers` lies; None when the target takes unsigned bundles too."""
+        """The path of `allowed_signers`; None when the target takes unsigned bundles too."""
         if self.allowed_signers is None:
             return None
         beside = self.path.parent if self.path else Path()
@@ -162,12 +162,12 @@ class Target(Record):
 
     @property
     def names_python(self) -> bool:
-        """Whether somebody chose the Python there; otherwise another one than the default may be taken."""
+        """True when the user chose the Python there; otherwise another one than the default may be taken."""
         return "python" in self.model_fields_set
 
 
 def over(target: Target, client: str | None) -> Target:
-    """The target over another SSH client (auto, paramiko, openssh) than its file says; this machine stays itself."""
+    """The target over another SSH client (auto, paramiko, openssh) than its file names; a local one stays as it is."""
     if client is None or target.transport == "local":
         return target
     return target.model_copy(update={"transport": "ssh" if client == "auto" else client})
@@ -231,14 +231,14 @@ def _read_groups() -> dict[str, list[str]]:
 
 
 def is_tag(word: str) -> bool:
-    """Whether a word of a command line means a tag, and not the name of one target."""
+    """Tell if a word of a command line means a tag, and not the name of one target."""
     return word.startswith(MARK)
 
 
 def target_groups(targets: Iterable[Target]) -> dict[str, list[str]]:
     """The names of the targets that `all` and each tag mean, in the order of `targets`.
 
-    What came with edgephi isn't in `all`, as this machine isn't in Ansible's `all` unless somebody writes it down.
+    Targets that came with edgephi aren't in `all`, as this machine isn't in Ansible's `all` unless it is written down.
     """
     groups: dict[str, list[str]] = {ALL: []}
     for target in targets:
@@ -253,7 +253,7 @@ def target_groups(targets: Iterable[Target]) -> dict[str, list[str]]:
 def expand(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Names of targets for words: a name stands for itself, `@tag` for its group. In order, each name once.
 
-    Names aren't looked up. Raises ConfigError for a tag that isn't in `groups`, and for a group of nobody.
+    Names aren't looked up. Raises ConfigError for a tag that isn't in `groups`, and for an empty group.
     """
     names: dict[str, None] = {}
     for word in words:
@@ -284,10 +284,10 @@ def save_target(target: Target, folder: Path, *, replace: bool = False) -> Path:
 
 
 def demand_signers(path: Path, file: str) -> None:
-    """Write `allowed_signers` into a target's file, which hasn't it yet; all else in it stays as it is."""
+    """Write `allowed_signers` into a target's file, which doesn't have it yet; the rest of the file stays as it is."""
     text = path.read_text(encoding="utf-8")
     gap = "\n" if text and not text.endswith("\n") else ""
-    # A target has no tables: what stands last in its file is a key of its own.
+    # A target's file has no tables, so that its last line is a key of the target.
     write_whole(path, f'{text}{gap}allowed_signers = "{file}"\n')
 
 
@@ -300,7 +300,7 @@ def target_toml(target: Target) -> str:
 
 
 def remove_target(name: str) -> Path:
-    """Delete the file that `name` reaches and return its path. What came with edgephi stays.
+    """Delete the file that `name` reaches and return its path. A target that came with edgephi stays.
 
     Raises ConfigError when there is none, or when it can't be deleted.
     """

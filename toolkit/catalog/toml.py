@@ -1,4 +1,4 @@
-"""TOML files become typed values: where they are looked for, and how a mistake in one is told."""
+"""TOML files become typed values: the search for the files, and the messages about mistakes in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound="BaseModel")
-# Which file a key path came from, where several were merged.
+# Tells the file that a key path came from, where several were merged.
 Origin = Callable[[Sequence[str]], Path]
 
 
@@ -38,7 +38,7 @@ def find_toml(name: str) -> dict[str, Path]:
 
 
 def is_shipped(path: Path, kind: str) -> bool:
-    """Whether a file of `kind` came with edgephi, rather than from the user."""
+    """Tell if a file of `kind` came with edgephi, rather than from the user."""
     return path.resolve().parent == shipped_dir(kind).resolve()
 
 

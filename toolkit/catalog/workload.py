@@ -1,4 +1,4 @@
-"""What a benchmark asks of a model: `benchmarks/workloads/*.toml`."""
+"""Workloads, the tasks that a benchmark gives a model: `benchmarks/workloads/*.toml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Workload(Record):
-    """Prompt and generation lengths in tokens, and how often they are repeated.
+    """Prompt and generation lengths in tokens, and the numbers of repetitions.
 
     `runs` fresh processes load the model; in each, `warmup` generations are thrown away and `repetitions` are
     kept. Perplexity is measured on `quality_tokens` of held-out text in windows of `quality_window_tokens`; 0

@@ -19,9 +19,9 @@ _PACKAGE_HINT = "apt-get install --reinstall qemu-user-static"
 
 
 def register() -> Service[None]:
-    """Have the kernel run programs for aarch64, until the machine's next start; found done where a package did it.
+    """Have the kernel run programs for aarch64, until the machine's next start; does nothing where a package did it.
 
-    Takes root. Raises ConfigError where the kernel refuses, or nothing here says how.
+    Needs root. Raises ConfigError where the kernel refuses, or QEMU's package isn't installed.
     """
     with _table() as table:
         entry = table / ENTRY
@@ -49,7 +49,7 @@ def refuse_unusable(entry: str) -> None:
 
 
 def find_line(folder: Path) -> str | None:
-    """What QEMU's package registers itself with; None where it isn't installed."""
+    """The line by which QEMU's package registers itself; None where it isn't installed."""
     for path in sorted(folder.glob(f"{ENTRY}*.conf")):
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith(f":{ENTRY}:"):
@@ -66,7 +66,7 @@ def _line() -> str:
 
 @contextmanager
 def _table() -> Iterator[Path]:
-    """The table's folder; where it isn't mounted, as in containers, for a moment on a folder of its own."""
+    """The table's folder; where it isn't mounted, as in containers, it is mounted on a temporary one for the block."""
     if (_MOUNTED / "register").exists():
         yield _MOUNTED
         return

@@ -1,6 +1,6 @@
 """Boards of one process tree: real aarch64 programs, this machine's kernel. They start in a second.
 
-A board is a folder with its own files, and a detached process in namespaces of its own whose end ends all others in it.
+A board is a folder with its own files, and a detached process in namespaces of its own: when it ends, all in them end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from toolkit.events import Progress, Service, Step
 from toolkit.files import try_lock
 
 TAG = "emulated"
-# Compiled beforehand: the board can't write there, and Python reading its library as text takes it seconds each time.
+# The library is compiled beforehand: the board can't write there, and would compile it for seconds at every use.
 DEFINITION = Definition(finish=(("python3", "-m", "compileall", "-q", "/usr/lib/python3.11"),))
 EMULATOR = "qemu-aarch64 in user mode: correctness only, no speed"
 
@@ -46,7 +46,7 @@ _POLL_S = 0.1
 
 
 class State(OpenRecord):
-    """What is kept of a board; `pid` and its start, in the kernel's ticks, name the process of the last start."""
+    """The kept state of a board; `pid` and its start, in the kernel's ticks, name the process of the last start."""
 
     name: str
     board: str
@@ -70,15 +70,15 @@ class Started:
 
 
 def boards_dir() -> Path:
-    """Where boards keep their files, each under its name."""
+    """The folder of the boards' files, each board's under its name."""
     return cache_dir() / "emulator" / "boards"
 
 
 def start(board: Board, profile: Profile, name: str, port: int | None = None) -> Service[Started]:
-    """Have an emulated board of that name running, and a target that reaches it; found so where it is.
+    """Start an emulated board of that name unless it is running, and write a target that reaches it.
 
-    The board keeps what was installed on it from start to start. Raises ConfigError for what this machine lacks or for
-    a name that is taken; HostUnreachable with the board's own words where it doesn't come up.
+    The board keeps everything that was installed on it from start to start. Raises ConfigError when this machine lacks
+    something or the name is taken; HostUnreachable with the board's own words when it doesn't come up.
     """
     target = _target(name, board, profile, port or 1)
     _refuse_taken(target)
@@ -114,7 +114,7 @@ def stop(name: str) -> bool:
         return False
     assert state.pid is not None
     first = _children(state.pid)
-    # The board's first process is in this group too. The kernel ends all others with it, and it last.
+    # The board's first process is in this group too. With it the kernel ends all others, and it ends last.
     os.killpg(state.pid, signal.SIGKILL)
     while any(start_ticks(pid) is not None for pid in (state.pid, *first)):
         time.sleep(_POLL_S)
@@ -137,7 +137,7 @@ def list_states() -> list[State]:
 
 
 def find_state(name: str) -> State | None:
-    """What is kept of a board; None for what never was one, or was cut off before it was."""
+    """The kept state of a board; None when there never was one, or its first start was cut off before it was kept."""
     try:
         return State.model_validate_json((boards_dir() / name / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError):
@@ -145,7 +145,7 @@ def find_state(name: str) -> State | None:
 
 
 def load_state(name: str) -> State:
-    """What is kept of a board. Raises ConfigError when there is none of that name."""
+    """The kept state of a board. Raises ConfigError when there is none of that name."""
     state = find_state(name)
     if state is None:
         known = ", ".join(state.name for state in list_states())
@@ -154,7 +154,7 @@ def load_state(name: str) -> State:
 
 
 def disk_bytes(name: str) -> int:
-    """What a board's own files take."""
+    """The size of a board's own files."""
     return sum(path.lstat().st_size for path in (boards_dir() / name / "home").rglob("*"))
 
 
@@ -177,7 +177,7 @@ def check_machine() -> None:
 
 
 def sshd_config(board: Board, port: int) -> str:
-    """The configuration of a board's sshd. The CPU is named in every login, for each process is an emulator's own."""
+    """The configuration of a board's sshd. It sets the CPU for every login: each process has an emulator of its own."""
     return f"""ListenAddress {HOST}
 Port {port}
 HostKey /run/edgephi/host_key
@@ -201,12 +201,12 @@ def start_argv(name: str, root: Path, folder: Path) -> list[str]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process was started, in the kernel's ticks since it was; None when there is none or it has ended."""
+    """The start of a process, in ticks since the kernel's own start; None when there is none, or it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The name before it may hold blanks and brackets.
+    # The process's name, before the last bracket, may hold blanks and brackets itself.
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
 
@@ -219,7 +219,7 @@ def _children(pid: int) -> list[int]:
 
 
 def is_ours(target: Target) -> bool:
-    """Whether a target's file is one that starting a board wrote."""
+    """Tell if a target's file is one that `start` wrote."""
     return target.identity_file == _client_key(target.name)
 
 
@@ -264,7 +264,7 @@ def _is_free(port: int) -> bool:
 
 
 def _write_files(folder: Path, board: Board, profile: Profile, state: State) -> None:
-    """The board's keys, which stay, and what it is told at each start."""
+    """Write the board's keys, which stay, and the files that it reads at each start."""
     keys = folder / "keys"
     if not keys.is_dir():
         beside = folder / ".keys.part"

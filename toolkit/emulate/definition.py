@@ -1,4 +1,4 @@
-"""What a board looks like to the programs that run on it: kinds of boards as data, their files in /proc and /sys."""
+"""Kinds of boards as data, and the files in /proc and /sys by which programs on a board know it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.record import Record
 from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 
-# Where a board says that it is emulated, and by what: the agent's probe looks there.
+# The file in which a board says that it is emulated, and by what: the agent's probe reads it.
 MARKER = "run/edgephi/emulated"
-# Of a board that has just started, what is available of its memory.
+# The share of its memory that a board has available just after its start.
 _AVAILABLE_SHARE = 0.92
 
 
@@ -50,7 +50,7 @@ def list_boards() -> list[Board]:
 def find_board(word: str) -> tuple[Board, Profile]:
     """The board that a word means, and its profile: a board's own name stands for its first profile.
 
-    Raises ConfigError naming what there is.
+    Raises ConfigError that names the boards there are.
     """
     boards = {board.name: board for board in list_boards()}
     known = {name: board for board in boards.values() for name in board.profiles} | boards
@@ -63,7 +63,7 @@ def find_board(word: str) -> tuple[Board, Profile]:
 def system_files(board: Board, ram_bytes: int, available_bytes: int | None, emulator: str) -> dict[str, str]:
     """The texts of the files by which programs know the board, by path.
 
-    `available_bytes` is what this machine has left: of more than that the board shouldn't speak.
+    `available_bytes` is the memory that this machine has left: the board mustn't promise more.
     """
     cpus = "0" if board.cores == 1 else f"0-{board.cores - 1}"
     tree = "sys/firmware/devicetree/base"

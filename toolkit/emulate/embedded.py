@@ -1,4 +1,4 @@
-"""An SSH server inside this process, over one folder, where no sshd is installed. For demos and tests."""
+"""An SSH server inside this process, over one folder, for demos and tests on machines without sshd."""
 
 from __future__ import annotations
 

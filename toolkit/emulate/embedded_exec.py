@@ -58,7 +58,7 @@ def _wait(channel: Any, child: subprocess.Popen[bytes]) -> int:
 
 
 def _feed(channel: Any, child: subprocess.Popen[bytes], stdin: IO[bytes]) -> None:
-    # The child may end, or close its stdin, while there is still something to read.
+    # The child may end, or close its stdin, while the channel still has something for it.
     with suppress(BrokenPipeError), stdin:
         while child.poll() is None and (data := channel.recv(_READ_BYTES)):
             view = memoryview(data)

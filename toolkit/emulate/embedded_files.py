@@ -1,4 +1,4 @@
-"""The embedded server's SFTP side: what lies under one folder, and nothing else."""
+"""The embedded server's SFTP side: the files under one folder, and nothing else."""
 
 from __future__ import annotations
 

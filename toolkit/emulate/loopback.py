@@ -14,9 +14,9 @@ from toolkit.errors import DeviceError
 
 @contextmanager
 def start_loopback(root: Path, *, embedded: bool = False) -> Iterator[PrivateSshd | EmbeddedServer]:
-    """A running server for the current user, ended with the block; `embedded` asks for that one in any case.
+    """A running server for the current user, which ends with the block; `embedded` asks for the embedded one always.
 
-    `kind` says which one it is. Installs are to go into `root`, by its absolute path.
+    The server's `kind` names the one that runs. Installs are to go into `root`, by its absolute path.
     """
     server = EmbeddedServer(root) if embedded or not _openssh_works(root) else PrivateSshd(root)
     with server:
@@ -24,7 +24,7 @@ def start_loopback(root: Path, *, embedded: bool = False) -> Iterator[PrivateSsh
 
 
 def _openssh_works(root: Path) -> bool:
-    """Whether sshd is here and lets this user in: it refuses locked accounts, and some have no shell."""
+    """Tell if sshd is here and lets this user in: it refuses locked accounts, and some accounts have no shell."""
     try:
         with PrivateSshd(root) as server, closing(SshTransport(server)) as transport:
             return transport.start(["true"]).wait() == 0

@@ -1,7 +1,7 @@
-"""Debian for another CPU in a folder: extracted from packages here, finished there, and kept.
+"""Debian for another CPU in a folder: extracted from packages on this machine, finished inside itself, and kept.
 
 Packages are extracted rather than installed: their scripts would take minutes in an emulated CPU, and a board that only
-serves SSH and Python needs next to nothing of what they do.
+serves SSH and Python needs next to nothing of their work.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Step
 from toolkit.files import try_lock
 
-# What belongs to a root file system of any kind: a shell with its tools, Python, what wheels link to, and a way in.
+# The packages of every root file system: a shell with its tools, Python, the library that wheels link to, and sshd.
 PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps", "libstdc++6")
-# The board's own user, who logs in.
+# The board's own user, for logins.
 USER, USER_ID = "pi", 1000
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 HOOKS = Path("/usr/share/mmdebstrap/hooks/merged-usr")
 
-# Changes whenever the code below makes something else of the same definition.
+# This number changes whenever the code below makes something else of the same definition.
 _FORMAT = 1
-# Deleted at the end. dpkg's own filters would take a minute for the texts; where packages came from and how names are
-# looked up are this machine's affairs.
+# Folders that are deleted at the end, like etc/resolv.conf. dpkg's own filters would take a minute for the texts; apt's
+# sources and the name servers are this machine's affair.
 _LEFT_OUT = ("usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info", "etc/apt", "var/lib/apt")
 # Settings of this system's apt without which it wouldn't reach its sources.
 _APT_SETTINGS = re.compile(r"Acquire::(?:[a-z]+::Proxy|Check-|Retries|http|https)", re.IGNORECASE)
@@ -40,8 +40,8 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Definition:
-    """What a root file system is made of. `finish` are commands that run inside it, each as words; None are needed to
-    log in over SSH."""
+    """The parts of a root file system. `finish` are commands that run inside it, each as words; logins over SSH need
+    none of them."""
 
     packages: tuple[str, ...] = PACKAGES
     finish: tuple[tuple[str, ...], ...] = ()
@@ -50,20 +50,20 @@ class Definition:
 
     @property
     def digest(self) -> str:
-        """Names it in the cache: the same for the same content, whatever machine makes it."""
+        """The name in the cache: the same for the same definition, no matter which machine makes it."""
         text = repr([_FORMAT, sorted(asdict(self).items()), _LEFT_OUT, USER, USER_ID])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def root_file_systems_dir() -> Path:
-    """Where they are kept, each under its definition's digest."""
+    """The folder of root file systems, each under its definition's digest."""
     return cache_dir() / "emulator" / "rootfs"
 
 
 def root_file_system(definition: Definition) -> Service[Path]:
-    """The folder of a root file system, with root's and other users' files in it; made the first time, then found.
+    """The folder of a root file system, with root's and other users' files in it; it is made once, and then found.
 
-    Takes root. Raises ConfigError where something is missing on this machine, or packages can't be got.
+    Needs root. Raises ConfigError when this machine lacks a program, or can't get packages.
     """
     folder = root_file_systems_dir() / definition.digest
     if folder.is_dir():
@@ -90,12 +90,12 @@ def root_file_system(definition: Definition) -> Service[Path]:
 
 
 def remove_root_file_systems() -> None:
-    """Delete all of them; nothing may be running on one."""
+    """Delete all root file systems; nothing may be running on one."""
     shutil.rmtree(root_file_systems_dir(), ignore_errors=True)
 
 
 def mmdebstrap_argv(definition: Definition, folder: Path, sources: Sequence[str], settings: Sequence[str]) -> list[str]:
-    """The command that extracts the packages into a folder; without `sources` they are Debian's own servers."""
+    """The command that extracts the packages into a folder, from `sources`, or without any from Debian's servers."""
     argv = ["mmdebstrap", "--mode=root", "--variant=extract", "--skip=check/qemu", "--format=directory"]
     argv += [f"--architectures={definition.architecture}", f"--hook-dir={HOOKS}"]
     argv += [f"--include={package}" for package in definition.packages]
@@ -104,10 +104,10 @@ def mmdebstrap_argv(definition: Definition, folder: Path, sources: Sequence[str]
 
 
 def debian_sources(index_targets: str, release: str, suite: str) -> list[str]:
-    """Lines for apt that give `suite` from where this Debian, called `release`, gets its own packages.
+    """Lines for apt that give `suite` from the servers of this Debian's own packages; `release` is this Debian's name.
 
     `index_targets` has a line `origin|release|component|URI` for each index; other people's archives are left out, and
-    so are updates: whoever tries a bundle needs none.
+    so are updates, which nobody needs for trying a bundle.
     """
     found: dict[str, None] = {}
     for line in index_targets.splitlines():
@@ -119,7 +119,7 @@ def debian_sources(index_targets: str, release: str, suite: str) -> list[str]:
 
 
 def apt_settings(dump: str) -> list[str]:
-    """Those of `apt-config dump`'s lines that say how this machine reaches an archive."""
+    """The lines of `apt-config dump` with the settings by which this machine reaches an archive."""
     lines = (line.strip().removesuffix(";") for line in dump.splitlines())
     return [line for line in lines if _APT_SETTINGS.match(line) and not line.endswith('""')]
 
@@ -142,7 +142,7 @@ def _extract(definition: Definition, folder: Path) -> Service[None]:
                 if line.startswith("I: "):
                     yield Progress(line.removeprefix("I: ").strip().rstrip("."), 0, None)
         except BaseException:
-            # It ends its own children and undoes its mounts.
+            # mmdebstrap then ends its own children and undoes its mounts.
             child.terminate()
             raise
     if child.returncode:
@@ -154,7 +154,7 @@ def _extract(definition: Definition, folder: Path) -> Service[None]:
 
 
 def _sources(suite: str) -> list[str]:
-    """This machine's own archive where it is a Debian; what it has to say about `suite` it may never have asked."""
+    """Lines for apt with a Debian machine's own archive, from which it may never have read `suite`; none elsewhere."""
     try:
         text = Path("/etc/os-release").read_text(encoding="utf-8")
     except OSError:
@@ -168,7 +168,7 @@ def _sources(suite: str) -> list[str]:
 
 
 def _add_users(folder: Path) -> None:
-    """Debian's accounts and the two that packages' scripts and a first boot would add."""
+    """Write Debian's accounts, and the two that packages' scripts and a first boot would add."""
     masters = folder / "usr/share/base-passwd"
     users = [
         "sshd:*:100:65534::/run/sshd:/usr/sbin/nologin",
@@ -194,7 +194,7 @@ def _run_inside(folder: Path, command: Sequence[str]) -> None:
 
 
 def _output(*argv: str) -> str:
-    """What a command prints; '' where it isn't installed or fails."""
+    """The output of a command; '' where it isn't installed or fails."""
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A real OpenSSH server of one's own: on the loopback address, with its own keys, for one user."""
+"""A private OpenSSH server: on the loopback address, with its own keys, for one user."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def find_sshd() -> Path | None:
 def _login_name() -> str:
     import pwd  # absent on Windows, where this module must still be importable
 
-    # Not getpass.getuser(): after sudo the environment may name somebody else.
+    # getpass.getuser() asks the environment, which after sudo may name somebody else.
     return pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -49,7 +49,7 @@ def free_port() -> int:
 class PrivateSshd:
     """An sshd that serves the current user; commands start in that user's real home folder.
 
-    `root` is only a folder made for the caller to install into (as an absolute path). The object has the
+    `root` is only a folder for the caller to install into (as an absolute path). The object has the
     attributes of a target: name, host, port, user, identity_file, known_hosts.
     """
 
@@ -135,8 +135,8 @@ class PrivateSshd:
         return config
 
     def _config(self, host_key: Path, authorized: Path) -> str:
-        # bash reads ~/.bashrc for a command over SSH, unless it believes itself in another shell. What people have in
-        # there takes time, and locks that `kill` leaves behind (pyenv's: every shell waits for a minute then).
+        # bash reads ~/.bashrc for a command over SSH, unless SHLVL says that it is in another shell. People's ~/.bashrc
+        # takes time, and takes locks that `kill` leaves behind (pyenv's: every shell waits for a minute then).
         # Of a repeated keyword sshd takes the first value, so the extra lines stand first; only Subsystem may
         # not be repeated.
         sftp = "" if "Subsystem" in self._extra_config else "Subsystem sftp internal-sftp"
@@ -170,7 +170,7 @@ MaxSessions {self._max_sessions}
 
 
 def _descendants(pid: int) -> list[int]:
-    """All children's children of a process, from /proc; none where there is no /proc."""
+    """All descendants of a process, from /proc; none where there is no /proc."""
     found: list[int] = []
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

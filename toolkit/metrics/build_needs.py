@@ -1,4 +1,4 @@
-"""What building a bundle takes on this machine, and whether it has that: said before the work starts."""
+"""The memory and disk that a build takes on this machine, and a check that they are there before the work starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from toolkit.metrics.footprint import footprint
 
 # Peak of the build's private memory, fitted to builds watched through `RssAnon` (pages of mapped weights don't count:
 # they are dropped when memory is short): importing Olive, torch and the exporter; the quantized matrices, once whole,
-# once in part; the token table, in floats wherever it passes.
+# once in part; the token table, in floats in every copy.
 _IMPORTS_BYTES = 450_000_000
 _MATRIX_COPIES, _TABLE_COPIES = 1.6, 2.6
 # Unquantized, the exporter holds all weights.
 _PLAIN_COPIES = 1.2
-# A rotation has the whole model in floats, and more while it turns; GPTQ and calibrating a KV cache run the model.
+# A rotation holds the whole model in floats, and more while it works; GPTQ and calibrating a KV cache run the model.
 _ROTATE_BYTES_PER_PARAMETER = 5.5
 _RUN_BYTES_PER_PARAMETER = 2.3
 # On disk: the quantized checkpoint, the exported model in Olive's cache, and its copy in the output folder.
@@ -39,7 +39,7 @@ class HostNeeds:
 
 
 def host_needs(shape: ModelShape, recipe: Recipe, provider: str) -> HostNeeds:
-    """What building `shape` by `recipe` takes here."""
+    """The needs of building `shape` by `recipe` on this machine."""
     bundle = footprint(shape, recipe, provider).bundle_bytes
     table = shape.embedding_parameters * 4
     if recipe.quantized:
@@ -57,9 +57,9 @@ def host_needs(shape: ModelShape, recipe: Recipe, provider: str) -> HostNeeds:
 
 
 def check_host(needs: HostNeeds, what: str, work: Path, *, force: bool) -> Service[None]:
-    """Refuse a build that this machine hasn't the memory or the disk for; with `force` only warn.
+    """Refuse a build that needs more memory or disk than this machine has; with `force` only warn.
 
-    `work` is where the build writes; it may not exist yet. Raises ConfigError and HostDiskFull.
+    `work` is the folder that the build writes to; it may not exist yet. Raises ConfigError and HostDiskFull.
     """
     found = localhost.available_memory()
     if found is not None and found.total_bytes < needs.ram_bytes:
@@ -81,7 +81,7 @@ def check_host(needs: HostNeeds, what: str, work: Path, *, force: bool) -> Servi
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Free bytes where a folder lies or will lie."""
+    """The free bytes of the disk where a folder lies or will lie."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -1,4 +1,4 @@
-"""The fit plan: what a bundle will take and reach on a device, before anything is downloaded or built."""
+"""The fit plan: a bundle's predicted memory and speed on a device, before anything is downloaded or built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPT_TOKENS = 512
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What is predicted for one model, recipe and device.
+    """The predictions for one model, recipe and device.
 
     Memory is the process's peak with the whole context in use and `at_once_tokens` of the prompt processed together, or
     while loading, whichever is more; it must be at most `available_bytes`. `largest_context_tokens` is 0 when not even
@@ -82,11 +82,11 @@ def plan(
     prompt: int = PROMPT_TOKENS,
     known: SpeedBook | None = None,
 ) -> FitPlan:
-    """Predict `shape` built by `recipe` on a device of `profile`, with what is `known` of a machine if it is given.
+    """Predict `shape` built by `recipe` on a device of `profile`, by the `known` speed of one machine if it is given.
 
-    `context` (tokens) defaults to the profile's, cut to what the model knows; `prompt` is cut to the context. Raises
-    ConfigError when a context is asked for that the model doesn't have, and when the recipe's blocks don't divide the
-    model's matrices.
+    `context` (tokens) defaults to the profile's, cut to the model's longest; `prompt` is cut to the context. Raises
+    ConfigError when `context` is longer than the model's longest, and when the recipe's blocks don't divide the model's
+    matrices.
     """
     _check_blocks(shape, recipe)
     tokens = _context_tokens(shape, profile, context)
@@ -108,7 +108,7 @@ def plan(
 
 
 def _chunk_tokens(shape: ModelShape, profile: Profile, context_tokens: int) -> int:
-    """How much of a prompt is read at once, 0 for all; the agent says why LongRoPE isn't read in chunks."""
+    """The tokens of a prompt that are read at once, 0 for all; the agent says why LongRoPE isn't read in chunks."""
     if shape.rope != "default" and context_tokens > shape.original_context:
         return 0
     return profile.runtime.settings.chunk_size or 0

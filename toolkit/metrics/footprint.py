@@ -1,9 +1,9 @@
-"""What a model built by a recipe takes on any device: bytes on disk and in memory, and work for each token.
+"""The footprint of a model built by a recipe, on any device: bytes on disk and in memory, and work for each token.
 
-Sizes follow from the shape. What memory follows from was taken apart on a four-layer cut of Phi-3-mini under
+Sizes follow from the shape. The parts of the memory were measured on a four-layer cut of Phi-3-mini under
 onnxruntime-genai 0.18 on an x86 CPU (blocks of 32 and 128, 4 and 8 bits, prompts of 16 to 1,024 tokens, contexts of 32
 to 4,096): the kernels hold each matrix repacked, with its scales and a sum for every block; the file's own scales and
-zero points stay mapped and touched; the token table stays in the file, of which a text touches a few rows.
+zero points stay mapped and touched; the token table stays in the file, and a text touches a few rows of it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from toolkit.catalog.shape import ModelShape
 
 # Python, ONNX Runtime and the tokenizer: 42 MB of mapped libraries, the rest private.
 _RUNTIME_BYTES = 80_000_000
-# A CUDA context and cuBLAS on top: an estimate, measured on no device yet.
+# A CUDA context and cuBLAS need this much more: an estimate, measured on no device yet.
 _CUDA_BYTES = 700_000_000
-# The arena keeps what three prompts in a row left behind: the logits of each token three times, and this many
-# vectors of the model's two widths.
+# The arena keeps the buffers of three prompts in a row: the logits of each token three times, and this many vectors of
+# the model's two widths.
 _LOGIT_COPIES = 3
 _WIDE_VECTORS, _HIDDEN_VECTORS = 4, 7
 # Time per token and layer that isn't reading weights: phi3-nano's four layers, 0.2 ms beside its 2.5 MB.
@@ -28,7 +28,7 @@ _LAYER_S = 50e-6
 # The int8 kernels scale and add once for each block of a row: blocks of 32 take 1.43 times the time of blocks of 128
 # (28.7 against 41.1 prompt tokens/s on full-size mini), which is 1 + 21.6 / block.
 _BLOCK_COST = 21.6
-# ... and without them, in fp32, the same prompts take this many times the operations.
+# Without int8 kernels, in fp32, the same prompts take this many times the operations.
 _FLOAT_COST = 2.3
 _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 15_000, 8_800
 _TOKENIZER_BYTES_PER_TOKEN = 60
@@ -39,8 +39,8 @@ class Footprint(OpenRecord):
 
     `base_bytes` is the process's memory before any token, `load_bytes` its peak while loading. Every token of the
     context adds `kv_bytes_per_token`, every token of a prompt that is processed at once `prompt_bytes_per_token`.
-    Decoding reads `read_bytes_per_token` of weights; a prompt's token takes `prompt_ops_per_token` operations, counted
-    in those of int8 products with endless blocks, and `attention_ops` for each token before it.
+    Decoding reads `read_bytes_per_token` of weights; a prompt's token takes `prompt_ops_per_token` operations, in units
+    of an int8 product with endless blocks, and `attention_ops` for each token before it.
     """
 
     bundle_bytes: int
@@ -74,7 +74,7 @@ class Footprint(OpenRecord):
 
 @dataclass(frozen=True)
 class _Matrix:
-    """All weights of one kind: how many, and in how many bits."""
+    """All weights of one kind: their number, and the bits of each."""
 
     parameters: float
     bits: float
@@ -126,7 +126,7 @@ def footprint(shape: ModelShape, recipe: Recipe, provider: str) -> Footprint:
 
 
 def float_bytes_of(recipe: Recipe, provider: str) -> int:
-    """Bytes of what isn't quantized (scales, norms, the token table, activations): CUDA's are 16-bit floats."""
+    """Bytes of a value that isn't quantized (scales, norms, the token table, activations): CUDA's are 16-bit floats."""
     return 2 if provider == "cuda" and recipe.bits != 32 else 4
 
 
@@ -163,10 +163,10 @@ def _matrix(recipe: Recipe, parameters: float, bits: float) -> _Matrix:
 
 
 def _ranked_parameters(shape: ModelShape, mixed: MixedPrecision) -> float:
-    """How many weights get the other bits; which ones is known once the weights are.
+    """The number of weights that get the other bits; only the weights' values decide which ones do.
 
-    Olive gives matrices (four a layer, and the head) the more bits one by one until their share is reached: half a
-    matrix more than asked for, on average.
+    Olive gives matrices (four a layer, and the head) more bits one by one until their share is reached: half a matrix
+    more than asked for, on average.
     """
     half = shape.linear_parameters / (4 * shape.layers + 1) / 2
     wanted = (mixed.share or 0.0) * shape.linear_parameters
@@ -174,7 +174,7 @@ def _ranked_parameters(shape: ModelShape, mixed: MixedPrecision) -> float:
 
 
 def _raised_parameters(shape: ModelShape, *, attention: bool) -> int:
-    """What llama.cpp's rule, as Olive has it, keeps in more bits: down projections, and the attention's inputs."""
+    """The weights that Olive gives more bits by llama.cpp's rule: down projections, with `attention` its inputs too."""
     each = shape.hidden * shape.intermediate
     if attention:
         each += shape.hidden * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
@@ -213,7 +213,7 @@ def _prompt_bytes(shape: ModelShape, recipe: Recipe, float_bytes: int) -> int:
 
 
 def _cost(recipe: Recipe, provider: str) -> float:
-    """How many times as long an operation takes as one of int8 with endless blocks; GPUs compute in 16-bit floats."""
+    """The time of an operation, as a multiple of an int8 one with endless blocks; GPUs compute in 16-bit floats."""
     if provider == "cuda" or recipe.block_size is None or recipe.accuracy_level != 4:
         return _float_cost(provider)
     return block_cost(recipe.block_size)
@@ -224,7 +224,7 @@ def _float_cost(provider: str) -> float:
 
 
 def block_cost(block_size: int) -> float:
-    """How many times as long an int8 product takes in blocks of that size as in endless ones."""
+    """The time of an int8 product in blocks of that size, as a multiple of that in endless ones."""
     return 1 + _BLOCK_COST / block_size
 
 

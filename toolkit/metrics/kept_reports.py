@@ -1,7 +1,7 @@
 """Kept reports of one target, found by their names and by an index, so that thousands of them needn't be opened.
 
-The files are the truth. The index only tells which of them needn't be opened: what is found in it is read again, and
-an index that is missing, damaged or of another edgephi costs time, not correctness.
+The files are the truth. The index only tells which of them needn't be opened: a report that is found by it is read from
+its file, and an index that is missing, damaged or of another edgephi costs time, not correctness.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from toolkit.errors import ConfigError
 from toolkit.files import write_whole
 from toolkit.metrics.report import Report, read_report, reports_dir
 
-# `report_path` makes such names; the first reports had none of their settings in it.
+# `report_path` makes such names; those of the first reports hold no hash of their settings.
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<target>.+)-(?P<bundle>[0-9a-f]{8})(?:-[0-9a-f]{4})?\.json")
-# Counts up when the heads of the same reports change.
+# This number is raised when the heads of the same reports change.
 _FORMAT = 1
-# Two changes of a file can have one time of change: FAT counts in steps of two seconds. What was just written isn't
-# remembered yet.
+# Two changes of a file can have one time of change: FAT counts in steps of two seconds. So a file that was just written
+# isn't in the index yet.
 _SETTLED_NS = 2_000_000_000
 
 
 class Head(NamedTuple):
-    """What a search asks of a report before it opens it.
+    """The facts of a report that a search looks at before it opens it.
 
-    `workload` is the workload's name, `runtime` a hash of the runtime's packages. `read_bytes` are those that decoding
-    one token was predicted to read; None where the report says nothing about the device's speed: nothing was
-    predicted, or drafts were used, and what they win depends on the text.
+    `workload` is the workload's name, `runtime` a hash of the runtime's packages. `read_bytes` is the predicted number
+    of bytes that decoding one token reads; None where the report says nothing about the device's speed: nothing was
+    predicted, or drafts were used, whose gain depends on the text.
     """
 
     target: str
@@ -60,7 +60,7 @@ class Head(NamedTuple):
         )
 
 
-# How a field of a report stands in its head, where it does.
+# From a report's field to its value in the head, for those fields that a head has.
 _IN_HEAD: dict[str, Callable[[Any], str]] = {
     "target": str,
     "target_key": str,
@@ -74,8 +74,8 @@ _IN_HEAD: dict[str, Callable[[Any], str]] = {
 class KeptReports:
     """The reports of one target that were kept when this was made, the newest first.
 
-    Files are opened as far as they are asked for, and for their heads only where the index doesn't know them.
-    `save_index` lets the next command know what this one had to open.
+    A file is opened when it is asked for, and for its head only when the index doesn't know it. `save_index` keeps the
+    heads of the files that this command had to open for the next one.
     """
 
     def __init__(self, target: str) -> None:
@@ -86,9 +86,9 @@ class KeptReports:
         self._opened = False
 
     def heads(self, bundle_id: str | None = None) -> Iterator[tuple[str, Head]]:
-        """Names of files with their heads, the newest first; unreadable files don't count.
+        """Give the names of files with their heads, the newest first; unreadable files are passed over.
 
-        Names that say that they are another bundle's than `bundle_id` are left out.
+        With `bundle_id`, files whose names tell of another bundle are left out.
         """
         for name in self._names:
             if bundle_id is not None and _says_another_bundle(name, bundle_id):
@@ -104,7 +104,7 @@ class KeptReports:
             return None
 
     def save_index(self) -> None:
-        """Keep the heads of what had to be opened. Processes that do so at once lose some of each other's."""
+        """Keep the heads of files that had to be opened. Processes that do so at once lose some heads of each other."""
         if not self._opened:
             return
         present = set(self._names)
@@ -119,7 +119,7 @@ class KeptReports:
             stat = (self._folder / name).stat()
         except OSError:
             return None
-        # Taken before the file is read: what changes in between differs from it later.
+        # The state is taken before the file is read: a file that changes in between has another state later.
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         entry = self._known.get(name)
         if entry is not None and entry[:3] == state:
@@ -135,7 +135,7 @@ class KeptReports:
 
 
 def find_report(*, target: str, **wanted: object) -> Report | None:
-    """The newest kept report of a target whose fields equal `wanted`; unreadable files don't count."""
+    """The newest kept report of a target whose fields equal `wanted`; unreadable files are passed over."""
     wanted["target"] = target
     bundle_id = wanted.get("bundle_id")
     kept = KeptReports(target)
@@ -176,7 +176,7 @@ def _index_file(target: str) -> Path:
 
 
 def _load_index(target: str) -> dict[str, list[Any]]:
-    """For each file its size, time of change in nanoseconds, inode, and head; nothing when the index isn't whole."""
+    """Each file's size, time of change in nanoseconds, inode and head, by its name; {} when the index isn't whole."""
     with contextlib.suppress(OSError, ValueError):
         digest, _, body = _index_file(target).read_text(encoding="utf-8").partition("\n")
         if digest == _hash(body):

@@ -1,6 +1,6 @@
 """The ONNX model of one quantized matrix product, to measure how fast a device multiplies.
 
-It lies in `toolkit/data`, for the package that writes ONNX belongs to the `optimize` extra;
+It lies in `toolkit/data`, because the package that writes ONNX belongs to the `optimize` extra;
 `maintenance/matmul_int4.py` makes it.
 """
 

@@ -1,4 +1,4 @@
-"""What a device did in a second of measuring, kept by target."""
+"""Measurements: the speeds that a device reached in a second of measuring, kept by target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.metrics.kernel import BLOCK, OPERATIONS
 
 
 class Measurement(OpenRecord):
-    """What a device did in a second of measuring. Kept by target, the newest for each machine."""
+    """The speeds that a device reached in a second of measuring. Kept by target, the newest for each machine."""
 
     target: str
     target_key: str

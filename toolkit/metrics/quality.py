@@ -16,18 +16,18 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Quality(OpenRecord):
-    """One evaluation. An error is a standard error, None where there was only one window or prompt to take it from.
+    """One evaluation. An error is a standard error, None where there was only one window or prompt.
 
-    `kld_*` is KL(reference || bundle) in nats a token; `top1` the share of tokens whose likeliest successor is the same
-    under both; `token_match` the mean share of greedily generated tokens before the first that differs.
+    `kld_*` is KL(reference || bundle) in nats a token; `top1` is the share of tokens whose likeliest successor is the
+    same under both; `token_match` is the mean share of greedily generated tokens before the first that differs.
     """
 
     text_sha256: str
     tokens: int
     window_tokens: int
-    # Of the reference's manifest: its id changes when it is evaluated itself.
+    # The identity of the reference's manifest: the reference's id changes when it is evaluated itself.
     reference_identity: str
-    # Kernels differ from one to the other, and figures with them.
+    # Kernels differ between architectures, and figures with them.
     reference_arch: str
     arch: str
     # A bundle that computes the last token's logits only is read token by token.
@@ -47,12 +47,12 @@ class Quality(OpenRecord):
 
     @property
     def ppl_increase(self) -> float:
-        """Relative to the reference: 0.02 is 2 % worse."""
+        """The increase relative to the reference: 0.02 is 2 % worse."""
         return self.ppl / self.reference_ppl - 1
 
     @property
     def match_comparable(self) -> bool:
-        """Whether the greedy tokens of bundle and reference came from kernels of the same architecture."""
+        """True when the greedy tokens of bundle and reference came from kernels of the same architecture."""
         return self.arch == self.reference_arch
 
 

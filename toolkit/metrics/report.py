@@ -19,7 +19,7 @@ from toolkit.errors import ConfigError
 from toolkit.metrics.quality import Quality
 from toolkit.metrics.stats import Summaries, Summary, percentile, perplexity
 
-# Above this relative half-width of the decode rate's interval a row is marked: its figures are weather, not
+# A row is marked when the relative half-width of its decode rate's interval is above this: its figures are weather, not
 # climate.
 UNSTABLE_SPREAD = 0.10
 
@@ -27,7 +27,7 @@ UNSTABLE_SPREAD = 0.10
 class Sample(OpenRecord):
     """One generation. `token_ns[i]` is the time from submitting the prompt to having token i, in nanoseconds.
 
-    With n-gram speculation, how many tokens were drafted and checked, and how many of them held.
+    With n-gram speculation it counts the tokens that were drafted and checked, and those of them that held.
     """
 
     prompt_tokens: int
@@ -38,7 +38,7 @@ class Sample(OpenRecord):
 
 
 class NegativeLogLikelihood(OpenRecord):
-    """Of one window of text, in nats."""
+    """The sum over the tokens of one window of text, in nats, and their count."""
 
     sum: float
     count: int
@@ -62,11 +62,11 @@ class Run(OpenRecord):
 
 
 class Predicted(OpenRecord):
-    """What the fit plan expected of this workload on this target before it was measured.
+    """The fit plan's prediction of this workload on this target, made before the measurement.
 
-    None where nothing was known of the device's speed; the sources are `stated`, `measured` or `reports`, of which
-    `reports` were used. The rest is what the rates were derived from: bytes read for a token at the workload's mean
-    depth, operations of the whole prompt, and seconds a step takes besides.
+    A rate is None where nothing was known of the device's speed. The sources are `stated`, `measured` or `reports`;
+    `reports` is the number of reports used. The rates were derived from the rest: bytes read for a token at the
+    workload's mean depth, operations of the whole prompt, and seconds that a step takes besides.
     """
 
     bundle_bytes: int
@@ -104,7 +104,7 @@ class Report(OpenRecord):
     runtime: list[str]
     # The probe's facts, as an agent of any version told them.
     environment: dict[str, JsonValue]
-    # The bundle's own, by text: measured on the host, not by these runs.
+    # The bundle's own figures, by text: measured on the host, not by these runs.
     quality: dict[str, Quality] = Field(default_factory=dict)
     predicted: Predicted | None = None
     runs: list[Run]
@@ -112,7 +112,7 @@ class Report(OpenRecord):
     @model_validator(mode="before")
     @classmethod
     def _settings_of_old(cls, table: Any) -> Any:
-        """The first reports knew no other setting than `threads`, and had it beside the workload."""
+        """Read the first reports, which knew no other setting than `threads`, and had it beside the workload."""
         if not isinstance(table, dict) or "settings" in table or "threads" not in table:
             return table
         return table | {"settings": {"threads": table["threads"]}}
@@ -124,7 +124,7 @@ class Report(OpenRecord):
 
 
 def ttft_ms(sample: Sample) -> float:
-    """Time to first token: submitted prompt to first token in hand, in milliseconds."""
+    """Time to first token: from submitting the prompt to having the first token, in milliseconds."""
     return sample.token_ns[0] / 1e6
 
 
@@ -197,7 +197,7 @@ def _quality(runs: list[Run]) -> dict[str, Summary]:
 
 
 def remarks(report: Report) -> list[str]:
-    """Why a row should be read with care: emulated, throttled, unstable, outputs that differ, speculation."""
+    """The reasons to read a row with care: emulated, throttled, unstable, outputs that differ, speculation."""
     return _remarks(report, metrics(report))
 
 
@@ -225,19 +225,19 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def reports_dir() -> Path:
-    """Where every report is kept; file names sort by time."""
+    """The folder of all reports; file names sort by time."""
     return data_dir() / "reports"
 
 
 def report_path(report: Report) -> Path:
-    """Where a report is kept. Settings stand in the name too: a search can measure several in one second."""
+    """The path of a kept report. Settings stand in the name too: a search can measure several in one second."""
     stamp = report.created_utc.replace(":", "").replace("-", "")
     settings = hashlib.sha256(report.settings.model_dump_json().encode()).hexdigest()[:4]
     return reports_dir() / f"{stamp}-{report.target}-{report.bundle_id[:8]}-{settings}.json"
 
 
 def save_report(report: Report) -> Path:
-    """Keep a report; written beside and renamed."""
+    """Keep a report: write it beside, and rename it."""
     path = report_path(report)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")

@@ -1,4 +1,4 @@
-"""How fast a device runs a footprint: from its data sheet, from a second of measuring, or from earlier reports."""
+"""The speed at which a device runs a footprint: by its data sheet, a second of measuring, or earlier reports."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from toolkit.metrics.kept_reports import Head, KeptReports
 from toolkit.metrics.measurement import Measurement, find_measurement
 from toolkit.metrics.report import Predicted, Report, metrics
 
-# Of what the memory can do, what decoding reached: of a measured read rate 0.67 (blocks of 128) to 0.74 (blocks of 32)
-# on full-size mini, two x86 cores at 40 GB/s. A data sheet's peak is more than any core can read.
+# The share of the memory's rate that decoding reached: 0.67 (blocks of 128) to 0.74 (blocks of 32) of a measured read
+# rate, on full-size mini, two x86 cores at 40 GB/s. A data sheet's peak is more than any core can read.
 _MEASURED_READ_SHARE = 0.70
 _STATED_READ_SHARE = 0.55
-# Of the kernel alone, what whole prompts reached: 361 of 445 Gop/s on the same cores. Of a data sheet's peak: the
-# same prompts against cores × clock × 128 operations.
+# The share of the kernel's rate that whole prompts reached: 361 of 445 Gop/s on the same cores. The share of a data
+# sheet's peak: the same prompts against cores × clock × 128 operations.
 _MEASURED_OPS_SHARE = 0.81
 _STATED_OPS_SHARE = 0.40
-# A report of another bundle says something about this one when they move about as many bytes: caches and the
-# runtime's own time make small models another world.
+# A report of another bundle says something about this one if both move about as many bytes: caches and the runtime's
+# own time make small models differ from large ones.
 _SIMILAR = 4.0
 _REPORTS = 20
-# How much of a token's time a report may lay on steps. A small model on a fast core takes less for the whole token
-# than `step_s` allows: there the step is what has to be shorter.
+# The largest share of a report's time for a token that may count as the step. A small model on a fast core takes less
+# for the whole token than `step_s`: there the step must be shorter than assumed.
 _MOST_OF_A_STEP = 0.5
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a device reaches while it runs a model; None where nothing is known.
+    """The rates that a device reaches while it runs a model; None where nothing is known.
 
-    The sources are `stated` (in the profile), `measured` (`edgephi plan --measure`) or `reports`, of which `reports`
-    were used. Operations are counted as in `Footprint`, whose `step_s` takes `step_share` of it here.
+    The sources are `stated` (in the profile), `measured` (`edgephi plan --measure`) or `reports`; `reports` is the
+    number of reports used. Operations are counted as in `Footprint`; a step takes `step_share` of its `step_s` here.
     """
 
     read_bytes_per_s: float | None = None
@@ -48,7 +48,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class _Reached:
-    """What one report says of a device's speed, while it ran a bundle of which so much was predicted."""
+    """The speed of a device in one report, with the prediction that was made for its bundle."""
 
     decode_s: float
     prefill_s: float
@@ -63,10 +63,10 @@ class _Reached:
 
 
 class SpeedBook:
-    """The best that is known of how fast one machine runs models, for any number of footprints.
+    """The speed of one machine by the best source there is, for any number of footprints.
 
-    It knows the measurement and the reports that were kept when it was made. Reports are opened as far as the
-    footprints need them, each once.
+    It uses the measurement and the reports that were kept when it was made. It opens only the reports that the
+    footprints need, each once.
     """
 
     def __init__(self, profile: Profile, target: str | None, key: str | None = None) -> None:
@@ -85,7 +85,7 @@ class SpeedBook:
     def speed(self, footprint: Footprint, *, without: str | None = None) -> Speed:
         """The speed of a bundle of that footprint.
 
-        The reports of the bundle `without` don't count: a prediction from its own result is none.
+        The reports of the bundle `without` don't count: a result must not predict itself.
         """
         if self._kept is None:
             return self._without_reports
@@ -96,16 +96,16 @@ class SpeedBook:
         return _with_reports(self._without_reports, reached)
 
     def _similar(self, read_bytes: int, without: str | None) -> Iterator[str]:
-        """The newest reports of the machine that bear on a bundle of which a token reads so much."""
+        """Give the machine's reports, newest first, that bear on a bundle whose decoding reads `read_bytes` a token."""
         for name, head in chain(self._bearing, self._rest):
             ratio = (head.read_bytes or 0) / max(1, read_bytes)
             if 1 / _SIMILAR < ratio < _SIMILAR and head.bundle_id != without:
                 yield name
 
     def _of_machine(self, kept: KeptReports) -> Iterator[tuple[str, Head]]:
-        """The machine's reports that say something about its speed; each is noted when it is first come to."""
+        """Give the machine's reports that tell its speed, and note each of them for later footprints."""
         for name, head in kept.heads():
-            # Other names are their users' own, and don't say how old a report is.
+            # Users gave the other names themselves: those don't say how old a report is.
             if head.target != self._target or f"-{self._target}-" not in name:
                 continue
             self._key = self._key or head.target_key
@@ -123,14 +123,14 @@ class SpeedBook:
 def find_speed(
     profile: Profile, target: str | None, footprint: Footprint, *, key: str | None = None, without: str | None = None
 ) -> Speed:
-    """The best that is known of a device's speed for one bundle, as a `SpeedBook` has it for many."""
+    """A device's speed for one bundle by the best source there is, as a `SpeedBook` has it for many."""
     return SpeedBook(profile, target, key).speed(footprint, without=without)
 
 
 def predict(
     footprint: Footprint, speed: Speed, prompt_tokens: int, generate_tokens: int, context_tokens: int, chunk_tokens: int
 ) -> Predicted:
-    """What a generation after a prompt takes on a device; decoding at its mean depth.
+    """Predict the memory and the rates of a generation after a prompt; decoding is taken at its mean depth.
 
     `chunk_tokens` of the prompt are processed at once, 0 for all.
     """

@@ -82,7 +82,7 @@ class Summaries(Mapping[str, Summary]):
 
 
 def ratio(new: Sequence[float], base: Sequence[float], rounds: int = 2000) -> Summary:
-    """How many times the median of `base` the median of `new` is, with the bootstrap's 95 % interval.
+    """The median of `new` as a multiple of that of `base`, with the bootstrap's 95 % interval.
 
     Both are resampled independently, with a fixed seed. With fewer than three values on a side the interval is the
     widest that the values allow. `n` is the smaller count. Raises ValueError when a side is empty or not above 0.

@@ -1,4 +1,4 @@
-"""What a registry asks of who speaks to it: Basic credentials, or a token from the server that it names."""
+"""Authorization at a registry: Basic credentials, or a token from the server that the registry names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIELD = re.compile(r'([A-Za-z_]+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Challenge:
-    """One `WWW-Authenticate`: how to say who one is, and for `bearer` who gives tokens."""
+    """A challenge of `WWW-Authenticate`: Basic credentials or, with `bearer`, a token from the server at `realm`."""
 
     bearer: bool
     realm: str = ""
@@ -28,7 +28,7 @@ class Challenge:
 
 
 def parse_challenges(header: str) -> list[Challenge]:
-    """The challenges of a `WWW-Authenticate` that are understood here, in their order."""
+    """The Basic and Bearer challenges of a `WWW-Authenticate`, in their order."""
     starts = list(_SCHEME.finditer(header))
     found = []
     ends = [*(start.start() for start in starts[1:]), len(header)]
@@ -44,9 +44,9 @@ def parse_challenges(header: str) -> list[Challenge]:
 def authorize(
     web: Web, repository: Repository, actions: str, challenges: list[Challenge], credential: Credential | None
 ) -> str | None:
-    """The `Authorization` for a repository; None when it wants a credential and there is none.
+    """The `Authorization` for a repository; None when it wants a credential that isn't there, or refuses this one.
 
-    Raises RegistryError when the server that gives tokens refuses, or isn't one that secrets may be told.
+    Raises RegistryError when the server of tokens answers without one, or when a secret would travel without TLS.
     """
     for challenge in challenges:
         if challenge.bearer:
@@ -64,7 +64,7 @@ def _token(
     asked = {"service": challenge.service, "scope": f"repository:{repository.path}:{actions}"}
     headers: dict[str, str] = {}
     if credential is not None and credential.is_token:
-        # OAuth2, which GET with a password came before.
+        # This is OAuth2; a GET with a password is the older way.
         form = asked | {"grant_type": "refresh_token", "refresh_token": credential.secret, "client_id": _CLIENT}
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         answer = web.request("POST", challenge.realm, headers, urlencode(form).encode())
@@ -86,7 +86,7 @@ def _token(
 
 
 def _refuse_plain(url: str, repository: Repository) -> None:
-    """Secrets go over TLS, to this machine, or where the user said that there is none."""
+    """Raise RegistryError for a URL without TLS, except on this machine, or where the user allowed plain HTTP."""
     parts = urlsplit(url)
     plain_ok = is_loopback(parts.netloc) or repository.plain_http
     if parts.scheme != "https" and not (parts.scheme == "http" and plain_ok):

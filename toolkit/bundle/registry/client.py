@@ -1,4 +1,4 @@
-"""One repository of a registry: is a blob there, put it there, get it, and the manifests that name them.
+"""One repository of a registry: its blobs, looked for, pushed and pulled, and the manifests that name them.
 
 The protocol is the OCI distribution specification 1.1.
 """
@@ -26,8 +26,8 @@ from toolkit.untrusted import LARGEST_MANIFEST_BYTES
 
 # The largest step that every registry takes: GitHub's has this limit, Azure's one of 20 MB, others none.
 CHUNK_BYTES = 4 * 2**20
-# Tries in a row that bring nothing before it is given up, and the pause before the second of them; each next one is
-# twice as long.
+# Tries in a row that bring nothing before a request is given up, and the pause before the second of them; each next
+# pause is twice as long.
 _TRIES = 6
 _PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 60.0
@@ -37,9 +37,9 @@ _READ_BYTES = 1 << 20
 
 
 class Registry:
-    """A repository, spoken to with the credentials that this machine has for it. Close it, or use it in `with`.
+    """A client of one repository, with the credentials that this machine has for it. Use it in `with`.
 
-    Everything raises RegistryError that says what the registry answered; what may pass is tried again first.
+    Every method raises RegistryError with the registry's answer; a failure that may pass is tried again first.
     """
 
     def __init__(self, repository: Repository, *, write: bool = False) -> None:
@@ -56,19 +56,19 @@ class Registry:
         self._web.close()
 
     def has_blob(self, layer: Layer) -> bool:
-        """Whether the repository has a layer's content already."""
+        """Tell if the repository has a layer's content already."""
         answer = self._ask("HEAD", self._blob_url(layer), known=(200, 404))
         answer.done()
         return answer.status == HTTPStatus.OK and answer.headers.get("Content-Length", "") == str(layer.size)
 
     def authorization(self, layer: Layer) -> str | None:
-        """A fresh `Authorization` for who is to get a layer; None where none is asked for."""
+        """A fresh `Authorization` for a device that is to pull a layer; None where the registry asks for none."""
         self._authorization = None
         self._ask("HEAD", self._blob_url(layer), known=(200, 404)).done()
         return self._authorization
 
     def manifest(self, name: str) -> bytes:
-        """The manifest of a tag or digest, held against its digest. What it is of stays open."""
+        """The OCI manifest of a tag or digest, held against its digest. It needn't be that of a bundle."""
         where = f"{self.repository}:{name}" if ":" not in name else f"{self.repository}@{name}"
         answer = self._ask("GET", self._manifest_url(name), {"Accept": IMAGE_MANIFEST}, known=(200, 404))
         if answer.status == HTTPStatus.NOT_FOUND:
@@ -83,19 +83,19 @@ class Registry:
         return raw
 
     def has_manifest(self, tag: str, digest: str) -> bool:
-        """Whether a tag names that manifest already."""
+        """Tell if a tag names that manifest already."""
         answer = self._ask("HEAD", self._manifest_url(tag), {"Accept": IMAGE_MANIFEST}, known=(200, 404))
         answer.done()
         return answer.status == HTTPStatus.OK and answer.headers.get("Docker-Content-Digest") == digest
 
     def put_manifest(self, tag: str, raw: bytes) -> str:
-        """Let a tag name a manifest, whose layers are there; returns its digest."""
+        """Let a tag name a manifest whose layers the registry has; returns its digest."""
         url, headers = self._manifest_url(tag), {"Content-Type": IMAGE_MANIFEST}
         self._ask("PUT", url, headers, raw, known=(200, 201)).done()
         return _digest(raw)
 
     def small_blob(self, layer: Layer, largest_bytes: int) -> bytes:
-        """A blob of at most so many bytes, as its digest says."""
+        """A blob of at most `largest_bytes`, held against its digest."""
         if layer.size > largest_bytes:
             raise RegistryError(f"{self.repository}: {layer.title} has {layer.size} bytes, at most {largest_bytes} fit")
         answer = self._ask("GET", self._blob_url(layer), known=(200, 404))
@@ -107,10 +107,10 @@ class Registry:
         return raw
 
     def download(self, layer: Layer, part: Path) -> Iterator[int]:
-        """Fill a file with a layer's content, from where an earlier try ended; yields how much of it is there.
+        """Fill a file with a layer's content, from where an earlier try ended; yields the count of bytes there.
 
-        Every byte is hashed as it passes. Raises RegistryError when they aren't what the digest says; the file is
-        gone then.
+        Every byte is hashed as it passes. When they don't match the digest, the file is deleted and RegistryError
+        raised.
         """
         with part.open("a+b") as file:
             digest = hashlib.sha256()
@@ -120,7 +120,7 @@ class Registry:
             resumed = file.tell() > 0
             yield from self._download(layer, file, digest)
             if digest.hexdigest() != layer.sha256 and resumed:
-                # What an earlier try left may be wrong: from another registry, or of a power cut.
+                # The bytes of an earlier try may be wrong: from another registry, or damaged by a power cut.
                 file.truncate(0)
                 digest = hashlib.sha256()
                 yield from self._download(layer, file, digest)
@@ -133,7 +133,7 @@ class Registry:
         tries = 0
         if file.tell() > layer.size:
             file.truncate(0)
-            # It can't have the right hash; whoever called begins anew.
+            # So long a file can't have the right hash; the caller begins anew.
             return
         while file.tell() < layer.size:
             before = file.tell()
@@ -166,14 +166,14 @@ class Registry:
             )
         else:
             yield from answer.blocks(left)
-        # Whatever else there is: nobody has asked for it.
+        # An answer may go on beyond the bytes that were asked for.
         answer.done()
 
     def upload(self, layer: Layer, source: IO[bytes]) -> Iterator[int]:
-        """Put a layer's content there, in steps; yields how much of it the registry has, which is less after a restart.
+        """Push a layer's content, in steps; yields the count of bytes that the registry has, less after a restart.
 
-        After a break it goes on where the registry says. Those built on `distribution` forget an upload that broke off
-        within a step; then it begins anew. Raises CorruptBundle when the file isn't what the digest says.
+        After a break it goes on where the registry says. Registries built on `distribution` forget an upload that broke
+        off within a step; then it begins anew. Raises CorruptBundle when the file doesn't match the digest.
         """
         location, position, tries, furthest = self._begin_upload(), 0, 0, 0
         while True:
@@ -188,13 +188,13 @@ class Registry:
                 if tries == _TRIES or not exc.again:
                     raise
                 _pause(tries, exc.after_s)
-                # It may have heard everything, and only its answer was lost.
+                # The registry may have got everything, and only its answer was lost.
                 if self.has_blob(layer):
                     yield layer.size
                     return
                 location, position = self._resume_upload(location)
             if position > furthest:
-                # Else one that always breaks at the same place would go on for ever.
+                # Without this an upload that always breaks at the same place would go on for ever.
                 tries, furthest = 0, position
             yield position
 
@@ -204,7 +204,7 @@ class Registry:
         return self._location(answer)
 
     def _send_step(self, layer: Layer, location: str, source: IO[bytes], position: int) -> tuple[str, int]:
-        """Send the next step; returns where the one after it goes, and how much the registry has."""
+        """Send the next step; returns the URL for the one after it, and the number of bytes that the registry has."""
         step = self._read_step(layer, source, position)
         headers = {
             "Content-Type": "application/octet-stream",
@@ -214,7 +214,7 @@ class Registry:
         answer.done()
         if answer.status == HTTPStatus.ACCEPTED:
             return self._location(answer), position + len(step)
-        # It knows better how far it is, or nothing of this upload any more.
+        # The registry counts other bytes of this upload, or has forgotten it.
         return self._resume_upload(location)
 
     def _read_step(self, layer: Layer, source: IO[bytes], position: int) -> bytes:
@@ -228,13 +228,13 @@ class Registry:
         answer = self._ask("GET", location, known=(200, 202, 204, 404))
         answer.done()
         arrived = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", answer.headers.get("Range", ""))
-        # Nothing and one byte are told alike.
+        # Registries answer 0-0 both for no byte and for one.
         if answer.status == HTTPStatus.NOT_FOUND or arrived is None or arrived[1] == "0":
             return self._begin_upload(), 0
         return self._location(answer, location), int(arrived[1]) + 1
 
     def _end_upload(self, layer: Layer, location: str, source: IO[bytes], position: int) -> None:
-        """Send what fits into one request, or nothing more; the registry holds all of it against its hash."""
+        """End an upload, with the rest of the file if one is left; the registry holds the whole against its digest."""
         last = self._read_step(layer, source, position) if position < layer.size else b""
         joint = "&" if urlsplit(location).query else "?"
         headers = {"Content-Type": "application/octet-stream"}
@@ -256,7 +256,7 @@ class Registry:
         url = urlsplit(urljoin(answer.url, location))
         ours = urlsplit(self.repository.origin)
         if url.netloc == ours.netloc:
-            # Behind a proxy that ends TLS, registries take themselves for plain ones.
+            # A registry behind a proxy that ends TLS gives addresses without TLS.
             url = url._replace(scheme=ours.scheme)
         elif url.scheme != "https":
             raise RegistryError(f"{self.repository}: would have uploads go to {url.netloc}, without TLS")
@@ -281,10 +281,10 @@ class Registry:
         known: tuple[int, ...],
         again: bool = True,
     ) -> Response:
-        """A request with what the registry wants to know about us. Raises RegistryError for a status not in `known`.
+        """Send a request, with the authorization that the registry asks for. Raises RegistryError for other statuses.
 
-        With `again` a broken link and a busy registry are tried again here; who sends parts of something looks first
-        what has arrived.
+        `known` are the statuses that the caller handles. With `again` a request is repeated after a broken link or the
+        answer of a busy registry; a caller that sends parts of a file asks first which of them have arrived.
         """
         tries = 0
         while True:
@@ -297,7 +297,7 @@ class Registry:
             except Unreachable as exc:
                 problem = exc
             tries += 1
-            # Who has never answered isn't there: nobody wants to wait for that.
+            # A registry that has never answered isn't there, and not worth waiting for.
             if not (again and problem.again and self._answered) or tries == _TRIES:
                 raise problem
             _pause(tries, problem.after_s)
@@ -315,7 +315,7 @@ class Registry:
         if answer.status == HTTPStatus.UNAUTHORIZED and origin(answer.url) == origin(self.repository.origin):
             challenges = parse_challenges(answer.headers.get("WWW-Authenticate", ""))
             credential = find_credential(self.repository.host, self.repository.path)
-            # Without one too: tokens of public repositories are for everybody.
+            # Also without a credential: everybody gets tokens for public repositories.
             given = authorize(self._web, self.repository, self._actions, challenges, credential)
             if given is not None and (given != self._authorization or given.startswith("Bearer")):
                 answer.done()
@@ -348,12 +348,12 @@ def _digest(raw: bytes) -> str:
 
 
 def _pause(tries: int, at_least_s: float = 0.0) -> None:
-    # Spread: those whom one failure has stopped shouldn't all come back at once.
+    # The pauses are spread: clients that one failure stopped shouldn't all come back at once.
     time.sleep(min(_LONGEST_PAUSE_S, max(at_least_s, _PAUSE_S * 2 ** (tries - 1)) * random.uniform(1.0, 2.0)))
 
 
 def _skipped(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """What follows the first `count` bytes: for servers that only send files whole."""
+    """Give the bytes after the first `count`, for servers that only send whole files."""
     for block in blocks:
         if count < len(block):
             yield block[count:]
@@ -361,7 +361,7 @@ def _skipped(blocks: Iterator[bytes], count: int) -> Iterator[bytes]:
 
 
 def _error_of(answer: Response) -> tuple[str, str]:
-    """A registry's own code for what is wrong, '' for none, and its words for it."""
+    """A registry's own code for an error, '' when it gives none, and its message."""
     raw = b""
     with suppress(RegistryError):
         raw = answer.read(_LARGEST_ERROR_BYTES)

@@ -1,4 +1,4 @@
-"""Credentials for registries, where `docker login`, `podman login` and `oras login` have put them."""
+"""Credentials for registries, from the files that `docker login`, `podman login` and `oras login` write."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from toolkit.errors import ConfigError, RegistryError
 
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_TIMEOUT_S = 60.0
-# A helper's user name where its secret is a token to get others with.
+# The user name that a helper gives when its secret is a token for getting other tokens.
 _TOKEN_USER = "<token>"
-# What Docker calls its own registry in these files.
+# Docker's name for its own registry in these files.
 _DOCKER_HUB = "https://index.docker.io/v1/"
 
 
 @dataclass(frozen=True)
 class Credential:
-    """A user and a password, or with `is_token` a token that others are got with."""
+    """A user and a password or, with `is_token`, a token for getting other tokens."""
 
     user: str
     secret: str = field(repr=False)
@@ -37,14 +37,14 @@ class Credential:
 
 
 def config_files() -> list[Path]:
-    """Where credentials are looked for: `REGISTRY_AUTH_FILE`, then config.json in `DOCKER_CONFIG` or ~/.docker."""
+    """The files that may hold credentials: `REGISTRY_AUTH_FILE`, then config.json in `DOCKER_CONFIG` or ~/.docker."""
     files = [Path(os.environ["REGISTRY_AUTH_FILE"])] if os.environ.get("REGISTRY_AUTH_FILE") else []
     folder = os.environ.get("DOCKER_CONFIG")
     return [*files, (Path(folder) if folder else Path.home() / ".docker") / "config.json"]
 
 
 def find_credential(host: str, repository: str) -> Credential | None:
-    """What is known for a repository of a registry, None for nothing: it is asked without a name then.
+    """The credential for a repository of a registry; None when there is none, and the registry is asked without.
 
     Raises ConfigError for a file that can't be read, RegistryError for a credential helper that fails.
     """
@@ -58,7 +58,7 @@ def find_credential(host: str, repository: str) -> Credential | None:
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
-    """A repository's names in those files: the most special first, as podman has it, then the host's."""
+    """A repository's keys in those files: the most specific first, as in podman, then those of the host."""
     parts = repository.split("/")
     for count in range(len(parts), 0, -1):
         yield "/".join((host, *parts[:count]))
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as exc:
-        # Not the text: it may hold what is nobody's business.
+        # The message doesn't repeat the text, which may hold secrets.
         raise ConfigError(f"{path}: can't be read as JSON ({type(exc).__name__})", "`docker login` writes it") from exc
     return config if isinstance(config, dict) else {}
 

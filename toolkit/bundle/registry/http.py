@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 60.0
 _BLOCK_BYTES = 1 << 20
-# What is handed to the system at once: a timeout counts for each.
+# The bytes that are handed to the system at once: the timeout counts for each such step.
 _SEND_BYTES = 64 * 1024
 _REDIRECTS = 5
-# What of an answer is worth reading to keep its connection.
+# The most of an answer's rest that is worth reading to keep the connection.
 _SMALL_BYTES = 64 * 1024
 
 
 class Unreachable(RegistryError):
     """No answer: the link broke, there never was one, or the server is busy.
 
-    `again` says whether trying again may help, `after_s` how long the server wants to be left alone before.
+    `again` is true when another try may help; before it, the server wants to be left alone for `after_s`.
     """
 
     def __init__(self, message: str, hint: str | None = None, *, again: bool = True, after_s: float = 0.0) -> None:
@@ -39,7 +39,7 @@ class Unreachable(RegistryError):
 
 @dataclass(frozen=True)
 class Response:
-    """What a server answered; `url` is where that was after redirects."""
+    """A server's answer; `url` is the address that gave it, after redirects."""
 
     status: int
     headers: Mapping[str, str]
@@ -66,7 +66,7 @@ class Response:
         """Free the connection for the next request, or close it where a long body is left."""
         with suppress(Unreachable), _worded(self.url):
             self._answer.read(_SMALL_BYTES)
-        # Does nothing once it has been read to its end: the connection is urllib3's again.
+        # Closing does nothing to a body that was read to its end: the connection is urllib3's again.
         self._answer.close()
 
 
@@ -81,9 +81,10 @@ class Web:
             manager.clear()
 
     def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
-        """One request, and those that its redirects lead to; another server isn't told `Authorization`.
+        """Send a request and follow its redirects; another server doesn't get `Authorization`.
 
-        Raises Unreachable, and RegistryError for a redirect that leads nowhere good.
+        Raises Unreachable, and RegistryError for a redirect that leaves TLS or takes a body to another server, and for
+        more than five of them.
         """
         for _ in range(_REDIRECTS + 1):
             answer = self._exchange(method, url, headers, body)
@@ -109,7 +110,7 @@ class Web:
         if body is not None:
             sent["Content-Length"] = str(len(body))
         with _worded(url):
-            # Repeating and redirecting are ours to decide; nothing is read that isn't asked for, nothing decompressed.
+            # We repeat and redirect requests ourselves; urllib3 reads only the bytes we ask for, and decompresses none.
             answer = self._manager(parts).urlopen(
                 method,
                 url,
@@ -126,7 +127,7 @@ class Web:
     def _manager(self, url: SplitResult) -> urllib3.PoolManager:
         """The connections for a URL: to servers themselves, or to the proxy before them.
 
-        urllib3 trusts what OpenSSL does: the system's certificates, or those that SSL_CERT_FILE names.
+        urllib3 trusts the certificates that OpenSSL trusts: the system's, or those that SSL_CERT_FILE names.
         """
         import urllib3
 
@@ -139,7 +140,7 @@ class Web:
 
 
 def origin(url: str) -> tuple[str, str]:
-    """What two URLs have in common that lead to one server: scheme, host and port."""
+    """The scheme, the host and the port of a URL: two URLs that share them lead to one server."""
     parts = urlsplit(url)
     return parts.scheme, parts.netloc
 
@@ -152,7 +153,7 @@ def _steps(body: bytes | None) -> Iterator[memoryview] | None:
 
 
 def _proxy(url: SplitResult) -> tuple[str, str]:
-    """The proxy that the environment has for a URL, and how it is told who asks; each "" where there is none."""
+    """The proxy that the environment names for a URL, and the login for it as a header; each "" where there is none."""
     assert url.hostname is not None
     named = urllib.request.getproxies().get(url.scheme)
     if not named or urllib.request.proxy_bypass(url.hostname):
@@ -168,14 +169,14 @@ def _proxy(url: SplitResult) -> tuple[str, str]:
 
 
 def _place(url: str) -> str:
-    """A URL as messages name it: what follows the path may be somebody's right to it."""
+    """A URL as messages name it, without login and query, which may hold secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @contextmanager
 def _worded(url: str) -> Iterator[None]:
-    """Errors of urllib3, and of what it is made of, as Unreachable. It has closed the connection then."""
+    """Turn errors of urllib3, and of the libraries below it, into Unreachable. The connection is closed then."""
     from urllib3.exceptions import HTTPError
 
     try:

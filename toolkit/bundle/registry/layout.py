@@ -1,7 +1,7 @@
-"""Bundles as OCI artifacts: where one lies in a registry, and the manifest that says what belongs to it.
+"""Bundles as OCI artifacts: the place of one in a registry, and the OCI manifest that lists its files.
 
 The layout is that of ORAS: one layer for each file, named by `org.opencontainers.image.title`. A layer's digest is the
-SHA-256 that the bundle's own manifest has of the file, and that manifest's is the bundle's id.
+SHA-256 that the bundle's own manifest has of the file; the digest of that manifest's layer is the bundle's id.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SCHEME = "oci://"
 ARTIFACT_TYPE = "application/vnd.edgephi.bundle.v1"
 MANIFEST_LAYER = "application/vnd.edgephi.manifest.v1+json"
 FILE_LAYER = "application/octet-stream"
-# Has no title: it is no file of the bundle's, and others' tools pass over it.
+# This layer has no title: it is no file of the bundle's, and others' tools pass over it.
 BLOCKS_LAYER = "application/vnd.edgephi.blocks.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
@@ -61,7 +61,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What the registry is asked for: the digest, else the tag."""
+        """The name by which the registry is asked for it: the digest, else the tag."""
         return self.digest or self.tag
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Place:
 
 @dataclass(frozen=True)
 class BlobSource:
-    """Where devices pull a bundle's files from: the mirrors in their order, then the registry itself.
+    """The servers that devices pull a bundle's files from: the mirrors in their order, then the registry itself.
 
     A mirror is an http or https URL; its path is a namespace that stands before the repository there. With
     `plain_http` the registry is spoken to without TLS; one on a loopback address always is.
@@ -89,7 +89,7 @@ class BlobSource:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of a registry as it is spoken to: `origin` is scheme, host and port."""
+    """A repository of a registry with its server's address: `origin` is scheme, host and port."""
 
     origin: str
     host: str
@@ -112,7 +112,7 @@ class Repository:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without port, is this machine by its name alone."""
+    """Tell if a host, with or without port, is this machine by its name alone."""
     name = re.sub(r":[0-9]+$", "", host).strip("[]").lower()
     return name in ("localhost", "::1") or re.fullmatch(r"127(\.[0-9]{1,3}){3}", name) is not None
 
@@ -182,7 +182,7 @@ def with_mirrors(source: BlobSource, mirrors: Sequence[str]) -> BlobSource:
 
 
 class Layer(OpenRecord):
-    """A descriptor: a file by what it holds."""
+    """An OCI descriptor: a file, by the hash of its content."""
 
     mediaType: str = FILE_LAYER
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -233,7 +233,7 @@ def _untitled(media_type: str, raw: bytes) -> Layer:
 
 
 def image_manifest(name: str, layers: Sequence[Layer]) -> bytes:
-    """The OCI 1.1 image manifest of a bundle. It tells no time: its digest is the same everywhere."""
+    """The OCI 1.1 image manifest of a bundle. It has no time stamp, so that its digest is the same everywhere."""
     config = empty_layer().model_dump(exclude={"annotations"})
     value = {
         "schemaVersion": 2,
@@ -249,7 +249,7 @@ def image_manifest(name: str, layers: Sequence[Layer]) -> bytes:
 def read_image_manifest(raw: bytes, where: str) -> tuple[Layer, ...]:
     """The layers of a bundle's OCI manifest.
 
-    Raises CorruptBundle when it is none, is of something else, or lists what no bundle has.
+    Raises CorruptBundle when `raw` is no OCI manifest, is that of something else, or has two layers of one title.
     """
     try:
         image = _Image.model_validate(read_json(raw))
@@ -279,10 +279,10 @@ def manifest_layer(layers: Sequence[Layer], where: str) -> Layer:
 
 
 def signature_layers(layers: Sequence[Layer], manifest: Manifest, where: str) -> list[Layer]:
-    """The layers beside a bundle's artifacts: signatures. The bundle's manifest says what its artifacts are.
+    """The layers of a bundle's signatures, after holding the layers of its artifacts against its manifest.
 
-    Raises CorruptBundle when an artifact has no layer, or one of other content, and for a layer that is nothing
-    of the bundle's.
+    Raises CorruptBundle when an artifact has no layer, or one of other content, for a layer that is neither an artifact
+    nor a signature, and for signatures that are too large or too many.
     """
     by_title = {layer.title: layer for layer in layers if layer.mediaType != BLOCKS_LAYER}
     for artifact in manifest.artifacts:
@@ -303,6 +303,6 @@ def signature_layers(layers: Sequence[Layer], manifest: Manifest, where: str) ->
 
 
 def is_signature(path: str) -> bool:
-    """Whether a file of a bundle's folder that is no artifact is carried along as a signature of the manifest."""
+    """Tell if a path in a bundle's folder is that of a signature, which is no artifact but goes along."""
     folder, _, name = path.partition("/")
     return folder == SIGNATURES and signature_name(name)

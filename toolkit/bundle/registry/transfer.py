@@ -1,4 +1,4 @@
-"""Bundles to registries and back: pushed once from here, pulled by who needs them."""
+"""Bundles to registries and back: this machine pushes one once, and every machine that needs it pulls it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from toolkit.events import Progress, Service, Step
 from toolkit.files import try_lock
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
-# Beside what is pulled, for the file system's own needs.
+# Room beside the pulled files, for the file system's own needs.
 _SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Published:
-    """A bundle in a registry: `reference` by the digest of its OCI manifest; `sent_bytes` of files went there."""
+    """A bundle in a registry: `reference` has the digest of its OCI manifest; `sent_bytes` of files went there."""
 
     reference: Place
     sent_bytes: int
@@ -52,8 +52,8 @@ class Published:
 
 @dataclass(frozen=True)
 class _Remote:
-    """A bundle as a registry has it: its manifest, the files that are small and come with it, by name, and the layer
-    of the lists of its blocks.
+    """A bundle as a registry has it: its manifest, the small files (manifest and signatures) by name in `beside`, and
+    the layer of the lists of its blocks.
     """
 
     manifest: Manifest
@@ -63,7 +63,7 @@ class _Remote:
     blocks: Layer | None
 
     def write_beside(self, folder: Path) -> None:
-        """Signatures, then the manifest, which makes a folder a bundle."""
+        """Write the signatures, then the manifest, which makes a folder a bundle."""
         for name, raw in self.beside.items():
             path = folder / name
             if not path.is_file():
@@ -136,8 +136,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool = False) -> Service[Bundle]:
     """Get a bundle from a registry into the store, or into a folder that doesn't exist yet.
 
-    What an earlier try left is gone on with. Raises ConfigError when the folder is taken or another process pulls the
-    same, CorruptBundle when what the registry has is no bundle, RegistryError.
+    It goes on with the files that an earlier try left. Raises ConfigError when the folder is taken or another process
+    pulls the same, CorruptBundle when the registry has something else there, RegistryError.
     """
     with _registry(reference, plain_http=plain_http) as registry:
         remote = _look_up(registry, reference)
@@ -145,7 +145,7 @@ def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool 
         if into is None and final.is_dir():
             yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
             with _written(final):
-                # It may have been signed since.
+                # The bundle may have been signed since.
                 remote.write_beside(final)
             return open_bundle(final)
         if final.exists():
@@ -180,7 +180,7 @@ def _alone(lock: Path, reference: Place) -> Iterator[None]:
 
 
 def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
-    """Every file of a bundle, each verified as it arrives, then its manifest."""
+    """Fetch every file of a bundle, each verified as it arrives, then write its signatures and its manifest."""
     manifest = remote.manifest
     lacking = [artifact for artifact in manifest.artifacts if not (folder / artifact.path).is_file()]
     total, done = sum(artifact.size_bytes for artifact in lacking), 0
@@ -203,12 +203,11 @@ def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
 
 
 def remote_bundle(reference: Place, *, plain_http: bool = False) -> Service[Bundle]:
-    """A bundle of which only the manifest is here, what signs it, and the lists of its blocks: its files are for others
-    to pull.
+    """Fetch a bundle's manifest, signatures and lists of blocks; the devices are to pull its files.
 
-    A tag is looked up once; what follows is about the content that it had.
+    A tag is looked up once: the result stays with the content that the tag had then.
 
-    Raises CorruptBundle when what the registry has is no bundle, RegistryError.
+    Raises CorruptBundle when the registry has something else there, RegistryError.
     """
     with _registry(reference, plain_http=plain_http) as registry:
         remote = _look_up(registry, reference)
