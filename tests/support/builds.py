@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -37,6 +38,14 @@ def session_cache(recipe: str) -> Path:
     folder = Path(os.environ[BUILDS_DIR]) / recipe
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process of the session after the other work in `folder`."""
+    with folder.with_name(f"{folder.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
