@@ -27,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Some systems' own leaves folders open to a group, and edgephi doesn't work in such an install root.
 os.umask(0o022)
+# Threads of torch that wait for each other let the other worker's threads have the core: half the processor time of a
+# GPTQ build or a perplexity on a busy machine is spent turning in circles. No sum depends on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)
