@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.warm_olive import warm_olive
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import load_recipe
@@ -65,7 +66,7 @@ def profile() -> Profile:
 def bundle(recipe: str) -> Bundle:
     """The reference model built by `recipe` for this machine. Don't change its files."""
     root = session_cache(recipe)
-    with _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
+    with warm_olive(), _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
         return follow(optimize(MODEL, load_recipe(recipe), profile()))
 
 
