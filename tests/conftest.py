@@ -27,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Some systems' own leaves folders open to a group, and edgephi doesn't work in such an install root.
 os.umask(0o022)
+# Threads of torch that wait for each other let the other worker's threads have the core: half the processor time of a
+# GPTQ build or a perplexity on a busy machine is spent turning in circles. No sum depends on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)
@@ -45,16 +48,19 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runtimes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session."""
-    from tests.support.builds import follow
+def runtimes() -> Path:
+    """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session.
+
+    Whichever of its processes asks first installs it, and the others wait.
+    """
+    from tests.support.builds import alone_in, follow, session_cache
     from toolkit.catalog.target import Target
     from toolkit.deploy.install import prepare
     from toolkit.device.session import connect
 
-    root = tmp_path_factory.mktemp("runtime-root")
+    root = session_cache("runtime-root")
     target = Target(name="setup", transport="local", profile="local", install_root=str(root))
-    with connect(target) as device:
+    with alone_in(root), connect(target) as device:
         follow(prepare(device))
     return root / "runtimes"
 

@@ -20,6 +20,7 @@ import pytest
 from tests.support import builds
 from tests.support.builds import MODEL, follow
 from tests.support.paths import REPO
+from tests.support.warm_olive import warm_olive
 from toolkit.bundle.store import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.catalog.model import shipped_model
 from toolkit.catalog.profile import Profile, load_profile
@@ -41,6 +42,13 @@ def cache(tmp_path: Path) -> Path:
     """A cache that knows the build of the default recipe, and no more."""
     builds.seed_cache(tmp_path / "cache", RTN)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def warm() -> Iterator[None]:
+    """Olive imported already: for what comes out of a build, not for how it is started."""
+    with warm_olive():
+        yield
 
 
 def rtn(profile: Profile | None = None, options: BuildOptions = AS_PLANNED) -> BuildRequest:
@@ -121,6 +129,7 @@ def test_other_context_needs_no_olive(cache: Path) -> None:
 
 
 def test_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
+    """In a child that is started anew as in one that is forked."""
     assert not (tmp_path / "cache").exists()
     assert optimize().id == builds.bundle(RTN).id
 
@@ -252,6 +261,7 @@ def test_device_whose_provider_cannot_be_built_for_gets_a_cpu_bundle() -> None:
     assert any(isinstance(event, Warning_) and "qnn" in event.text for event in events)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache: Path) -> None:
     """No GPU is needed to build it, and none is here to run it."""
     from toolkit.deploy.install import check_here
@@ -266,6 +276,7 @@ def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache:
     assert any(isinstance(event, Warning_) and "only be checked on the device" in event.text for event in events)
 
 
+@pytest.mark.usefixtures("warm")
 def test_fp16_graph_computes_what_fp32_does(cache: Path, tmp_path: Path) -> None:
     """The last step that can run without a GPU: the CPU executes the GPU's graph once nothing asks for CUDA."""
     profile = load_profile("jetson-orin-nano-8gb")
@@ -291,6 +302,7 @@ def test_too_little_calibration_text_is_refused_before_the_work() -> None:
     assert not any(step.text.startswith("build") for step in steps(events))
 
 
+@pytest.mark.usefixtures("warm")
 def test_calibration_with_plain_text(cache: Path) -> None:
     text = (shipped_dir("recipes").parent / "heldout.txt").read_text(encoding="utf-8")
     Path("mine.txt").write_text(text[:60_000])
@@ -330,7 +342,7 @@ def edgephi(*args: str) -> subprocess.Popen[str]:
 
 def olive_child(process: subprocess.Popen[str], log_folder: Path) -> psutil.Process:
     """The Olive process of a running edgephi, once it is in the middle of its work."""
-    for _ in range(600):
+    for _ in range(1200):
         logs = list(log_folder.glob("olive-*.log"))
         if logs and "Running pass" in logs[0].read_text():
             return psutil.Process(process.pid).children()[0]

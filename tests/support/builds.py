@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.support.warm_olive import warm_olive
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import load_recipe
@@ -41,6 +43,14 @@ def session_cache(recipe: str) -> Path:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process of the session after the other work in `folder`."""
+    with folder.with_name(f"{folder.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def _environment(**variables: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
@@ -57,7 +67,7 @@ def profile() -> Profile:
 def bundle(recipe: str) -> Bundle:
     """The reference model built by `recipe` for this machine. Don't change its files."""
     root = session_cache(recipe)
-    with _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
+    with warm_olive(), _environment(EDGEPHI_CACHE_DIR=str(root), EDGEPHI_DATA_DIR=str(root / "data")):
         return follow(optimize(BuildRequest(MODEL, load_recipe(recipe), profile())))
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.builds import follow, profile, session_cache
 from tests.support.paths import DATA
+from tests.support.warm_olive import warm_olive
 from toolkit.bundle.store import Bundle
 from toolkit.catalog.preset import PRESETS, STAND_INS, Preset
 from toolkit.catalog.recipe import Recipe, load_recipe
@@ -138,7 +140,8 @@ def bundle(architecture: str, recipe: str) -> Bundle:
 
 
 def build(folder: Path, recipe: Recipe, root: Path, *, trust: bool = False) -> Bundle:
-    with pytest.MonkeyPatch.context() as patch:
+    # Transformers keeps a model's own code in a folder that it chooses when it is imported.
+    with nullcontext() if trust else warm_olive(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEPHI_CACHE_DIR", str(root))
         patch.setenv("EDGEPHI_DATA_DIR", str(root / "data"))
         request = BuildRequest(str(folder), recipe, profile(), BuildOptions(trust_remote_code=trust))

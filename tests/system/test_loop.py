@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from tests.support.builds import bundle as build
 from tests.support.builds import interruptible, seed_cache
 from tests.support.commands import edgephi
+from toolkit.catalog.workload import load_workload
 
 
 @pytest.fixture
@@ -146,8 +148,13 @@ def test_run_with_wrong_names(local: Path, args: tuple[str, ...], code: int, wor
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "sshd"])
 def test_the_demo_ends_in_its_table(embedded: bool, tmp_path: Path, local: Path, runtimes: Path) -> None:
+    """With a workload of its own that takes seconds; the slow test below has the one that is shipped."""
     from toolkit.jobs.demo import RECIPES
 
+    short = {"warmup": 1, "repetitions": 2, "runs": 1, "quality_tokens": 2048}
+    workload = load_workload("demo").model_copy(update=short)
+    (tmp_path / "config" / "workloads").mkdir()
+    (tmp_path / "config" / "workloads" / "demo.toml").write_text(tomli_w.dumps(workload.model_dump(exclude={"name"})))
     for recipe in RECIPES:
         seed_cache(tmp_path / "cache", recipe)
     device = tmp_path / "cache" / "demo" / "device"
