@@ -23,7 +23,7 @@ from toolkit.deploy.push import Upload
 from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.files import try_lock
+from toolkit.files import try_lock, write_whole
 from toolkit.metrics.quality import HELD_OUT
 from toolkit.optimize.build import optimize
 
@@ -189,9 +189,7 @@ def _keep(folder: Path, sample: EvalText, made: ReferenceMade) -> Reference:
     names = [f"{index:05}.npz" for index in range(len(made.windows))]
     files = [describe_file(folder / name, name).model_dump() for name in names]
     index = {"files": files, **made.model_dump(mode="json", include={"windows", "continuations"})}
-    beside = folder / "index.tmp"
-    beside.write_text(json.dumps(index), encoding="utf-8")
-    beside.replace(folder / _INDEX)
+    write_whole(folder / _INDEX, json.dumps(index))
     return _reference(folder, index)
 
 

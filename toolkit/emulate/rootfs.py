@@ -19,7 +19,7 @@ from pathlib import Path
 from toolkit.config import cache_dir
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Step
-from toolkit.files import try_lock
+from toolkit.files import replaced_folder, try_lock
 
 # What belongs to a root file system of any kind: a shell with its tools, Python, what wheels link to, and a way in.
 PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps", "libstdc++6")
@@ -75,18 +75,21 @@ def root_file_system(definition: Definition) -> Service[Path]:
             time.sleep(_POLL_S)
         if not folder.is_dir():
             yield Step(f"make an {definition.architecture} root file system of Debian {definition.suite}")
-            beside = folder.with_name(f".{definition.digest}.part")
-            shutil.rmtree(beside, ignore_errors=True)
-            yield from _extract(definition, beside)
-            for name in _LEFT_OUT:
-                shutil.rmtree(beside / name, ignore_errors=True)
-            (beside / "etc/resolv.conf").unlink(missing_ok=True)
-            _add_users(beside)
-            for command in definition.finish:
-                yield Progress(f"inside it: {command[0]}", 0, None)
-                _run_inside(beside, command)
-            beside.rename(folder)
+            # Ten thousand small files, each flushed, would take longer than making them again.
+            with replaced_folder(folder, durable=False) as fresh:
+                yield from _fill(definition, fresh)
     return folder
+
+
+def _fill(definition: Definition, folder: Path) -> Service[None]:
+    yield from _extract(definition, folder)
+    for name in _LEFT_OUT:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "etc/resolv.conf").unlink(missing_ok=True)
+    _add_users(folder)
+    for command in definition.finish:
+        yield Progress(f"inside it: {command[0]}", 0, None)
+        _run_inside(folder, command)
 
 
 def remove_root_file_systems() -> None:

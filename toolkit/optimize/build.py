@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from toolkit.catalog.recipe import PROVIDERS, Recipe, calibration_file
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
-from toolkit.files import try_lock
+from toolkit.files import fresh_folder, in_words, put_folder, replaced_folder, try_lock
 from toolkit.metrics.build_needs import check_host, host_needs
 from toolkit.metrics.fit import FitPlan, plan
 from toolkit.optimize import require_extra, tool_versions
@@ -256,20 +255,15 @@ def _build(job: Job, *, force: bool) -> Service[Path]:
     if _whole(folder, _recorded(folder)):
         yield Step(f"build {job.name}", skipped=True)
         return folder
-    # Left by a build that was killed; the lock says that it isn't running any more.
-    work = _builds_dir() / f".{key}"
-    for old in (folder, work):
-        shutil.rmtree(old, ignore_errors=True)
-    needs = host_needs(job.model.shape, job.recipe, job.provider)
-    yield from check_host(needs, job.name, work.parent, force=force)
-    work.mkdir(parents=True)
-    try:
+    shutil.rmtree(folder, ignore_errors=True)
+    with fresh_folder(folder) as work:
+        needs = host_needs(job.model.shape, job.recipe, job.provider)
+        yield from check_host(needs, job.name, folder.parent, force=force)
         yield Step(f"build {job.name}")
         yield from run_workflow(job.workflow(work), work, kv_cache=job.kv_cache())
         _finish(work / "output")
-        (work / "output").replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with in_words(folder):
+            put_folder(work / "output", folder)
     return folder
 
 
@@ -281,15 +275,7 @@ def _finish(output: Path) -> None:
     artifacts = [describe_file(path, path.relative_to(output).as_posix()) for path in files]
     for path in files:
         path.chmod(READ_ONLY)
-        _sync(path)
-    record = output / _RECORD
-    record.write_text(json.dumps([artifact.model_dump() for artifact in artifacts]), encoding="utf-8")
-    _sync(record)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    (output / _RECORD).write_text(json.dumps([artifact.model_dump() for artifact in artifacts]), encoding="utf-8")
 
 
 def _recorded(folder: Path) -> list[Artifact]:
@@ -309,11 +295,8 @@ def _whole(folder: Path, artifacts: list[Artifact] | tuple[Artifact, ...]) -> bo
 
 def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
     """Assemble the bundle for the job's context, check it, and move it into the store."""
-    beside = store_dir() / f".{job.key()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        bundle = _assemble(job, build, beside)
+    with fresh_folder(store_dir() / job.key()) as fresh:
+        bundle = _assemble(job, build, fresh)
         final = store_dir() / bundle.id
         # It may have been evaluated since: the same files under another id.
         if stored := find_identity(bundle.manifest.identity):
@@ -323,11 +306,10 @@ def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
             shutil.rmtree(stored.path)
         if check is not None:
             yield from check(bundle)
-        beside.replace(final)
+        with in_words(final):
+            put_folder(fresh, final)
         yield Step(f"bundle {bundle.id[:12]} ({bundle.manifest.size_bytes / 1e6:,.1f} MB)")
         return Bundle(final, bundle.manifest, bundle.id)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _assemble(job: Job, build: Path, folder: Path) -> Bundle:
@@ -383,18 +365,9 @@ def _put(bundle: Bundle, out: Path) -> Bundle:
         if open_bundle(out).id == bundle.id and _whole(out, bundle.manifest.artifacts):
             return open_bundle(out)
         raise _occupied(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.absolute().with_name(f".{out.absolute().name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        link_files(bundle.path, [artifact.path for artifact in bundle.manifest.artifacts], beside)
-        put = write_bundle(beside, bundle.manifest)
-        if out.exists():
-            out.rmdir()  # Windows doesn't rename over a folder, not even an empty one.
-        beside.replace(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with replaced_folder(out) as fresh:
+        link_files(bundle.path, [artifact.path for artifact in bundle.manifest.artifacts], fresh)
+        put = write_bundle(fresh, bundle.manifest)
     return Bundle(out, put.manifest, put.id)
 
 

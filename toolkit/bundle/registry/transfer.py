@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +34,7 @@ from toolkit.bundle.store import READ_ONLY, Bundle, open_bundle, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
-from toolkit.files import try_lock
+from toolkit.files import in_words, put_file, put_folder, try_lock
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Beside what is pulled, for the file system's own needs.
@@ -67,11 +66,7 @@ class _Remote:
         for name, raw in self.beside.items():
             path = folder / name
             if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                beside.write_bytes(raw)
-                beside.chmod(READ_ONLY)
-                beside.replace(path)
+                put_file(path, raw, mode=READ_ONLY)
 
 
 def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -> Service[Published]:
@@ -144,28 +139,20 @@ def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool 
         final = into if into is not None else store_dir() / remote.id
         if into is None and final.is_dir():
             yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
-            with _written(final):
+            with in_words(final):
                 # It may have been signed since.
                 remote.write_beside(final)
             return open_bundle(final)
         if final.exists():
             raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
-        with _written(final):
+        with in_words(final):
             final.parent.mkdir(parents=True, exist_ok=True)
             beside = final.with_name(f".{final.name[:32]}-{remote.id[:12]}.pull")
             with _alone(beside.with_suffix(".lock"), reference):
                 if not final.exists():
                     yield from _fill(registry, remote, beside)
-                    beside.replace(final)
+                    put_folder(beside, final)
     return open_bundle(final)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
 
 
 @contextmanager
@@ -215,7 +202,7 @@ def remote_bundle(reference: Place, *, plain_http: bool = False) -> Service[Bund
         if remote.blocks is not None and remote.blocks.size <= LARGEST_LISTS_BYTES:
             keep_block_lists(registry.small_blob(remote.blocks, LARGEST_LISTS_BYTES), remote.manifest)
     folder = cache_dir() / "registry" / remote.digest.removeprefix("sha256:")
-    with _written(folder):
+    with in_words(folder):
         remote.write_beside(folder)
     yield Step(f"{reference} is {remote.manifest.name} ({remote.id[:12]})")
     return open_bundle(folder)
