@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.locks import held_elsewhere
 from tests.support.paths import REPO
 from toolkit.errors import ConfigError
-from toolkit.files import fresh_folder, put_folder, replaced_folder, try_lock, write_whole
+from toolkit.events import Event, Progress, Service, Step, drain
+from toolkit.files import fresh_folder, in_turn, locked, put_folder, replaced_folder, write_whole
 
 PREAMBLE = """\
 import sys, time
@@ -258,10 +262,92 @@ def test_many_at_once_never_take_another_ones_folder(place: Path) -> None:
     assert names(place) == []
 
 
-def test_one_at_a_time_until_the_file_is_closed(place: Path) -> None:
+def test_one_at_a_time(place: Path) -> None:
+    path = place / "folder" / "lock"
+    with locked(path, "paints"):
+        with pytest.raises(ConfigError) as caught, locked(path, "paints"):
+            pass
+        assert (caught.value.message, caught.value.hint) == ("this process paints", "wait for it, or end it")
+    with locked(path, "paints"):
+        pass
+    assert path.read_text() == ""
+
+
+def test_who_has_a_lock_is_named_until_its_end(place: Path) -> None:
+    with held_elsewhere(place / "lock") as other:
+        with pytest.raises(ConfigError) as caught, locked(place / "lock", "paints", "come back"):
+            pass
+        assert (caught.value.message, caught.value.hint) == (f"another process ({other.pid}) paints", "come back")
+    assert (place / "lock").read_text().startswith(f"{other.pid} "), "it had no time to take its name out"
+    with locked(place / "lock", "paints"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "holder"),
+    [("", "another process"), ("17", "another process"), ("17 elsewhere\n", "another process (17 on elsewhere)")],
+)
+def test_holders_that_say_something_else(place: Path, text: str, holder: str) -> None:
     path = place / "lock"
-    with path.open("ab") as first, path.open("ab") as second:
-        assert try_lock(first)
-        assert not try_lock(second)
-    with path.open("ab") as third:
-        assert try_lock(third)
+    with locked(path, "paints"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(f"{holder} paints")), locked(path, "paints"):
+            pass
+
+
+def test_a_lock_in_passing_leaves_no_file_and_lets_one_in_at_a_time(place: Path) -> None:
+    code = (
+        'from toolkit.files import locked\nfrom toolkit.errors import ConfigError\nprint("now", flush=True)\n'
+        "for _ in range(300):\n    try:\n        with locked(path, 'paints', passing=True):\n"
+        "            path.with_name('one').touch(exist_ok=False)\n            path.with_name('one').unlink()\n"
+        "    except ConfigError:\n        pass\n"
+    )
+    processes = [begun(code, place / "lock") for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == [""] * 3
+    assert names(place) == []
+
+
+def test_where_nothing_can_be_locked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "file").touch()
+    with pytest.raises(ConfigError, match="lock: cannot be locked: "), locked(place / "file" / "lock", "paints"):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(ConfigError, match="lock: cannot be locked: No locks available"), locked(place / "lock", "x"):
+        pass
+    with replaced_folder(place / "folder") as fresh:
+        (fresh / "file").touch()
+    assert names(place) == ["file", "folder", "lock"]
+
+
+def test_who_waits_says_once_for_whom(place: Path) -> None:
+    events: list[Event] = []
+
+    def work() -> Service[str]:
+        with (yield from in_turn(place / "lock", "paints")):
+            return "done"
+
+    with held_elsewhere(place / "lock") as other:
+
+        def hear(event: Event) -> None:
+            events.append(event)
+            if len(events) == 4:
+                other.kill()
+
+        assert drain(work(), hear) == "done"
+    waiting = f"wait: another process ({other.pid}) paints"
+    assert events[:4] == [Step(waiting), *[Progress(waiting, 0, None)] * 3]
+    assert not any(isinstance(event, Step) for event in events[1:])
+    assert drain(work()) == "done"
+
+
+def test_another_thread_of_this_process_is_waited_for_in_silence(place: Path) -> None:
+    service = in_turn(place / "lock", "paints")
+    with locked(place / "lock", "paints"):
+        assert [next(service) for _ in range(2)] == [Progress("wait: this process paints", 0, None)] * 2
+    service.close()
+    with locked(place / "lock", "paints"):
+        pass

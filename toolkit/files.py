@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -17,12 +18,13 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError
+from toolkit.events import Progress, Service, Step
 
 # The mode of a file that only its user can read.
 PRIVATE = 0o600
@@ -32,6 +34,11 @@ _LONGEST_STEM = 32
 # No file takes this long to write: what is older was left by a process that died.
 _ABANDONED_S = 3600
 _LOCK, _NEW, _OLD = "lock", "new", "old"
+_POLL_S = 0.2
+_LOCKED_BYTE = 1 << 30
+# What the holder of a lock writes into it: the number of its process, and the machine's name.
+_SIGNED = re.compile(r"([0-9]{1,10}) (.*)\n")
+_US = "this process"
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
@@ -160,7 +167,7 @@ def _new_room(stem: Path) -> tuple[Path, IO[bytes]]:
         with contextlib.suppress(FileNotFoundError):
             lock = (room / _LOCK).open("xb")
             try:
-                if try_lock(lock) and (room / _LOCK).exists():
+                if _try_lock(lock) and (room / _LOCK).exists():
                     return room, lock
             except OSError:
                 # A file system without locks: nobody can sweep there either.
@@ -176,7 +183,7 @@ def _sweep_room(room: Path) -> None:
         room.rmdir()
         return
     with lock:
-        if not try_lock(lock):
+        if not _try_lock(lock):
             return
         _leave(room)
     _leave(room)
@@ -265,7 +272,93 @@ class HashMemo:
         write_whole(self._path(), json.dumps(self._entries, indent=0))
 
 
-def try_lock(file: IO[bytes]) -> bool:
+@contextmanager
+def locked(path: Path, doing: str, hint: str = "wait for it, or end it", *, passing: bool = False) -> Iterator[None]:
+    """Hold the lock at `path`, which one process, and one thread of it, has at a time; the end of a process frees it.
+
+    Where it is taken, raises ConfigError that names who has it and what they are `doing` ("runs the same search"). With
+    `passing` the file goes when the lock is given back.
+    """
+    file = _take(path)
+    if file is None:
+        raise ConfigError(f"{_holder(path)} {doing}", hint)
+    with _held(file, path, passing=passing):
+        yield
+
+
+def in_turn(path: Path, doing: str) -> Service[AbstractContextManager[None]]:
+    """Wait for the lock at `path`, and return what holds it: `with (yield from in_turn(path, "builds the same")):`.
+
+    One Step names who has it and what they are `doing`; none where this very process does, which is heard anyway. A
+    Progress at each look lets whoever drives the service end it.
+    """
+    told = False
+    while (file := _take(path)) is None:
+        waiting = f"wait: {(holder := _holder(path))} {doing}"
+        if not told and holder != _US:
+            told = True
+            yield Step(waiting)
+        yield Progress(waiting, 0, None)
+        time.sleep(_POLL_S)
+    return _held(file, path)
+
+
+def _take(path: Path) -> IO[bytes] | None:
+    """The file of a lock that was free, with our number in it. Raises ConfigError where nothing can be locked."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = path.open("a+b")
+            try:
+                if not _try_lock(file):
+                    file.close()
+                    return None
+                # Who had it may have removed the file since we opened it.
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+    except OSError as exc:
+        raise ConfigError(f"{shown(path)}: cannot be locked: {exc.strerror or exc}") from exc
+    # On a full disk it is held without a name.
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        os.write(file.fileno(), f"{os.getpid()} {platform.node()}\n".encode())
+    return file
+
+
+@contextmanager
+def _held(file: IO[bytes], path: Path, *, passing: bool = False) -> Iterator[None]:
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+            if passing and sys.platform != "win32":
+                path.unlink(missing_ok=True)
+    if passing and sys.platform == "win32":
+        # Only here, where an open file stays: nobody who waits for a lock that is gone can think that it has it.
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _holder(path: Path) -> str:
+    """Name who holds a lock, as far as it has said; processes of other machines and containers have other names."""
+    try:
+        found = _SIGNED.fullmatch(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    if found is None:
+        return "another process"
+    if found[2] != platform.node():
+        return f"another process ({found[1]} on {found[2]})"
+    return _US if int(found[1]) == os.getpid() else f"another process ({found[1]})"
+
+
+def _try_lock(file: IO[bytes]) -> bool:
     """Take the lock on an open file, if nobody has it. Closing the file, or dying, gives it back.
 
     Raises OSError where the file system has no locks.
@@ -274,6 +367,8 @@ def try_lock(file: IO[bytes]) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
+            # Windows lets nobody read what is locked: a byte far behind what the holder says.
+            file.seek(_LOCKED_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl

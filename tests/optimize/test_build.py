@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import builds
 from tests.support.builds import MODEL, follow
+from tests.support.locks import held_elsewhere
 from tests.support.paths import REPO
 from toolkit.bundle.store import Bundle, list_bundles, open_bundle, verify_bundle
 from toolkit.catalog.model import shipped_model
@@ -290,13 +291,12 @@ def test_recipe_that_contradicts_the_profile() -> None:
 
 def test_two_builders_of_the_same_take_turns(cache: Path) -> None:
     (key,) = (path.name for path in (cache / "builds").iterdir() if len(path.name) == 64)
-    with build._open_lock(key) as other:
-        follow(build._acquire(other))
+    with held_elsewhere(cache / "builds" / f"{key}.lock") as other:
         service = build.optimize(MODEL, load_recipe(RTN), builds.profile())
         planned, waiting = (next(event for event in service if isinstance(event, Step)) for _ in range(2))
         assert planned.text.startswith("plan")
-        assert waiting.text.startswith("wait")
-        other.close()
+        assert waiting.text == f"wait: another process ({other.pid}) builds the same"
+        other.kill()
         assert follow(service).id == builds.bundle(RTN).id
 
 

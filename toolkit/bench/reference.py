@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
@@ -23,7 +22,7 @@ from toolkit.deploy.push import Upload
 from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.files import try_lock, write_whole
+from toolkit.files import in_turn, write_whole
 from toolkit.metrics.quality import HELD_OUT
 from toolkit.optimize.build import optimize
 
@@ -33,7 +32,6 @@ PROMPTS = 16
 MATCH_PROMPT_TOKENS = 32
 MATCH_TOKENS = 64
 _INDEX = "index.json"
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,7 @@ def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service
         packages = list(device.profile.runtime.packages)
         parts = [bundle.manifest.identity, _request(bundle, sample), sample.sha256, agent_sha256(), packages]
         folder = cache_dir() / "reference" / hashlib.sha256(canonical_json(parts).encode()).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("ab") as lock:
-            yield from _acquire(lock)
+        with (yield from in_turn(folder / "lock", "computes the same log-probabilities")):
             if kept := _kept(folder):
                 yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}", skipped=True)
                 return kept
@@ -157,14 +153,6 @@ def reference_files(bundle: Bundle, sample: EvalText, beside: Device) -> Service
                 folder=str(folder),
             )
             return _keep(folder, sample, made)
-
-
-def _acquire(lock: IO[bytes]) -> Service[None]:
-    if try_lock(lock):
-        return
-    yield Step("wait: another process computes the same log-probabilities")
-    while not try_lock(lock):
-        time.sleep(_POLL_S)
 
 
 def _request(bundle: Bundle, sample: EvalText) -> dict[str, int]:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from toolkit.catalog.record import Record
 from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
-from toolkit.files import fresh_folder, replaced_folder, try_lock
+from toolkit.files import fresh_folder, in_turn, replaced_folder
 
 T = TypeVar("T")
 
@@ -192,12 +191,7 @@ def _in_turn(work: Service[T]) -> Service[T]:
     """Run a service while nobody else, of this process or another, fetches: devices of one rollout want the same
     wheels at the same time.
     """
-    wheels = cache_dir() / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
-    with (wheels / ".lock").open("ab") as lock:
-        while not try_lock(lock):
-            yield _WAITING
-            time.sleep(_POLL_S)
+    with (yield from in_turn(cache_dir() / "wheels" / ".lock", "fetches wheels")):
         return (yield from work)
 
 

@@ -31,7 +31,7 @@ from toolkit.emulate.rootfs import USER, USER_ID, Definition, root_file_system
 from toolkit.emulate.sshd import HOST, free_port, write_key_pair
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Progress, Service, Step
-from toolkit.files import replaced_folder, try_lock, write_whole
+from toolkit.files import locked, replaced_folder, write_whole
 
 TAG = "emulated"
 # Compiled beforehand: the board can't write there, and Python reading its library as text takes it seconds each time.
@@ -85,9 +85,7 @@ def start(board: Board, profile: Profile, name: str, port: int | None = None) ->
     check_machine()
     folder = boards_dir() / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("w+b") as lock:
-        if not try_lock(lock):
-            raise ConfigError(f"board '{name}' is being started by another process", "try again in a moment")
+    with locked(folder / "lock", f"starts board '{name}'", "try again in a moment"):
         state = find_state(name)
         if state is not None and state.running:
             _refuse_other(state, profile, port)

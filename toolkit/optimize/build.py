@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from toolkit import __version__
 from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, canonical_json, describe_file
@@ -24,7 +23,7 @@ from toolkit.catalog.recipe import PROVIDERS, Recipe, calibration_file
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
-from toolkit.files import fresh_folder, in_words, put_folder, replaced_folder, try_lock
+from toolkit.files import fresh_folder, in_turn, in_words, put_folder, replaced_folder
 from toolkit.metrics.build_needs import check_host, host_needs
 from toolkit.metrics.fit import FitPlan, plan
 from toolkit.optimize import require_extra, tool_versions
@@ -38,7 +37,6 @@ Check = Callable[[Bundle], Service[None]]
 
 _GENAI_CONFIG = "genai_config.json"
 _RECORD = "build.json"
-_POLL_S = 0.5
 # What Olive writes about itself: absolute paths and times, of no use to a device.
 _OLIVE_RECORDS = {"footprint.json", "output_footprint.json", "model_config.json", "run_history.txt"}
 
@@ -125,8 +123,7 @@ def optimize(
         _refuse_occupied(out)
     yield from _check_fit(model_ref, recipe, profile, context, force=force, trust_remote_code=trust_remote_code)
     job = yield from _prepare(model_ref, recipe, profile, context, calibration, trust_remote_code=trust_remote_code)
-    with _open_lock(job.key()) as lock:
-        yield from _acquire(lock)
+    with (yield from in_turn(_builds_dir() / f"{job.key()}.lock", "builds the same")):
         build = yield from _build(job, force=force)
         bundle = yield from _store(job, build, check)
     if out is not None:
@@ -227,21 +224,6 @@ def _smaller(fit: FitPlan) -> str:
     if fit.largest_context_tokens:
         return f"--context {fit.largest_context_tokens} is the most that fits; --force builds it anyway"
     return "take a smaller model or recipe (int4-rtn-b128-int2 is the smallest); --force builds it anyway"
-
-
-def _open_lock(key: str) -> IO[bytes]:
-    path = _builds_dir() / f"{key}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab")
-
-
-def _acquire(lock: IO[bytes]) -> Service[None]:
-    """Wait until no other process builds the same; closing the file gives the lock back."""
-    if try_lock(lock):
-        return
-    yield Step("wait: another process builds the same")
-    while not try_lock(lock):
-        time.sleep(_POLL_S)
 
 
 def _builds_dir() -> Path:

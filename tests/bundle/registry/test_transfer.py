@@ -136,7 +136,7 @@ def test_a_pull_that_was_ended_goes_on(there: LocalRegistry, place: Place, bundl
     for event in service:
         if isinstance(event, Progress) and event.done > 5 * MIB:
             break
-    with pytest.raises(ConfigError, match="is being pulled by another process"):
+    with pytest.raises(ConfigError, match=f"this process pulls {place}"):
         follow(pull_bundle(place, into=tmp_path / "pulled"))
     service.close()
     assert not (tmp_path / "pulled").exists()
@@ -299,6 +299,6 @@ def test_two_at_once_into_one_store(bundle: Bundle) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert bundle.id in ended and set(ended) <= {bundle.id, f"{reference} is being pulled by another process"}
+    assert bundle.id in ended and set(ended) <= {bundle.id, f"this process pulls {reference}"}
     (found,) = list_bundles()
     follow(verify_bundle(found))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,7 +34,7 @@ from toolkit.bundle.store import READ_ONLY, Bundle, open_bundle, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
-from toolkit.files import in_words, put_file, put_folder, try_lock
+from toolkit.files import in_words, locked, put_file, put_folder
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Beside what is pulled, for the file system's own needs.
@@ -146,24 +146,12 @@ def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool 
         if final.exists():
             raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
         with in_words(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
             beside = final.with_name(f".{final.name[:32]}-{remote.id[:12]}.pull")
-            with _alone(beside.with_suffix(".lock"), reference):
+            with locked(beside.with_suffix(".lock"), f"pulls {reference}", passing=True):
                 if not final.exists():
                     yield from _fill(registry, remote, beside)
                     put_folder(beside, final)
     return open_bundle(final)
-
-
-@contextmanager
-def _alone(lock: Path, reference: Place) -> Iterator[None]:
-    with lock.open("ab") as file:
-        if not try_lock(file):
-            raise ConfigError(f"{reference} is being pulled by another process", "wait for it, or end it")
-        yield
-    # Windows keeps a file that somebody else has open.
-    with suppress(OSError):
-        lock.unlink()
 
 
 def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:

@@ -21,7 +21,7 @@ from toolkit.bundle.store import Bundle
 from toolkit.catalog.record import Record
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
-from toolkit.files import try_lock, write_whole
+from toolkit.files import locked, write_whole
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
@@ -211,11 +211,7 @@ def find_rollout(reference: str) -> Rollout:
 @contextmanager
 def claim(rollout: Rollout) -> Iterator[None]:
     """Have a rollout to oneself. Raises ConfigError when another process is at work on it."""
-    folder = rollouts_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{rollout.id}.lock").open("ab") as lock:
-        if not try_lock(lock):
-            raise ConfigError("the same rollout is running in another process", "wait for it, or end it")
+    with locked(rollouts_dir() / f"{rollout.id}.lock", "runs the same rollout"):
         yield
 
 
