@@ -10,7 +10,8 @@ from toolkit.cli.probe import _value
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("ram_bytes", 8_000_000_000, "8 GB"),
+        ("ram_bytes", 8_000_000_000, "7.45 GiB"),
+        ("free_disk_bytes", 8_000_000_000, "8 GB"),
         ("ram_bytes", None, "–"),
         ("soc", None, "–"),
         ("rails_mw", {}, "–"),

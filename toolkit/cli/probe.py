@@ -95,7 +95,7 @@ def _value(key: str, value: Any) -> str:
     from toolkit.cli import render
 
     if key.endswith("_bytes"):
-        return render.size(value)
+        return render.size(value) if "disk" in key else render.memory(value)
     if value in (None, [], {}):
         return "–"
     if isinstance(value, list):

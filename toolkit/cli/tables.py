@@ -67,7 +67,7 @@ def _row(report: Report) -> list[str]:
         _median(found["decode_tps"]),
         f"{found['decode_tps'].spread:.0%}",
         _median(found["itl_p95_ms"]),
-        render.size(found["rss_peak_bytes"].median if "rss_peak_bytes" in found else None),
+        render.memory(found["rss_peak_bytes"].median if "rss_peak_bytes" in found else None),
         _median(found.get("ppl")),
     ]
 
@@ -95,7 +95,7 @@ def _predicted(report: Report, predicted: Predicted) -> list[str]:
         _off(predicted.ttft_ms, found["ttft_ms"].median, render.figure),
         _off(predicted.prefill_tps, found["prefill_tps"].median, render.figure),
         _off(predicted.decode_tps, found["decode_tps"].median, render.figure),
-        _off(predicted.memory_bytes, memory.median if memory else None, render.size),
+        _off(predicted.memory_bytes, memory.median if memory else None, render.memory),
         ", ".join(sources) or "–",
     ]
 

@@ -32,6 +32,7 @@ from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimize.remote_code import without_tokenizer_code
 from toolkit.optimize.runner import run_workflow
 from toolkit.optimize.workflow import render_workflow
+from toolkit.units import memory_text, size_text
 
 Check = Callable[[Bundle], Service[None]]
 
@@ -207,13 +208,13 @@ def _check_fit(
     name = bundle_name(local.name if local else ref.partition("@")[0], recipe, build_provider(profile))
     if fit.fits:
         yield Step(
-            f"plan {name}: {fit.bundle_bytes / 1e6:,.0f} MB on disk, {fit.needed_bytes / 1e6:,.0f} of "
-            f"{fit.available_bytes / 1e6:,.0f} MB of memory with a context of {fit.context_tokens} tokens"
+            f"plan {name}: {size_text(fit.bundle_bytes)} on disk, {memory_text(fit.needed_bytes)} of "
+            f"{memory_text(fit.available_bytes)} of memory with a context of {fit.context_tokens} tokens"
         )
         return
     message = (
-        f"{name} needs {fit.needed_bytes / 1e9:.2f} GB of memory with a context of "
-        f"{fit.context_tokens} tokens; '{profile.name}' has {fit.available_bytes / 1e9:.2f} GB for it"
+        f"{name} needs {memory_text(fit.needed_bytes)} of memory with a context of "
+        f"{fit.context_tokens} tokens; '{profile.name}' has {memory_text(fit.available_bytes)} for it"
     )
     if not force:
         raise ConfigError(message, _smaller(fit))
@@ -290,7 +291,7 @@ def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
             yield from check(bundle)
         with in_words(final):
             put_folder(fresh, final)
-        yield Step(f"bundle {bundle.id[:12]} ({bundle.manifest.size_bytes / 1e6:,.1f} MB)")
+        yield Step(f"bundle {bundle.id[:12]} ({size_text(bundle.manifest.size_bytes)})")
         return Bundle(final, bundle.manifest, bundle.id)
 
 

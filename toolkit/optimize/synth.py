@@ -23,6 +23,7 @@ from toolkit.config import data_path
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Progress, Service
 from toolkit.files import replaced_folder
+from toolkit.units import size_text
 
 BYTES_PER_VALUE = 2  # bfloat16
 SHARD_BYTES = 1 << 30
@@ -104,7 +105,7 @@ def synthesize(
     free = shutil.disk_usage(out.parent).free
     if free < total:
         raise HostDiskFull(
-            f"{preset.name} takes {total / 1e9:.1f} GB and {out.parent} has {free / 1e9:.1f} GB free",
+            f"{preset.name} takes {size_text(total)} and {out.parent} has {size_text(free)} free",
             "free some space, choose another disk, or cut the model to fewer layers",
         )
     with replaced_folder(out) as fresh:

@@ -66,7 +66,7 @@ def steps(events: list[Event]) -> list[tuple[str, bool]]:
 def test_there_and_back(there: LocalRegistry, place: Place, bundle: Bundle) -> None:
     events: list[Event] = []
     published = follow(push_bundle(bundle, place), events)
-    assert steps(events) == [(f"{place}: push 5 of 5 files, 9.4 MB", False)]
+    assert steps(events) == [(f"{place}: push 5 of 5 files, 9.44 MB", False)]
     done = [event.done for event in events if isinstance(event, Progress) and event.label == "push"]
     assert done == sorted(done) and done[-1] == published.sent_bytes
     pulled = follow(pull_bundle(published.reference))
@@ -91,7 +91,7 @@ def test_what_is_there_is_not_sent_again(there: LocalRegistry, place: Place, bun
     events = []
     published = follow(push_bundle(other, Place(place.host, place.repository, "v2")), events)
     assert published.sent_bytes == 3 + len(other.manifest_text)
-    assert steps(events)[0][0].endswith("push 2 of 4 files, 0.0 MB")
+    assert steps(events)[0][0].endswith(f"push 2 of 4 files, {published.sent_bytes / 1000:.3g} kB")
 
 
 @needs_registry

@@ -35,6 +35,7 @@ from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
 from toolkit.files import in_words, locked, put_file, put_folder
+from toolkit.units import size_text
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Beside what is pulled, for the file system's own needs.
@@ -88,7 +89,7 @@ def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -
         unique = {layer.digest: layer for layer in layers}
         lacking = [layer for layer in unique.values() if not registry.has_blob(layer)]
         total = sum(layer.size for layer in lacking)
-        text = f"{reference}: push {len(lacking)} of {len(unique)} files, {total / 1e6:,.1f} MB"
+        text = f"{reference}: push {len(lacking)} of {len(unique)} files, {size_text(total)}"
         yield Step(text, skipped=not lacking)
         for layer in lacking:
             with _opened(bundle.path / layer.title) as source:
@@ -162,9 +163,9 @@ def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
     folder.mkdir(exist_ok=True)
     free = shutil.disk_usage(folder).free
     if total + _SPARE_BYTES > free:
-        message = f"{shown(folder.parent)}: {total / 1e6:,.1f} MB to pull, {free / 1e6:,.1f} MB free"
+        message = f"{shown(folder.parent)}: {size_text(total)} to pull, {size_text(free)} free"
         raise ConfigError(message, "free some space there, or pull --into another disk")
-    yield Step(f"pull {manifest.name}: {len(lacking)} of {len(manifest.artifacts)} files, {total / 1e6:,.1f} MB")
+    yield Step(f"pull {manifest.name}: {len(lacking)} of {len(manifest.artifacts)} files, {size_text(total)}")
     for artifact in lacking:
         path = folder / artifact.path
         path.parent.mkdir(parents=True, exist_ok=True)
