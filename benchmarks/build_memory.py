@@ -167,7 +167,13 @@ def main() -> None:
     models = options.models or cache_dir() / "results"
     models.mkdir(parents=True, exist_ok=True)
     table = [
-        [build.name, f"{build.seconds:.0f}", render.size(build.anonymous_bytes), render.size(build.peak_bytes), equal]
+        [
+            build.name,
+            f"{build.seconds:.0f}",
+            render.memory(build.anonymous_bytes),
+            render.memory(build.peak_bytes),
+            equal,
+        ]
         for build, equal in rows(models, options.only or list(LIMITS))
     ]
     columns = ["build", "seconds", "peak without page cache", "peak with page cache", "bits equal to the limited one"]

@@ -42,7 +42,7 @@ from toolkit.jobs.demo import loopback_target
 from toolkit.jobs.rollout.record import RolloutOptions, plan_waves
 from toolkit.optimize.build import optimize
 from toolkit.optimize.request import BuildRequest
-from toolkit.units import parse_bandwidth, parse_bytes
+from toolkit.units import parse_bandwidth, parse_bytes, rate_text
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)
 MODEL, RECIPE = "phi3-nano", "int4-rtn-b32"
@@ -296,17 +296,16 @@ def table(costs: Costs, assumed: Assumed, fleets: Sequence[int]) -> str:
 
 def figures(costs: Costs, assumed: Assumed, source: dict[str, str]) -> str:
     """What the table was computed from."""
-    rate = "{:,.1f} MB/s".format
     lines = [
         f"bundle: {render.size(costs.size_bytes)} ({source['size_bytes']})",
         f"connection and questions: {costs.overhead_s:.2f} s ({source['overhead_s']})",
         f"one load check of two: {costs.load_check_s:.2f} s ({source['load_check_s']})",
-        f"hash on the device: {rate(costs.hash_rate / 1e6)} ({source['hash_rate']})",
-        f"SSH: {rate(costs.ssh_rate / 1e6)} a connection ({source['ssh_rate']}), "
-        f"{rate(costs.ssh_total / 1e6)} in all ({source['ssh_total']})",
-        f"pull of one device: {rate(costs.pull_rate / 1e6)} ({source['pull_rate']})",
-        f"laptop {rate(assumed.laptop / 1e6)}, registry {rate(assumed.registry / 1e6)}, a device "
-        f"{rate(assumed.device / 1e6)}, {assumed.site_devices} devices on one line of {rate(assumed.site / 1e6)} "
+        f"hash on the device: {rate_text(costs.hash_rate)} ({source['hash_rate']})",
+        f"SSH: {rate_text(costs.ssh_rate)} a connection ({source['ssh_rate']}), "
+        f"{rate_text(costs.ssh_total)} in all ({source['ssh_total']})",
+        f"pull of one device: {rate_text(costs.pull_rate)} ({source['pull_rate']})",
+        f"laptop {rate_text(assumed.laptop)}, registry {rate_text(assumed.registry)}, a device "
+        f"{rate_text(assumed.device)}, {assumed.site_devices} devices on one line of {rate_text(assumed.site)} "
         "(assumed)",
         f"{assumed.parallel} devices at once when pushing, {assumed.parallel_pull} when they pull; "
         f"{assumed.off_share:.1%} are off; devices differ by a factor of {math.exp(assumed.spread):.2f} (assumed)",

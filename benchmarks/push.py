@@ -33,6 +33,7 @@ from toolkit.deploy.push import Upload, push
 from toolkit.device.session import connect
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.events import drain
+from toolkit.units import rate_text
 
 LOSSY = Link(round_trip_s=0.05, loss=0.01, bits_per_s=50e6)
 MIB = 2**20
@@ -139,7 +140,7 @@ def table(times: dict[str, list[float]], size: int) -> str:
     for name, values in sorted(times.items(), key=lambda item: statistics.median(item[1])):
         middle = statistics.median(values)
         row = [name, f"{middle:.1f}", f"{min(values):.1f} … {max(values):.1f}"]
-        sent = [render.size(size / middle) + "/s", f"{scp / middle:.2f}×"]
+        sent = [rate_text(size / middle), f"{scp / middle:.2f}×"]
         rows.append(row + (["–", "–"] if name == AGAIN else sent))
     return render.markdown_table(["command", "seconds (median)", "all rounds", "rate", "speed relative to scp"], rows)
 

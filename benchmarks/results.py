@@ -3,7 +3,7 @@
     make results                                # the full-size shape is synthesized into the cache first
     python benchmarks/results.py --model DIR    # a full-size Phi-3-mini folder that is there already
 
-Needs about 20 GB of disk, 12 GB of memory, an hour and a half, and an otherwise idle machine. Talk goes to stderr.
+Needs about 20 GB of disk, 11 GiB of memory, an hour and a half, and an otherwise idle machine. Talk goes to stderr.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ EQUAL_BITS = {
 BEFORE = """\
 | engine | prefill tok/s | decode tok/s at depth 512 | peak RSS | cold load s |
 |---|---|---|---|---|
-| onnxruntime-genai 0.18, int4 block 32, 2.72 GB | 26.6–31.1 | 8.6–10.0 | 3.86 GB | 8–11 |
-| onnxruntime-genai 0.18, int4 block 128 pruned, 2.03 GB | 41.7–46.2 | 10.4–13.3 | 2.80 GB | 4.5–6 |
-| llama.cpp Q4_0, 2.18 GB | 32.9–35.0 | 5.7–6.3 | 4.27–4.56 GB | < 2 warm |
-| openvino-genai 2026.4, int4 group 128, 2.07 GB | 58.1–58.8 | 8.1–8.4 | 4.30 GB | 3.1 + 15 first prompt |"""
+| onnxruntime-genai 0.18, int4 block 32, 2.72 GB | 26.6–31.1 | 8.6–10.0 | 3.59 GiB | 8–11 |
+| onnxruntime-genai 0.18, int4 block 128 pruned, 2.03 GB | 41.7–46.2 | 10.4–13.3 | 2.61 GiB | 4.5–6 |
+| llama.cpp Q4_0, 2.18 GB | 32.9–35.0 | 5.7–6.3 | 3.98–4.25 GiB | < 2 warm |
+| openvino-genai 2026.4, int4 group 128, 2.07 GB | 58.1–58.8 | 8.1–8.4 | 4 GiB | 3.1 + 15 first prompt |"""
 
 
 def work_folder() -> Path:

@@ -13,6 +13,7 @@ import click
 
 from toolkit.cli import COMMANDS, cli
 from toolkit.cli.render import markdown_table
+from toolkit.units import memory_text
 
 _REPO = Path(__file__).parents[1]
 
@@ -53,7 +54,7 @@ def profile_section() -> str:
     from toolkit.cli.profiles import STATUS
 
     rows = [
-        [f"`{p.name}`", p.description, f"{p.hardware.ram_bytes / 2**30:.0f} GiB", p.runtime.provider, STATUS[p.status]]
+        [f"`{p.name}`", p.description, memory_text(p.hardware.ram_bytes), p.runtime.provider, STATUS[p.status]]
         for p in list_profiles()
         if isinstance(p, Profile) and p.name != "local"
     ]

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from toolkit.catalog.profile import Profile, list_profiles
 from toolkit.catalog.python import MINORS
 from toolkit.deploy.wheels import LOCKS, Platform, Wheel, WheelLock, lock_name, target_options
+from toolkit.units import size_text
 
 _SYSTEMS = {"linux": ("linux", "Linux", "posix"), "windows": ("win32", "Windows", "nt")}
 _WINDOWS_MACHINES = {"aarch64": "ARM64", "x86_64": "AMD64"}
@@ -138,7 +139,7 @@ def main() -> int:
             continue
         path.write_text(lock.model_dump_json(indent=1) + "\n", encoding="utf-8")
         written.add(path)
-        print(f"{path.name}: {len(lock.wheels)} wheels, {sum(w.size_bytes for w in lock.wheels) / 1e6:.1f} MB")
+        print(f"{path.name}: {len(lock.wheels)} wheels, {size_text(sum(w.size_bytes for w in lock.wheels))}")
     if failed:
         return 1
     for path in set(LOCKS.glob("*.json")) - written:

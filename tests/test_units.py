@@ -5,11 +5,14 @@ import pytest
 from toolkit.units import (
     bandwidth_text,
     bytes_text,
+    memory_text,
     parse_bandwidth,
     parse_bytes,
     parse_duration,
     parse_percent,
     parse_rate,
+    rate_text,
+    size_text,
 )
 
 
@@ -161,3 +164,46 @@ def test_parse_rate() -> None:
         parse_rate("0 MB/s")
     with pytest.raises(ValueError, match="is a size"):
         parse_rate("5 MB")
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (999.7, "1 kB"),
+        (1000, "1 kB"),
+        (549_316, "549 kB"),
+        (5_960_000, "5.96 MB"),
+        (999_499_999, "999 MB"),
+        (999_600_000, "1 GB"),
+        (27_921_000_000, "27.9 GB"),
+        (10**15, "1,000 TB"),
+        (1.23456e16, "12,346 TB"),
+    ],
+)
+def test_files_and_disks_are_worded_in_decimal_units(n_bytes: float, text: str) -> None:
+    assert size_text(n_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1024, "1 KiB"),
+        (91_200_000, "87 MiB"),
+        (768 * 2**20, "768 MiB"),
+        (1023.9 * 2**20, "1 GiB"),
+        (1010 * 2**20, "1,010 MiB"),
+        (8_435_000_000, "7.86 GiB"),
+        (64 * 2**30, "64 GiB"),
+        (2**41, "2,048 GiB"),
+    ],
+)
+def test_memory_is_worded_in_binary_units(n_bytes: float, text: str) -> None:
+    assert memory_text(n_bytes) == text
+
+
+def test_rates_are_worded_as_what_they_carry() -> None:
+    assert [rate_text(rate) for rate in (0, 500_000, 1.1e9)] == ["0 B/s", "500 kB/s", "1.1 GB/s"]

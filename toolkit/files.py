@@ -1,41 +1,224 @@
-"""Files of this machine: written whole or not at all, locked between processes, hashed once."""
+"""Files of this machine: written whole or not at all, locked between processes, hashed once.
+
+`write_whole` and `replaced_folder` tell in words what can't be written; `put_file`, `fresh_folder` and `put_folder`,
+which they are made of, raise OSError.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import platform
 import re
+import secrets
+import shutil
+import stat
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError
+from toolkit.events import Progress, Service, Step
 
+# The mode of a file that only its user can read.
+PRIVATE = 0o600
 _CHUNK = 4 << 20
+# Of a name, so that what is beside it has a name that every file system takes.
+_LONGEST_STEM = 32
+# No file takes this long to write: what is older was left by a process that died.
+_ABANDONED_S = 3600
+_LOCK, _NEW, _OLD = "lock", "new", "old"
+_POLL_S = 0.2
+_LOCKED_BYTE = 1 << 30
+# What the holder of a lock writes into it: the number of its process, and the machine's name.
+_SIGNED = re.compile(r"([0-9]{1,10}) (.*)\n")
+_US = "this process"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all; only its user can read a new one. Raises ConfigError when that fails."""
+def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Write a file as `put_file` does. Raises ConfigError that names it when that fails."""
+    with in_words(path):
+        put_file(path, content, mode=mode)
+
+
+def put_file(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Write a file whole or not at all, and have it on the disk; its folder is made where there is none.
+
+    Text becomes UTF-8, its ends of lines stay. `mode` are the file's permissions, those of any new file by default.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_files(path)
+    # Not with the ending of the file: a leftover of *.toml would show up as a target.
+    beside = path.with_name(f".{path.name[:_LONGEST_STEM]}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not *.toml, so that a leftover never shows up as a target.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-        beside = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with os.fdopen(os.open(beside, flags, 0o666 if mode is None else 0o600), "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            if mode is not None:
+                beside.chmod(mode)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def in_words(path: Path) -> Iterator[None]:
+    """Tell in words what can't be written at `path`: an OSError from within becomes a ConfigError that names it."""
+    try:
+        yield
     except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
+        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def _sweep_files(path: Path) -> None:
+    left = re.compile(rf"\.{re.escape(path.name[:_LONGEST_STEM])}\.[0-9a-f]{{8}}\.tmp")
+    for file in path.parent.iterdir():
+        if left.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > _ABANDONED_S:
+                    file.unlink()
+
+
+@contextmanager
+def replaced_folder(path: Path, *, over_content: bool = False, durable: bool = True) -> Iterator[Path]:
+    """Give a fresh folder beside `path`, and put it there, as `put_folder` does, when all went well.
+
+    After an error or a kill the old one is there. Raises ConfigError where folders can't be made or moved; what is
+    raised within passes.
+    """
+    with contextlib.ExitStack() as stack:
+        with in_words(path):
+            fresh = stack.enter_context(fresh_folder(path))
+        yield fresh
+        with in_words(path):
+            put_folder(fresh, path, over_content=over_content, durable=durable)
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """Give a new, empty folder on the disk of `path`, gone at the end unless it was moved, and its content with it.
+
+    What processes that died left of earlier ones for the same `path` goes too.
+    """
+    with _room(path) as room:
+        fresh = room / _NEW
+        fresh.mkdir()
+        yield fresh
+
+
+def put_folder(folder: Path, path: Path, *, over_content: bool = False, durable: bool = True) -> None:
+    """Move a folder to `path`, where nothing is, or an empty folder, or with `over_content` anything.
+
+    All in it is on the disk before, with `durable`. A kill in the moment between the two moves of a replacement leaves
+    the old one beside `path`: the next `fresh_folder` for it puts that back.
+    """
+    path = path.absolute()
+    if durable:
+        _sync_tree(folder)
+    with contextlib.ExitStack() as stack:
+        if os.path.lexists(path) and over_content:
+            aside = stack.enter_context(_room(path)) / _OLD
+            aside.mkdir()
+            path.rename(aside / path.name)
+        elif os.path.lexists(path):
+            # Windows moves no folder over another, not even over an empty one.
+            path.rmdir()
+        folder.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what is on its way there or was there; it belongs to whom its lock does."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name[:_LONGEST_STEM]
+    for left in path.parent.iterdir():
+        if re.fullmatch(rf"\.{re.escape(name)}-[0-9a-f]{{8}}\.part", left.name):
+            with contextlib.suppress(OSError):
+                _sweep_room(left)
+    room, lock = _new_room(path.with_name(f".{name}"))
+    try:
+        with lock:
+            try:
+                yield room
+            finally:
+                _leave(room)
+    finally:
+        # Windows removes no file that is open: the lock.
+        _leave(room)
+
+
+def _new_room(stem: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        room = stem.with_name(f"{stem.name}-{secrets.token_hex(4)}.part")
+        room.mkdir()
+        # Who sweeps may come before the lock is made, or is taken: then the room is another's, or gone.
+        with contextlib.suppress(FileNotFoundError):
+            lock = (room / _LOCK).open("xb")
+            try:
+                if _try_lock(lock) and (room / _LOCK).exists():
+                    return room, lock
+            except OSError:
+                # A file system without locks: nobody can sweep there either.
+                return room, lock
+            lock.close()
+
+
+def _sweep_room(room: Path) -> None:
+    try:
+        lock = (room / _LOCK).open("r+b")
+    except FileNotFoundError:
+        # Its owner was killed before it had a lock.
+        room.rmdir()
+        return
+    with lock:
+        if not _try_lock(lock):
+            return
+        _leave(room)
+    _leave(room)
+
+
+def _leave(room: Path) -> None:
+    """Put back what was moved away and nothing came for, then remove the room."""
+    for old in (room / _OLD).glob("*"):
+        place = room.parent / old.name
+        if not os.path.lexists(place):
+            old.rename(place)
+    shutil.rmtree(room, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    # Windows opens no folder, and no read-only file so that it could be flushed.
+    if sys.platform == "win32":
+        return
+    for top, _, names in os.walk(folder):
+        for file in (Path(top, name) for name in names):
+            if stat.S_ISREG(file.lstat().st_mode):
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        _sync_folder(Path(top))
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some file systems can't, and Windows needn't: its renames are journaled.
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -86,24 +269,113 @@ class HashMemo:
     def save(self) -> None:
         if not self._changed:
             return
-        path = self._path()
+        write_whole(self._path(), json.dumps(self._entries, indent=0))
+
+
+@contextmanager
+def locked(path: Path, doing: str, hint: str = "wait for it, or end it", *, passing: bool = False) -> Iterator[None]:
+    """Hold the lock at `path`, which one process, and one thread of it, has at a time; the end of a process frees it.
+
+    Where it is taken, raises ConfigError that names who has it and what they are `doing` ("runs the same search"). With
+    `passing` the file goes when the lock is given back.
+    """
+    file = _take(path)
+    if file is None:
+        raise ConfigError(f"{_holder(path)} {doing}", hint)
+    with _held(file, path, passing=passing):
+        yield
+
+
+def in_turn(path: Path, doing: str) -> Service[AbstractContextManager[None]]:
+    """Wait for the lock at `path`, and return what holds it: `with (yield from in_turn(path, "builds the same")):`.
+
+    One Step names who has it and what they are `doing`; none where this very process does, which is heard anyway. A
+    Progress at each look lets whoever drives the service end it.
+    """
+    told = False
+    while (file := _take(path)) is None:
+        waiting = f"wait: {(holder := _holder(path))} {doing}"
+        if not told and holder != _US:
+            told = True
+            yield Step(waiting)
+        yield Progress(waiting, 0, None)
+        time.sleep(_POLL_S)
+    return _held(file, path)
+
+
+def _take(path: Path) -> IO[bytes] | None:
+    """The file of a lock that was free, with our number in it. Raises ConfigError where nothing can be locked."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(self._entries, indent=0), encoding="utf-8")
-        beside.replace(path)
+        while True:
+            file = path.open("a+b")
+            try:
+                if not _try_lock(file):
+                    file.close()
+                    return None
+                # Who had it may have removed the file since we opened it.
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+    except OSError as exc:
+        raise ConfigError(f"{shown(path)}: cannot be locked: {exc.strerror or exc}") from exc
+    # On a full disk it is held without a name.
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        os.write(file.fileno(), f"{os.getpid()} {platform.node()}\n".encode())
+    return file
 
 
-def try_lock(file: IO[bytes]) -> bool:
-    """Take the lock on an open file, if nobody has it. Closing the file, or dying, gives it back."""
+@contextmanager
+def _held(file: IO[bytes], path: Path, *, passing: bool = False) -> Iterator[None]:
+    with file:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+            if passing and sys.platform != "win32":
+                path.unlink(missing_ok=True)
+    if passing and sys.platform == "win32":
+        # Only here, where an open file stays: nobody who waits for a lock that is gone can think that it has it.
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _holder(path: Path) -> str:
+    """Name who holds a lock, as far as it has said; processes of other machines and containers have other names."""
+    try:
+        found = _SIGNED.fullmatch(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        found = None
+    if found is None:
+        return "another process"
+    if found[2] != platform.node():
+        return f"another process ({found[1]} on {found[2]})"
+    return _US if int(found[1]) == os.getpid() else f"another process ({found[1]})"
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Take the lock on an open file, if nobody has it. Closing the file, or dying, gives it back.
+
+    Raises OSError where the file system has no locks.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
 
+            # Windows lets nobody read what is locked: a byte far behind what the holder says.
+            file.seek(_LOCKED_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            return False
+        raise
     return True

@@ -1,6 +1,8 @@
 """Sizes, rates, durations and percentages as people write them, and back.
 
-Bytes, never bits: memory is sold and planned in bytes.
+Bytes, never bits: memory is sold and planned in bytes. Messages, events and tables word memory by `memory_text`, in
+binary units as boards are sold, and files, disks and what links carry by `size_text` and `rate_text`, in decimal ones
+as data sheets and `scp` have them. The other texts are exact, and read back.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ BYTES = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
+
+_DECIMAL = {unit: BYTES[unit] for unit in ("TB", "GB", "MB", "kB")}
+_BINARY = {unit: BYTES[unit] for unit in ("GiB", "MiB", "KiB")}
 
 COMPUTE = {"GOP/s": 10**9, "TOP/s": 10**12}
 
@@ -59,6 +64,21 @@ def parse_rate(text: str) -> float:
     if rate == 0:
         raise ValueError(f"'{text}' sends nothing at all; write it like '2 MB/s'")
     return rate
+
+
+def memory_text(n_bytes: float) -> str:
+    """Memory with three significant digits: 7.89 GiB, 91.2 MiB."""
+    return _worded(n_bytes, _BINARY)
+
+
+def size_text(n_bytes: float) -> str:
+    """A file, the room on a disk, or what goes over a link, with three significant digits: 2.72 GB, 549 kB."""
+    return _worded(n_bytes, _DECIMAL)
+
+
+def rate_text(bytes_per_s: float) -> str:
+    """The speed of a link or a disk with three significant digits: 11.2 MB/s."""
+    return f"{size_text(bytes_per_s)}/s"
 
 
 def bytes_text(n_bytes: int) -> str:
@@ -104,6 +124,15 @@ def parse_percent(text: str) -> float:
     if unit != "%":
         raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '3%'")
     return float(number / 100)
+
+
+def _worded(n_bytes: float, units: dict[str, int]) -> str:
+    for unit, factor in units.items():
+        # Rounded first: what is nearly a gigabyte is 1 GB, not 1000 MB.
+        if float(f"{n_bytes / factor:.3g}") >= 1:
+            figure = n_bytes / factor
+            return f"{figure:,.0f} {unit}" if figure >= 999.5 else f"{figure:.3g} {unit}"
+    return f"{n_bytes:,.0f} B"
 
 
 def _split(text: str, example: str) -> tuple[Fraction, str]:

@@ -62,14 +62,14 @@ def test_the_memory_decides_between_a_boards_sizes(ram_gib: float, profile: str)
 
 
 def test_it_says_why() -> None:
-    assert propose().reasons == ("recognized by 'bcm2712'", "7.9 GiB of memory, the profile counts on 8.0 GiB")
+    assert propose().reasons == ("recognized by 'bcm2712'", "7.88 GiB of memory, the profile counts on 8 GiB")
 
 
 def test_what_a_plain_profile_leaves_unused_is_said(tmp_path: Path) -> None:
     match = propose_profile(probe_of("laptop-amd-linux", tmp_path / "board"), profiles(), "amd")
     assert match.reasons == (
         "for any x86_64 device with linux",
-        "30.4 GiB of memory, the profile counts on 16.0 GiB",
+        "30.4 GiB of memory, the profile counts on 16 GiB",
         "a profile of your own could count on all of the memory",
         "what it doesn't use: npu: AMD NPU (amdxdna, 1022:17f0)",
         "not laptop-npu-amd: the device runs linux, the profile says windows",
@@ -79,10 +79,10 @@ def test_what_a_plain_profile_leaves_unused_is_said(tmp_path: Path) -> None:
 def test_a_board_with_less_memory_than_any_of_its_profiles() -> None:
     error = refusal(ram_bytes=2 * 2**30)
     assert error.message == (
-        "board: no profile fits Raspberry Pi 5 Model B Rev 1.0 (aarch64, linux, 2.0 GiB)\n"
-        "  raspberry-pi-5-4gb: the device has 2.0 GiB of memory, the profile says 4.0 GiB\n"
-        "  raspberry-pi-5-8gb: the device has 2.0 GiB of memory, the profile says 8.0 GiB\n"
-        "  raspberry-pi-5-16gb: the device has 2.0 GiB of memory, the profile says 16.0 GiB"
+        "board: no profile fits Raspberry Pi 5 Model B Rev 1.0 (aarch64, linux, 2 GiB)\n"
+        "  raspberry-pi-5-4gb: the device has 2 GiB of memory, the profile says 4 GiB\n"
+        "  raspberry-pi-5-8gb: the device has 2 GiB of memory, the profile says 8 GiB\n"
+        "  raspberry-pi-5-16gb: the device has 2 GiB of memory, the profile says 16 GiB"
     )
     assert error.hint == (
         "name one with --profile, or start your own: "

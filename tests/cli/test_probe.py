@@ -14,7 +14,8 @@ from toolkit.cli.probe import _value
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
-        ("ram_bytes", 8_000_000_000, "8 GB"),
+        ("ram_bytes", 8_000_000_000, "7.45 GiB"),
+        ("free_disk_bytes", 8_000_000_000, "8 GB"),
         ("ram_bytes", None, "–"),
         ("later_bytes", 2.5e9, "2.5 GB"),
         ("later_bytes", "many", "many"),

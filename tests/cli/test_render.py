@@ -24,6 +24,11 @@ def test_size(n_bytes: float | None, text: str) -> None:
     assert render.size(n_bytes) == text
 
 
+@pytest.mark.parametrize(("n_bytes", "text"), [(None, "–"), (12, "12 B"), (91_200_000, "87 MiB"), (8 * 2**30, "8 GiB")])
+def test_memory(n_bytes: float | None, text: str) -> None:
+    assert render.memory(n_bytes) == text
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "–"), (0, "0"), (0.0612, "0.06"), (9.157, "9.16"), (43.48, "43.5"), (17414.2, "17414")]
 )

@@ -12,6 +12,7 @@ from tests.support.builds import bundle as build
 from tests.support.builds import follow
 from tests.support.devices import device_at, pointer, steps, target_over
 from tests.support.servers import needs_root, needs_sshd, small_disk
+from toolkit import localhost
 from toolkit.agent.requests import ListReleases, Verify
 from toolkit.bundle.store import Bundle, open_bundle
 from toolkit.deploy.install import Delivery, check_active, deploy, install
@@ -20,6 +21,7 @@ from toolkit.emulate.embedded import EmbeddedServer
 from toolkit.emulate.sshd import PrivateSshd
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Warning_
+from toolkit.units import memory_text
 
 
 @pytest.fixture
@@ -236,14 +238,14 @@ def test_too_little_memory_is_told_before_the_first_byte(root: Path, copy: Bundl
     large = planned(copy, copy.path, base_bytes=10**15)
     with device_at(root) as device, pytest.raises(ConfigError) as error:
         follow(deploy(large, device))
-    assert "phi3-nano-int4-rtn-b32 needs 1000000.04 GB of memory with its context of" in error.value.message
-    assert "GB of it for a model" in error.value.message
+    assert "phi3-nano-int4-rtn-b32 needs 931,323 GiB of memory with its context of" in error.value.message
+    assert "GiB of it for a model" in error.value.message
     assert error.value.hint is not None and "--force deploys it anyway" in error.value.hint
     assert not list((root / "incoming").iterdir())
     events: list[Event] = []
     with device_at(root) as device:
         follow(deploy(large, device, Delivery(force=True)), events)
-    assert any(isinstance(event, Warning_) and "1000000.04 GB" in event.text for event in events)
+    assert any(isinstance(event, Warning_) and "931,323 GiB" in event.text for event in events)
     assert pointer(root)["release"] == large.id
 
 
@@ -252,8 +254,9 @@ def test_a_context_that_would_fit_is_named(root: Path, copy: Bundle) -> None:
     greedy = planned(copy, copy.path, base_bytes=0, load_bytes=0, kv_bytes_per_token=per_token)
     with device_at(root) as device, pytest.raises(ConfigError) as error:
         follow(deploy(greedy, device))
-    room = error.value.message.rpartition(", ")[2].split()[0]
-    assert error.value.hint == f"optimize again with --context {int(float(room))}; --force deploys it anyway"
+    room = localhost.ram_bytes() - device.profile.hardware.ram_reserved_bytes
+    assert error.value.message.endswith(f", {memory_text(room)} of it for a model")
+    assert error.value.hint == f"optimize again with --context {room // per_token}; --force deploys it anyway"
 
 
 def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:
@@ -264,8 +267,9 @@ def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:
     with device_at(root) as device:
         follow(check_memory(copy, device, probe, force=False), events)
     (warning,) = [event.text for event in events if isinstance(event, Warning_)]
-    assert warning.startswith("here: phi3-nano-int4-rtn-b32 needs 0.1")
-    assert warning.endswith("and 0.01 GB are available there now: end what else runs")
+    assert warning.startswith("here: phi3-nano-int4-rtn-b32 needs ")
+    assert " MiB of memory, " in warning
+    assert warning.endswith("and 9.54 MiB are available there now: end what else runs")
 
 
 def test_bundles_of_before_the_plan_deploy(root: Path, copy: Bundle) -> None:

@@ -93,11 +93,13 @@ def test_another_file_under_a_locked_name_is_refused(small: WheelLock, index: Pa
 
 
 def test_what_a_killed_download_left_is_not_taken_for_whole(small: WheelLock, tmp_path: Path) -> None:
-    torn = tmp_path / "cache" / "wheels" / ".part" / small.wheels[0].file
+    room = tmp_path / "cache" / "wheels" / ".download-0123abcd.part"
+    torn = room / "new" / small.wheels[0].file
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b"torn")
+    (room / "lock").touch()
     assert all(wheels.sha256_of(path) == path.parent.name for path in follow(fetch_locked(small, PI)))
-    assert not torn.parent.exists()
+    assert not room.exists()
 
 
 def test_a_download_ends_with_its_listener(small: WheelLock, tmp_path: Path) -> None:

@@ -219,5 +219,5 @@ def test_a_check_has_words_for_what_was_not_measured(root: Path) -> None:
     unknown = replace(verdict, checks=(LimitCheck("max_memory", 1000.0, None, ok=False),), active=None)
     with pytest.raises(GateFailed) as error:
         unknown.enforce()
-    assert "max_memory is 1000, measured unknown" in error.value.message
+    assert "max_memory is 1,000 B, measured unknown" in error.value.message
     assert (error.value.hint or "").startswith("nothing is active there")

@@ -45,14 +45,14 @@ def test_too_little_memory_is_refused_before_the_work(monkeypatch: pytest.Monkey
     have(monkeypatch, Memory(3 * GB, GB, None))
     with pytest.raises(ConfigError) as caught:
         follow(check_host(HostNeeds(5 * GB, 0), "mini", tmp_path, force=False))
-    assert caught.value.message == "building mini needs about 5.0 GB of memory on this machine; 4.0 GB are free"
+    assert caught.value.message == "building mini needs about 4.66 GiB of memory on this machine; 3.73 GiB are free"
     assert caught.value.hint is not None and "--force" in caught.value.hint
     assert caught.value.exit_code == 3
 
 
 def test_a_containers_limit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     have(monkeypatch, Memory(20 * GB, 0, 4 * GB))
-    with pytest.raises(ConfigError, match=r"4\.0 GB are free under its memory limit"):
+    with pytest.raises(ConfigError, match=r"3\.73 GiB are free under its memory limit"):
         follow(check_host(HostNeeds(5 * GB, 0), "mini", tmp_path, force=False))
 
 
@@ -63,7 +63,7 @@ def test_swap_counts_and_an_unknown_memory_is_no_reason(monkeypatch: pytest.Monk
 
 
 def test_too_little_disk_is_refused_also_for_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
-    with pytest.raises(HostDiskFull, match=r"writes up to 1000000\.0 GB below"):
+    with pytest.raises(HostDiskFull, match=r"writes up to 1,000 TB below"):
         follow(check_host(HostNeeds(0, 10**15), "mini", tmp_path / "a" / "b", force=False))
 
 

@@ -250,7 +250,7 @@ def test_full_disk_is_found_before_writing(client: type[Client], server: Private
         small_disk(server.root / "disk", "8m") as disk,
         closing(client(address_of(server))) as transport,
     ):
-        with pytest.raises(DeviceFull, match=rf"disk full: needs 100\.7 MB, 8\.4 MB free on {disk}$"):
+        with pytest.raises(DeviceFull, match=rf"disk full: needs 101 MB, 8\.39 MB free on {disk}$"):
             list(transport.put(source, str(disk / "file")))
         assert not (disk / "file").exists()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import Any, TypedDict
 
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.archive import agent_sha256
@@ -25,7 +24,7 @@ from toolkit.deploy.push import Upload
 from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.files import try_lock
+from toolkit.files import in_turn, write_whole
 from toolkit.metrics.quality import HELD_OUT
 from toolkit.optimize.build import optimize
 from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
@@ -36,7 +35,6 @@ PROMPTS = 16
 MATCH_PROMPT_TOKENS = 32
 MATCH_TOKENS = 64
 _INDEX = "index.json"
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,9 +139,7 @@ def reference_files(
         packages = list(device.profile.runtime.packages)
         parts = [bundle.manifest.identity, _lengths(bundle, sample), sample.sha256, agent_sha256(), packages]
         folder = cache_dir() / "reference" / hashlib.sha256(canonical_json(parts).encode()).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("ab") as lock:
-            yield from _acquire(lock)
+        with (yield from in_turn(folder / "lock", "computes the same log-probabilities")):
             if kept := _kept(folder):
                 yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}", skipped=True)
                 return kept
@@ -157,14 +153,6 @@ def reference_files(
                 folder=str(folder),
             )
             return _keep(folder, sample, (yield from device.call(request)))
-
-
-def _acquire(lock: IO[bytes]) -> Service[None]:
-    if try_lock(lock):
-        return
-    yield Step("wait: another process computes the same log-probabilities")
-    while not try_lock(lock):
-        time.sleep(_POLL_S)
 
 
 class _Lengths(TypedDict):
@@ -199,9 +187,7 @@ def _keep(folder: Path, sample: EvalText, made: ReferenceMade) -> Reference:
     names = [f"{index:05}.npz" for index in range(len(made.windows))]
     files = [describe_file(folder / name, name).model_dump() for name in names]
     index = {"files": files, **made.model_dump(mode="json", include={"windows", "continuations"})}
-    beside = folder / "index.tmp"
-    beside.write_text(json.dumps(index), encoding="utf-8")
-    beside.replace(folder / _INDEX)
+    write_whole(folder / _INDEX, json.dumps(index))
     return _reference(folder, index)
 
 

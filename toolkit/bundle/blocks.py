@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from toolkit.bundle.manifest import Artifact, Manifest, canonical_json
 from toolkit.bundle.store import Bundle
 from toolkit.config import cache_dir
 from toolkit.events import Progress, Service
+from toolkit.files import write_whole
 from toolkit.untrusted import read_json
 
 BLOCK_BYTES = 4 * 2**20
@@ -152,10 +152,7 @@ def as_json(blocks: Iterable[Block]) -> list[list[int | str]]:
 
 
 def _write(path: Path, blocks: Iterable[Block]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(as_json(blocks)), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, json.dumps(as_json(blocks)))
 
 
 def _tensor_starts(bundle: Bundle) -> dict[str, list[int]]:

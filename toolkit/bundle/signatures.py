@@ -25,6 +25,7 @@ from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Service, Step
+from toolkit.files import write_whole
 from toolkit.untrusted import LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, MOST_SIGNATURES, SIGNATURES, signature_name
 
 _TIMEOUT_S = 60
@@ -142,15 +143,7 @@ def _keep(bundle: Bundle, key: str, text: str) -> str:
     """Put a signature into the bundle's folder, one for each key; returns the file's name."""
     digest = base64.b64decode(key.rpartition("SHA256:")[2] + "=")
     path = bundle.path / SIGNATURES / f"{digest.hex()[:16]}.sig"
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(exist_ok=True)
-        beside.write_text(text, encoding="ascii", newline="\n")
-        beside.chmod(READ_ONLY)
-        beside.replace(path)
-    except OSError as exc:
-        beside.unlink(missing_ok=True)
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
+    write_whole(path, text, mode=READ_ONLY)
     return path.name
 
 

@@ -14,6 +14,7 @@ from toolkit.bundle.manifest import REBUILD, Artifact, Manifest, manifest_text, 
 from toolkit.config import cache_dir, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
+from toolkit.files import fresh_folder, put_file, put_folder
 from toolkit.metrics.quality import Quality
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
@@ -200,17 +201,12 @@ def record_quality(bundle: Bundle, text: str, quality: Quality) -> Bundle:
 
 
 def _replace_stored(stored: list[Bundle], manifest: Manifest) -> Bundle:
-    beside = store_dir() / f".quality-{manifest.identity[:16]}-{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        link_files(stored[0].path, [artifact.path for artifact in manifest.artifacts], beside)
-        made = write_bundle(beside, manifest)
+    with fresh_folder(store_dir() / manifest.identity) as fresh:
+        link_files(stored[0].path, [artifact.path for artifact in manifest.artifacts], fresh)
+        made = write_bundle(fresh, manifest)
         final = store_dir() / made.id
         if not final.is_dir():
-            beside.replace(final)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+            put_folder(fresh, final)
     # After a kill before this, two bundles of one identity stay: a look-up takes the one with more figures.
     for old in stored:
         if old.id != made.id:
@@ -219,11 +215,9 @@ def _replace_stored(stored: list[Bundle], manifest: Manifest) -> Bundle:
 
 
 def _replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
-    beside = folder.with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
-    beside.write_text(manifest_text(manifest), encoding="utf-8", newline="\n")
-    beside.chmod(READ_ONLY)
-    changed = beside.read_bytes() != (folder / MANIFEST_NAME).read_bytes()
-    beside.replace(folder / MANIFEST_NAME)
+    text = manifest_text(manifest)
+    changed = text.encode() != (folder / MANIFEST_NAME).read_bytes()
+    put_file(folder / MANIFEST_NAME, text, mode=READ_ONLY)
     if changed:
         # The signatures were made for the manifest without the figures.
         shutil.rmtree(folder / SIGNATURES, ignore_errors=True)

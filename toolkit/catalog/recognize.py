@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from toolkit.catalog.facts import ProbeFacts
 from toolkit.catalog.profile import Profile
 from toolkit.errors import ConfigError
+from toolkit.units import memory_text
 
 # A board's firmware and GPU keep a part of the memory that the data sheet counts.
 _RAM_SHARE = 0.8
@@ -34,8 +35,8 @@ def misfit(profile: Profile, probe: ProbeFacts) -> str | None:
         return f"the device runs {probe.os}, the profile says {hardware.os}"
     if probe.ram_bytes and probe.ram_bytes < _RAM_SHARE * hardware.ram_bytes:
         return (
-            f"the device has {probe.ram_bytes / 2**30:.1f} GiB of memory, "
-            f"the profile says {hardware.ram_bytes / 2**30:.1f} GiB"
+            f"the device has {memory_text(probe.ram_bytes)} of memory, "
+            f"the profile says {memory_text(hardware.ram_bytes)}"
         )
     return None
 
@@ -90,7 +91,7 @@ def _reasons(profile: Profile, probe: ProbeFacts) -> list[str]:
     reasons = [f"recognized by '{fact}'" if fact else f"for any {hardware.arch} device with {hardware.os}"]
     ram = probe.ram_bytes
     if ram:
-        reasons.append(f"{ram / 2**30:.1f} GiB of memory, the profile counts on {hardware.ram_bytes / 2**30:.1f} GiB")
+        reasons.append(f"{memory_text(ram)} of memory, the profile counts on {memory_text(hardware.ram_bytes)}")
         if ram > _MUCH_MORE_RAM * hardware.ram_bytes:
             reasons.append("a profile of your own could count on all of the memory")
     if fact is None and probe.accelerators:
@@ -104,7 +105,7 @@ def _nothing_fits(
     own = [profile for profile in profiles if recognized(profile, probe)]
     like = [p for p in profiles if (p.hardware.arch, p.hardware.os) == (probe.arch, probe.os)]
     candidates = own or like or list(profiles)
-    ram = f", {probe.ram_bytes / 2**30:.1f} GiB" if probe.ram_bytes else ""
+    ram = f", {memory_text(probe.ram_bytes)}" if probe.ram_bytes else ""
     lines = [f"{name}: no profile fits {probe.board} ({probe.arch}, {probe.os}{ram})"]
     lines += [f"  {profile.name}: {obstacles[profile.name]}" for profile in candidates]
     nearest = min(candidates, key=lambda p: p.hardware.ram_bytes).name if candidates else "local"

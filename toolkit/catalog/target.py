@@ -16,7 +16,7 @@ from toolkit.catalog.remote_path import own_folder, python_command
 from toolkit.catalog.toml import file_schema, find_toml, is_shipped, parse_table, read_toml, unknown_name
 from toolkit.config import shown
 from toolkit.errors import ConfigError
-from toolkit.files import write_whole
+from toolkit.files import PRIVATE, write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")
@@ -279,7 +279,7 @@ def save_target(target: Target, folder: Path, *, replace: bool = False) -> Path:
     path = folder / f"{target.name}.toml"
     if path.exists() and not replace:
         raise ConfigError(f"{shown(path)}: exists already", "--force replaces it")
-    write_whole(path, target_toml(target))
+    write_whole(path, target_toml(target), mode=PRIVATE)
     return path
 
 
@@ -288,7 +288,7 @@ def demand_signers(path: Path, file: str) -> None:
     text = path.read_text(encoding="utf-8")
     gap = "\n" if text and not text.endswith("\n") else ""
     # A target's file has no tables, so that its last line is a key of the target.
-    write_whole(path, f'{text}{gap}allowed_signers = "{file}"\n')
+    write_whole(path, f'{text}{gap}allowed_signers = "{file}"\n', mode=PRIVATE)
 
 
 def target_toml(target: Target) -> str:

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from toolkit.cli import options
+from toolkit.units import memory_text
 
 if TYPE_CHECKING:
     from toolkit.bundle.store import Bundle
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
-    "max_memory": (lambda value: f"{value / 1e6:,.1f} MB", "≤"),
+    "max_memory": (memory_text, "≤"),
     "max_perplexity_increase_percent": (lambda value: f"{value:.2f} %", "≤"),
     "min_decode_tps": (lambda value: f"{value:.4g} tok/s", "≥"),
     "min_token_match": (lambda value: f"{value:.3f}", "≥"),

@@ -96,8 +96,8 @@ def _show_plan(request: BuildRequest) -> None:
     verdict = "fits" if fit.fits else "does NOT fit"
     render.note(
         f"{recipe.name} on {profile.name} {verdict}: {render.size(fit.bundle_bytes)} on disk, "
-        f"{render.size(fit.needed_bytes)} of {render.size(fit.available_bytes)} memory "
-        f"with a context of {fit.context_tokens} tokens; building it here takes about {render.size(needs.ram_bytes)} "
+        f"{render.memory(fit.needed_bytes)} of {render.memory(fit.available_bytes)} memory "
+        f"with a context of {fit.context_tokens} tokens; building it here takes about {render.memory(needs.ram_bytes)} "
         f"of memory and {render.size(needs.disk_bytes)} of disk"
     )
 

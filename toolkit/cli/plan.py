@@ -192,15 +192,15 @@ def _row(name: str, fit: FitPlan, needs: HostNeeds) -> list[str]:
     return [
         name,
         render.size(fit.bundle_bytes),
-        render.size(fit.kv_cache_bytes),
-        render.size(fit.load_bytes),
-        render.size(fit.steady_bytes),
+        render.memory(fit.kv_cache_bytes),
+        render.memory(fit.load_bytes),
+        render.memory(fit.steady_bytes),
         "yes" if fit.fits else "NO",
         str(fit.largest_context_tokens),
         render.figure(fit.prefill_tps),
         render.figure(fit.ttft_ms),
         render.figure(fit.decode_tps),
-        render.size(needs.ram_bytes),
+        render.memory(needs.ram_bytes),
         render.size(needs.disk_bytes),
     ]
 
@@ -214,7 +214,7 @@ def _say_sources(fit: FitPlan, prompt: int) -> None:
     speed = decode if decode == prefill else f"{decode} (decode) and {prefill} (prefill)"
     render.note(
         f"  context {fit.context_tokens} tokens, prompt {min(prompt, fit.context_tokens)}; "
-        f"{render.size(fit.available_bytes)} of memory for the model. Speed from {speed}. "
+        f"{render.memory(fit.available_bytes)} of memory for the model. Speed from {speed}. "
         "Predicted, not measured: docs/metrics.md"
     )
 
@@ -228,6 +228,6 @@ def _warn_host(needs: dict[str, HostNeeds]) -> None:
     memory, disk = localhost.available_memory(), free_disk_bytes(cache_dir())
     for name, need in needs.items():
         if memory is not None and need.ram_bytes > memory.total_bytes:
-            render.warn(f"{name}: this machine has {render.size(memory.total_bytes)} of memory free for the build")
+            render.warn(f"{name}: this machine has {render.memory(memory.total_bytes)} of memory free for the build")
         if need.disk_bytes > disk:
             render.warn(f"{name}: this machine has {render.size(disk)} of disk free for the build")

@@ -99,7 +99,7 @@ def _value(key: str, value: JsonValue) -> str:
     from toolkit.cli import render
 
     if key.endswith("_bytes") and isinstance(value, int | float):
-        return render.size(value)
+        return render.size(value) if "disk" in key else render.memory(value)
     if value in (None, [], {}):
         return "–"
     if isinstance(value, list):

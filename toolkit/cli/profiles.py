@@ -66,7 +66,7 @@ def show(name: str, as_toml: bool, as_json: bool) -> None:
         click.echo(tomli_w.dumps(profile_table(profile)), nl=False)
     else:
         rows = [("file", str(profile.path)), *_flat(profile_table(profile))]
-        readable = {"hardware.ram": _gib(profile.hardware.ram_bytes), "status": STATUS[profile.status]}
+        readable = {"hardware.ram": render.memory(profile.hardware.ram_bytes), "status": STATUS[profile.status]}
         render.table(("key", "value"), [(key, readable.get(key, value)) for key, value in rows], profile.name)
 
 
@@ -135,13 +135,14 @@ def _error(name_or_path: str) -> str | None:
 
 def _row(profile: Profile | BrokenProfile) -> list[str]:
     from toolkit.catalog.profile import BrokenProfile
+    from toolkit.cli import render
 
     if isinstance(profile, BrokenProfile):
         return [profile.name, "–", "–", "–", "–", "–", "broken", _source(profile.path)]
     return [
         profile.name,
         profile.hardware.arch,
-        _gib(profile.hardware.ram_bytes),
+        render.memory(profile.hardware.ram_bytes),
         profile.runtime.provider,
         profile.defaults.recipe,
         str(profile.defaults.context_tokens),
@@ -163,11 +164,6 @@ def _source(path: Path) -> str:
     from toolkit.catalog.toml import is_shipped
 
     return "shipped" if is_shipped(path, "profiles") else "user"
-
-
-def _gib(n_bytes: int) -> str:
-    # Binary, because boards are sold by it: render.size would call an 8 GB Raspberry Pi one of 8.59 GB.
-    return f"{n_bytes / 2**30:.3g} GiB"
 
 
 def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, str]]:

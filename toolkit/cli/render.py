@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
+from toolkit.units import memory_text, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,13 +96,13 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def size(n_bytes: float | None) -> str:
-    """Bytes for people, decimal units as in data sheets and `scp`: 2.72 GB."""
-    if n_bytes is None:
-        return "–"
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.3g} {unit}"
-    return f"{n_bytes:.0f} B"
+    """A file, or the room on a disk: 2.72 GB."""
+    return "–" if n_bytes is None else size_text(n_bytes)
+
+
+def memory(n_bytes: float | None) -> str:
+    """Memory: 7.89 GiB."""
+    return "–" if n_bytes is None else memory_text(n_bytes)
 
 
 def figure(value: float | None, digits: int = 3) -> str:

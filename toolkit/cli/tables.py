@@ -67,7 +67,7 @@ def _row(report: Report) -> list[str]:
         render.figure(found.median("decode_tps")),
         f"{found['decode_tps'].spread:.0%}",
         render.figure(found.median("itl_p95_ms")),
-        render.size(_median(found, "rss_peak_bytes")),
+        render.memory(_median(found, "rss_peak_bytes")),
         render.figure(_median(found, "ppl")),
     ]
 
@@ -94,7 +94,7 @@ def _predicted(report: Report, predicted: Predicted) -> list[str]:
         _off(predicted.ttft_ms, found.median("ttft_ms"), render.figure),
         _off(predicted.prefill_tps, found.median("prefill_tps"), render.figure),
         _off(predicted.decode_tps, found.median("decode_tps"), render.figure),
-        _off(predicted.memory_bytes, _median(found, "rss_peak_bytes"), render.size),
+        _off(predicted.memory_bytes, _median(found, "rss_peak_bytes"), render.memory),
         ", ".join(sources) or "–",
     ]
 

@@ -177,7 +177,7 @@ def _show_proposal(
         [
             candidate.recipe.name,
             render.size(candidate.fit.bundle_bytes if candidate.fit else None),
-            render.size(candidate.fit.needed_bytes if candidate.fit else None),
+            render.memory(candidate.fit.needed_bytes if candidate.fit else None),
             candidate.pruned or "to be measured",
         ]
         for candidate in proposal.candidates
@@ -228,7 +228,7 @@ def _cells(row: TrialRow, *, recommended: bool) -> list[str]:
         f"{row.point.recipe} *" if recommended else row.point.recipe,
         *(_choice(getattr(row.point.settings, name)) for name in SETTING_NAMES),
         render.size(row.report.bundle_bytes if row.report else None),
-        render.size(median("rss_peak_bytes")),
+        render.memory(median("rss_peak_bytes")),
         render.figure(median("ttft_ms")),
         render.figure(median("decode_tps")),
         f"{row.figures['decode_tps'].spread:.0%}",

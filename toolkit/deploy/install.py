@@ -22,6 +22,7 @@ from toolkit.device.session import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.metrics.fit import PROMPT_TOKENS
+from toolkit.units import memory_text
 
 CHECK_PROMPT = "In the beginning"
 CHECK_TOKENS = 4
@@ -174,8 +175,8 @@ def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bo
     name = f"{device.target.name}: {bundle.manifest.name}"
     if needed > room:
         message = (
-            f"{name} needs {needed / 1e9:.2f} GB of memory with its context of {context} tokens; the device has "
-            f"{probe.ram_bytes / 1e9:.2f} GB, {max(0, room) / 1e9:.2f} GB of it for a model"
+            f"{name} needs {memory_text(needed)} of memory with its context of {context} tokens; the device has "
+            f"{memory_text(probe.ram_bytes)}, {memory_text(max(0, room))} of it for a model"
         )
         if not force:
             largest = footprint.largest_context(room, _prompt_tokens(device.profile))
@@ -184,7 +185,7 @@ def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bo
         yield Warning_(message)
     elif probe.mem_available_bytes and needed > probe.mem_available_bytes:
         yield Warning_(
-            f"{name} needs {needed / 1e9:.2f} GB of memory, and {probe.mem_available_bytes / 1e9:.2f} GB are "
+            f"{name} needs {memory_text(needed)} of memory, and {memory_text(probe.mem_available_bytes)} are "
             "available there now: end what else runs"
         )
 

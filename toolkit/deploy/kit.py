@@ -40,6 +40,7 @@ from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.deploy.runtime import Runtime, fetch_wheels, runtime_for
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
+from toolkit.files import replaced_folder
 
 KIT_VERSION = 1
 KIT_FILE = "kit.json"
@@ -65,24 +66,21 @@ def export_kit(
     if source is None:
         yield Step(f"verify {bundle.manifest.name}")
         yield from verify_bundle(bundle)
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    (beside / "blobs").mkdir(parents=True)
-    for artifact in bundle.manifest.artifacts if source is None else ():
-        _link(bundle.path / artifact.path, beside / "blobs" / artifact.sha256)
-    (beside / "agent.pyz").write_bytes(agent_archive())
-    described = {}
-    for profile in profiles:
-        runtimes = {}
-        for runtime in _runtimes(profile, pythons):
-            files = (yield from _put_wheels(runtime, beside / "wheels")) if wheels else []
-            runtimes[runtime.platform.python] = _runtime_part(bundle, profile, runtime, files)
-        described[profile.name] = _profile_part(bundle, profile, runtimes)
-    blocks = {} if source is None else (yield from bundle_blocks(bundle))
-    text = json.dumps(_kit(bundle, described, source, blocks), indent=1, sort_keys=True)
-    (beside / KIT_FILE).write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with replaced_folder(folder, over_content=True) as beside:
+        (beside / "blobs").mkdir()
+        for artifact in bundle.manifest.artifacts if source is None else ():
+            _link(bundle.path / artifact.path, beside / "blobs" / artifact.sha256)
+        (beside / "agent.pyz").write_bytes(agent_archive())
+        described = {}
+        for profile in profiles:
+            runtimes = {}
+            for runtime in _runtimes(profile, pythons):
+                files = (yield from _put_wheels(runtime, beside / "wheels")) if wheels else []
+                runtimes[runtime.platform.python] = _runtime_part(bundle, profile, runtime, files)
+            described[profile.name] = _profile_part(bundle, profile, runtimes)
+        blocks = {} if source is None else (yield from bundle_blocks(bundle))
+        text = json.dumps(_kit(bundle, described, source, blocks), indent=1, sort_keys=True)
+        (beside / KIT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _runtimes(profile: Profile, pythons: Sequence[str]) -> Iterator[Runtime]:

@@ -14,6 +14,7 @@ from toolkit.bundle.registry.layout import BlobSource, Repository, file_layer, i
 from toolkit.device.session import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step
+from toolkit.units import size_text
 
 
 def pull(
@@ -41,9 +42,9 @@ def pull(
     except RegistryError as exc:
         raise RegistryError(exc.message, _hint(device, places)) from exc
     pulled = answer.pulled_bytes
-    text = f"{device.target.name}: {answer.files} of {len(artifacts)} files came, {pulled / 1e6:,.1f} MB"
+    text = f"{device.target.name}: {answer.files} of {len(artifacts)} files came, {size_text(pulled)}"
     if answer.reused_bytes:
-        text += f"; {answer.reused_bytes / 1e6:,.1f} MB were there already, in other releases"
+        text += f"; {size_text(answer.reused_bytes)} were there already, in other releases"
     yield Step(text, skipped=not pulled)
     return pulled
 

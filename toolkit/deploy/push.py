@@ -18,6 +18,7 @@ from toolkit.device.session import Device
 from toolkit.device.transport import Pace, Transport
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
+from toolkit.units import size_text
 
 # What the store and the runtime's own files may need on top of what is sent.
 SPARE_BYTES = 64 * 2**20
@@ -71,7 +72,7 @@ def push(device: Device, files: Sequence[Upload]) -> Service[int]:
         pieces = [piece for entry in missing for piece in lacking(by_hash[entry.sha256], entry.chunks)]
         total = sum(piece.length for piece in pieces)
         _refuse_if_full(device, total, state.free_bytes)
-        sending = f"push {len(missing)} of {len(files)} files, {_megabytes(total)}"
+        sending = f"push {len(missing)} of {len(files)} files, {size_text(total)}"
         yield Step(f"{device.target.name}: {sending}", skipped=not pieces)
         yield from _Sending(device, pieces).run()
         return total
@@ -82,7 +83,7 @@ def push(device: Device, files: Sequence[Upload]) -> Service[int]:
 def _refuse_if_full(device: Device, total: int, free: int) -> None:
     if total + SPARE_BYTES > free and total:
         raise DeviceFull(
-            f"{device.target.name}: {_megabytes(total)} to send, {_megabytes(free)} free "
+            f"{device.target.name}: {size_text(total)} to send, {size_text(free)} free "
             f"under {device.target.install_root}",
             "free some space there, or set `install_root` in the target's file to a larger disk",
         )
@@ -103,7 +104,7 @@ def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
         return 0
     found = yield from device.call(ReuseBlocks(files=wanted))
     if found.reused_bytes:
-        yield Step(f"{device.target.name}: {_megabytes(found.reused_bytes)} are there already, in other releases")
+        yield Step(f"{device.target.name}: {size_text(found.reused_bytes)} are there already, in other releases")
     return found.reused_bytes
 
 
@@ -269,10 +270,6 @@ class _Sending:
 
         destination = self._device.path("incoming", f"{mine.file.sha256}.part")
         return transport.put(mine.file.source, destination, mine.position, end, self._pace)
-
-
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.1f} MB"
 
 
 def discard(device: Device, files: Sequence[Upload]) -> None:

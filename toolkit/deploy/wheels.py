@@ -9,9 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -22,7 +21,7 @@ from toolkit.catalog.record import Record
 from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
-from toolkit.files import try_lock
+from toolkit.files import fresh_folder, in_turn, replaced_folder
 
 T = TypeVar("T")
 
@@ -130,7 +129,7 @@ def fetch_locked(lock: WheelLock, platform: Platform) -> Service[list[Path]]:
 def _fetch(wanted: Sequence[Wheel], platform: Platform) -> Service[list[Path]]:
     missing = [wheel for wheel in wanted if not _is_cached(wheel)]
     if missing:
-        with _part_folder() as folder:
+        with fresh_folder(cache_dir() / "wheels" / "download") as folder:
             lines = folder / "requirements.txt"
             lines.write_text("".join(f"{wheel.requirement}\n" for wheel in missing), encoding="utf-8")
             named = ", ".join(f"{wheel.name}=={wheel.version}" for wheel in missing)
@@ -159,10 +158,8 @@ def _keep(folder: Path, wheel: Wheel) -> None:
     found = folder / wheel.file
     if not found.is_file() or sha256_of(found) != wheel.sha256:
         raise ConfigError(f"the index's {wheel.file} isn't the locked file", "is it an index that you trust?")
-    beside = folder / wheel.sha256
-    beside.mkdir()
-    found.rename(beside / wheel.file)
-    beside.rename(_cached(wheel).parent)
+    with replaced_folder(_cached(wheel).parent) as fresh:
+        found.rename(fresh / wheel.file)
 
 
 def resolve(
@@ -184,10 +181,9 @@ def _resolve(
     packages: Sequence[str], platform: Platform, folder: Path, local_folder: Path | None
 ) -> Service[list[Path]]:
     if not folder.is_dir():
-        with _part_folder() as beside:
+        with replaced_folder(folder) as fresh:
             links = ["--find-links", str(local_folder)] if local_folder else []
-            yield from _download(platform, beside, [*links, *packages, "pip"], ", ".join(packages))
-            beside.rename(folder)
+            yield from _download(platform, fresh, [*links, *packages, "pip"], ", ".join(packages))
     return sorted(folder.glob("*.whl"))
 
 
@@ -195,25 +191,8 @@ def _in_turn(work: Service[T]) -> Service[T]:
     """Run a service while nobody else, of this process or another, fetches: devices of one rollout want the same
     wheels at the same time.
     """
-    wheels = cache_dir() / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
-    with (wheels / ".lock").open("ab") as lock:
-        while not try_lock(lock):
-            yield _WAITING
-            time.sleep(_POLL_S)
+    with (yield from in_turn(cache_dir() / "wheels" / ".lock", "fetches wheels")):
         return (yield from work)
-
-
-@contextmanager
-def _part_folder() -> Iterator[Path]:
-    """A folder in the cache for what isn't whole yet; what stays in it goes, and what a killed process left there."""
-    folder = cache_dir() / "wheels" / ".part"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -31,7 +31,7 @@ from toolkit.emulate.rootfs import USER, USER_ID, Definition, root_file_system
 from toolkit.emulate.sshd import HOST, free_port, write_key_pair
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Progress, Service, Step
-from toolkit.files import try_lock
+from toolkit.files import locked, replaced_folder, write_whole
 
 TAG = "emulated"
 # The library is compiled beforehand: the board can't write there, and would compile it for seconds at every use.
@@ -85,9 +85,7 @@ def start(board: Board, profile: Profile, name: str, port: int | None = None) ->
     check_machine()
     folder = boards_dir() / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("w+b") as lock:
-        if not try_lock(lock):
-            raise ConfigError(f"board '{name}' is being started by another process", "try again in a moment")
+    with locked(folder / "lock", f"starts board '{name}'", "try again in a moment"):
         state = find_state(name)
         if state is not None and state.running:
             _refuse_other(state, profile, port)
@@ -267,12 +265,10 @@ def _write_files(folder: Path, board: Board, profile: Profile, state: State) -> 
     """Write the board's keys, which stay, and the files that it reads at each start."""
     keys = folder / "keys"
     if not keys.is_dir():
-        beside = folder / ".keys.part"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(mode=0o700)
-        for name in ("host_key", "client_key"):
-            (beside / f"{name}.pub").write_text(write_key_pair(beside / name) + "\n", encoding="utf-8")
-        beside.rename(keys)
+        with replaced_folder(keys) as fresh:
+            fresh.chmod(0o700)
+            for name in ("host_key", "client_key"):
+                (fresh / f"{name}.pub").write_text(write_key_pair(fresh / name) + "\n", encoding="utf-8")
     memory = localhost.available_memory()
     available = None if memory is None else memory.available_bytes
     texts = system_files(board, profile.hardware.ram_bytes, available, EMULATOR)
@@ -336,6 +332,4 @@ def _last_lines(log: Path) -> Iterator[str]:
 
 
 def _save(folder: Path, state: State) -> None:
-    beside = folder / ".state.tmp"
-    beside.write_text(state.model_dump_json(indent=1), encoding="utf-8")
-    beside.replace(folder / "state.json")
+    write_whole(folder / "state.json", state.model_dump_json(indent=1))

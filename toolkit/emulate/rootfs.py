@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 from toolkit.config import cache_dir
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Step
-from toolkit.files import try_lock
+from toolkit.files import in_turn, replaced_folder
 
 # The packages of every root file system: a shell with its tools, Python, the library that wheels link to, and sshd.
 PACKAGES = ("?essential", "python3", "python3-venv", "openssh-server", "procps", "libstdc++6")
@@ -35,7 +34,6 @@ _FORMAT = 1
 _LEFT_OUT = ("usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info", "etc/apt", "var/lib/apt")
 # Settings of this system's apt without which it wouldn't reach its sources.
 _APT_SETTINGS = re.compile(r"Acquire::(?:[a-z]+::Proxy|Check-|Retries|http|https)", re.IGNORECASE)
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,25 +66,24 @@ def root_file_system(definition: Definition) -> Service[Path]:
     folder = root_file_systems_dir() / definition.digest
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{definition.digest}.lock").open("w+b") as lock:
-        while not try_lock(lock):
-            yield Progress("wait for another process that makes it", 0, None)
-            time.sleep(_POLL_S)
+    with (yield from in_turn(folder.parent / f".{definition.digest}.lock", "makes the same root file system")):
         if not folder.is_dir():
             yield Step(f"make an {definition.architecture} root file system of Debian {definition.suite}")
-            beside = folder.with_name(f".{definition.digest}.part")
-            shutil.rmtree(beside, ignore_errors=True)
-            yield from _extract(definition, beside)
-            for name in _LEFT_OUT:
-                shutil.rmtree(beside / name, ignore_errors=True)
-            (beside / "etc/resolv.conf").unlink(missing_ok=True)
-            _add_users(beside)
-            for command in definition.finish:
-                yield Progress(f"inside it: {command[0]}", 0, None)
-                _run_inside(beside, command)
-            beside.rename(folder)
+            # Ten thousand small files, each flushed, would take longer than making them again.
+            with replaced_folder(folder, durable=False) as fresh:
+                yield from _fill(definition, fresh)
     return folder
+
+
+def _fill(definition: Definition, folder: Path) -> Service[None]:
+    yield from _extract(definition, folder)
+    for name in _LEFT_OUT:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "etc/resolv.conf").unlink(missing_ok=True)
+    _add_users(folder)
+    for command in definition.finish:
+        yield Progress(f"inside it: {command[0]}", 0, None)
+        _run_inside(folder, command)
 
 
 def remove_root_file_systems() -> None:

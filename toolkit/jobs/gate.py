@@ -21,6 +21,7 @@ from toolkit.events import Service, Step
 from toolkit.metrics.quality import Quality, headline
 from toolkit.metrics.report import Report, metrics
 from toolkit.metrics.stats import Summary
+from toolkit.units import memory_text
 
 WORKLOAD = "quick"
 
@@ -77,8 +78,9 @@ class GateVerdict:
 
 
 def _words(check: LimitCheck) -> str:
-    measured = "unknown" if check.measured is None else f"{check.measured:.6g}"
-    return f"{check.limit} is {check.bound:.6g}, measured {measured}"
+    text = memory_text if check.limit == "max_memory" else "{:.6g}".format
+    measured = "unknown" if check.measured is None else text(check.measured)
+    return f"{check.limit} is {text(check.bound)}, measured {measured}"
 
 
 def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[GateVerdict]:

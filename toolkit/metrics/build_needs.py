@@ -12,6 +12,7 @@ from toolkit.catalog.shape import ModelShape
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Service, Warning_
 from toolkit.metrics.footprint import footprint
+from toolkit.units import memory_text, size_text
 
 # Peak of the build's private memory, fitted to builds watched through `RssAnon` (pages of mapped weights don't count:
 # they are dropped when memory is short): importing Olive, torch and the exporter; the quantized matrices, once whole,
@@ -64,17 +65,15 @@ def check_host(needs: HostNeeds, what: str, work: Path, *, force: bool) -> Servi
     found = localhost.available_memory()
     if found is not None and found.total_bytes < needs.ram_bytes:
         message = (
-            f"building {what} needs about {needs.ram_bytes / 1e9:.1f} GB of memory on this machine; "
-            f"{found.total_bytes / 1e9:.1f} GB are free{' under its memory limit' if found.limited else ''}"
+            f"building {what} needs about {memory_text(needs.ram_bytes)} of memory on this machine; "
+            f"{memory_text(found.total_bytes)} are free{' under its memory limit' if found.limited else ''}"
         )
         if not force:
             raise ConfigError(message, _LESS_MEMORY)
         yield Warning_(message)
     free = free_disk_bytes(work)
     if free < needs.disk_bytes:
-        message = (
-            f"building {what} writes up to {needs.disk_bytes / 1e9:.1f} GB below {work}; {free / 1e9:.1f} are free"
-        )
+        message = f"building {what} writes up to {size_text(needs.disk_bytes)} below {work}; {size_text(free)} are free"
         if not force:
             raise HostDiskFull(message, _LESS_DISK)
         yield Warning_(message)

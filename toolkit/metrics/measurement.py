@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from toolkit.catalog.record import OpenRecord
 from toolkit.config import data_dir
+from toolkit.files import write_whole
 from toolkit.metrics.footprint import block_cost
 from toolkit.metrics.kernel import BLOCK, OPERATIONS
 
@@ -46,7 +47,4 @@ def find_measurement(target: str, key: str | None = None) -> Measurement | None:
 
 def save_measurement(measurement: Measurement) -> None:
     path = measurements_dir() / f"{measurement.target}-{measurement.target_key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(measurement.model_dump_json(indent=1), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, measurement.model_dump_json(indent=1))

@@ -16,6 +16,7 @@ from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.workload import Workload
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
+from toolkit.files import write_whole
 from toolkit.metrics.quality import Quality
 from toolkit.metrics.stats import Summaries, Summary, percentile, perplexity
 
@@ -237,12 +238,9 @@ def report_path(report: Report) -> Path:
 
 
 def save_report(report: Report) -> Path:
-    """Keep a report: write it beside, and rename it."""
+    """Keep a report. Raises ConfigError when it can't be written."""
     path = report_path(report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(to_json(report), indent=1), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, json.dumps(to_json(report), indent=1))
     return path
 
 

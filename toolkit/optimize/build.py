@@ -7,30 +7,27 @@ What is finished is renamed into place: `builds/<key>` (Olive's files, whatever 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, describe_file
 from toolkit.bundle.store import READ_ONLY, Bundle, find_identity, link_files, open_bundle, store_dir, write_bundle
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step
-from toolkit.files import try_lock
+from toolkit.files import fresh_folder, in_turn, in_words, put_folder, replaced_folder
 from toolkit.metrics.build_needs import check_host, host_needs
 from toolkit.optimize import require_extra
 from toolkit.optimize.job import Job, make_job
 from toolkit.optimize.request import BuildRequest
 from toolkit.optimize.runner import run_workflow
+from toolkit.units import size_text
 
 Check = Callable[[Bundle], Service[None]]
 
 _GENAI_CONFIG = "genai_config.json"
 _RECORD = "build.json"
-_POLL_S = 0.5
 # What Olive writes about itself: absolute paths and times, of no use to a device.
 _OLIVE_RECORDS = {"footprint.json", "output_footprint.json", "model_config.json", "run_history.txt"}
 
@@ -45,28 +42,12 @@ def optimize(request: BuildRequest, *, out: Path | None = None, check: Check | N
     if out is not None:
         _refuse_occupied(out)
     job = yield from make_job(request)
-    with _open_lock(job.key()) as lock:
-        yield from _acquire(lock)
+    with (yield from in_turn(_builds_dir() / f"{job.key()}.lock", "builds the same")):
         build = yield from _build(job, force=request.options.force)
         bundle = yield from _store(job, build, check)
     if out is not None:
         return _put(bundle, out)
     return bundle
-
-
-def _open_lock(key: str) -> IO[bytes]:
-    path = _builds_dir() / f"{key}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab")
-
-
-def _acquire(lock: IO[bytes]) -> Service[None]:
-    """Wait until no other process builds the same; closing the file gives the lock back."""
-    if try_lock(lock):
-        return
-    yield Step("wait: another process builds the same")
-    while not try_lock(lock):
-        time.sleep(_POLL_S)
 
 
 def _builds_dir() -> Path:
@@ -80,20 +61,15 @@ def _build(job: Job, *, force: bool) -> Service[Path]:
     if _whole(folder, _recorded(folder)):
         yield Step(f"build {job.name}", skipped=True)
         return folder
-    # Left by a build that was killed; the lock says that it isn't running any more.
-    work = _builds_dir() / f".{key}"
-    for old in (folder, work):
-        shutil.rmtree(old, ignore_errors=True)
-    needs = host_needs(job.model.shape, job.recipe, job.provider)
-    yield from check_host(needs, job.name, work.parent, force=force)
-    work.mkdir(parents=True)
-    try:
+    shutil.rmtree(folder, ignore_errors=True)
+    with fresh_folder(folder) as work:
+        needs = host_needs(job.model.shape, job.recipe, job.provider)
+        yield from check_host(needs, job.name, folder.parent, force=force)
         yield Step(f"build {job.name}")
         yield from run_workflow(job.workflow(work), work, kv_cache=job.kv_cache())
         _finish(work / "output")
-        (work / "output").replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with in_words(folder):
+            put_folder(work / "output", folder)
     return folder
 
 
@@ -105,15 +81,7 @@ def _finish(output: Path) -> None:
     artifacts = [describe_file(path, path.relative_to(output).as_posix()) for path in files]
     for path in files:
         path.chmod(READ_ONLY)
-        _sync(path)
-    record = output / _RECORD
-    record.write_text(json.dumps([artifact.model_dump() for artifact in artifacts]), encoding="utf-8")
-    _sync(record)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    (output / _RECORD).write_text(json.dumps([artifact.model_dump() for artifact in artifacts]), encoding="utf-8")
 
 
 def _recorded(folder: Path) -> list[Artifact]:
@@ -133,11 +101,8 @@ def _whole(folder: Path, artifacts: list[Artifact] | tuple[Artifact, ...]) -> bo
 
 def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
     """Assemble the bundle for the job's context, check it, and move it into the store."""
-    beside = store_dir() / f".{job.key()}"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        bundle = _assemble(job, build, beside)
+    with fresh_folder(store_dir() / job.key()) as fresh:
+        bundle = _assemble(job, build, fresh)
         final = store_dir() / bundle.id
         # It may have been evaluated since: the same files under another id.
         if stored := find_identity(bundle.manifest.identity):
@@ -147,11 +112,10 @@ def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
             shutil.rmtree(stored.path)
         if check is not None:
             yield from check(bundle)
-        beside.replace(final)
-        yield Step(f"bundle {bundle.id[:12]} ({bundle.manifest.size_bytes / 1e6:,.1f} MB)")
+        with in_words(final):
+            put_folder(fresh, final)
+        yield Step(f"bundle {bundle.id[:12]} ({size_text(bundle.manifest.size_bytes)})")
         return Bundle(final, bundle.manifest, bundle.id)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _assemble(job: Job, build: Path, folder: Path) -> Bundle:
@@ -207,16 +171,7 @@ def _put(bundle: Bundle, out: Path) -> Bundle:
         if open_bundle(out).id == bundle.id and _whole(out, bundle.manifest.artifacts):
             return open_bundle(out)
         raise _occupied(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.absolute().with_name(f".{out.absolute().name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        link_files(bundle.path, [artifact.path for artifact in bundle.manifest.artifacts], beside)
-        put = write_bundle(beside, bundle.manifest)
-        if out.exists():
-            out.rmdir()  # Windows doesn't rename over a folder, not even an empty one.
-        beside.replace(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with replaced_folder(out) as fresh:
+        link_files(bundle.path, [artifact.path for artifact in bundle.manifest.artifacts], fresh)
+        put = write_bundle(fresh, bundle.manifest)
     return Bundle(out, put.manifest, put.id)

@@ -23,6 +23,7 @@ from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimize.remote_code import without_tokenizer_code
 from toolkit.optimize.request import BuildRequest, bundle_name
 from toolkit.optimize.workflow import render_workflow
+from toolkit.units import memory_text, size_text
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,13 @@ def _say_fit(request: BuildRequest, fit: FitPlan) -> Service[None]:
     name = request.bundle_name
     if fit.fits:
         yield Step(
-            f"plan {name}: {fit.bundle_bytes / 1e6:,.0f} MB on disk, {fit.needed_bytes / 1e6:,.0f} of "
-            f"{fit.available_bytes / 1e6:,.0f} MB of memory with a context of {fit.context_tokens} tokens"
+            f"plan {name}: {size_text(fit.bundle_bytes)} on disk, {memory_text(fit.needed_bytes)} of "
+            f"{memory_text(fit.available_bytes)} of memory with a context of {fit.context_tokens} tokens"
         )
         return
     message = (
-        f"{name} needs {fit.needed_bytes / 1e9:.2f} GB of memory with a context of "
-        f"{fit.context_tokens} tokens; '{request.profile.name}' has {fit.available_bytes / 1e9:.2f} GB for it"
+        f"{name} needs {memory_text(fit.needed_bytes)} of memory with a context of "
+        f"{fit.context_tokens} tokens; '{request.profile.name}' has {memory_text(fit.available_bytes)} for it"
     )
     if not request.options.force:
         raise ConfigError(message, _smaller(fit))

@@ -20,6 +20,7 @@ from toolkit.catalog.recipe import Recipe, list_recipes
 from toolkit.catalog.shape import REMOTE_CODE, ModelShape, parse_shape
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
+from toolkit.files import write_whole
 from toolkit.metrics.fit import plan
 from toolkit.optimize.workflow import render_workflow
 
@@ -139,9 +140,7 @@ def write_record(record: Matrix, path: Path) -> None:
     lines = [json.dumps({key: value for key, value in asdict(proof).items() if value is not None}) for proof in order]
     head = json.dumps({"tools": record.tools, "runtime": sorted(record.runtime)}, indent=1, sort_keys=True)
     text = head.removesuffix("\n}") + ',\n "proofs": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text, "utf-8")
-    beside.replace(path)
+    write_whole(path, text)
 
 
 def matrix(recipes: Iterable[Recipe] | None = None, record: Matrix | None = None) -> list[Capability]:

@@ -19,6 +19,7 @@ from toolkit.errors import BuildError, HostDiskFull, OutOfMemory
 from toolkit.events import Progress, Service, Step
 from toolkit.localhost import without_secrets
 from toolkit.optimize import require_extra
+from toolkit.units import memory_text
 
 _POLL_S = 0.2
 _SIGKILL = 9
@@ -177,7 +178,7 @@ def _failure(returncode: int, run: OliveRun) -> BuildError:
     text = run.log.read_text(encoding="utf-8", errors="replace")
     if returncode in (-_SIGKILL, 128 + _SIGKILL) or _NO_MEMORY.search(text):
         how = "was killed" if returncode in (-_SIGKILL, 128 + _SIGKILL) else "ran out of memory"
-        message = f"the build {how} holding {run.peak_rss_bytes / 1e9:.1f} GB of memory ({shown(run.log)})"
+        message = f"the build {how} holding {memory_text(run.peak_rss_bytes)} of memory ({shown(run.log)})"
         return OutOfMemory(message, _LESS_MEMORY)
     if _NO_SPACE.search(text):
         message = f"the disk became full during the build ({shown(run.log)})"

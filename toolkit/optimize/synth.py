@@ -22,6 +22,8 @@ from toolkit.catalog.preset import Preset
 from toolkit.config import data_path
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Progress, Service
+from toolkit.files import replaced_folder
+from toolkit.units import size_text
 
 BYTES_PER_VALUE = 2  # bfloat16
 SHARD_BYTES = 1 << 30
@@ -103,24 +105,15 @@ def synthesize(
     free = shutil.disk_usage(out.parent).free
     if free < total:
         raise HostDiskFull(
-            f"{preset.name} takes {total / 1e9:.1f} GB and {out.parent} has {free / 1e9:.1f} GB free",
+            f"{preset.name} takes {size_text(total)} and {out.parent} has {size_text(free)} free",
             "free some space, choose another disk, or cut the model to fewer layers",
         )
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        yield from _write_weights(preset, beside, seed=seed, shard_bytes=shard_bytes)
+    with replaced_folder(out) as fresh:
+        yield from _write_weights(preset, fresh, seed=seed, shard_bytes=shard_bytes)
         for name, content in (_configs(preset) | tokenizer_files(preset)).items():
             if not isinstance(content, str):
                 content = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-            (beside / name).write_text(content, "utf-8")
-        if out.exists():
-            out.rmdir()  # Windows doesn't rename over a folder, not even an empty one
-        beside.rename(out)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+            (fresh / name).write_text(content, "utf-8")
     return out
 
 

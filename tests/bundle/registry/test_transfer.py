@@ -66,7 +66,7 @@ def steps(events: list[Event]) -> list[tuple[str, bool]]:
 def test_there_and_back(there: LocalRegistry, place: Place, bundle: Bundle) -> None:
     events: list[Event] = []
     published = follow(push_bundle(bundle, place), events)
-    assert steps(events) == [(f"{place}: push 5 of 5 files, 9.4 MB", False)]
+    assert steps(events) == [(f"{place}: push 5 of 5 files, 9.44 MB", False)]
     done = [event.done for event in events if isinstance(event, Progress) and event.label == "push"]
     assert done == sorted(done) and done[-1] == published.sent_bytes
     pulled = follow(pull_bundle(published.reference))
@@ -91,7 +91,7 @@ def test_what_is_there_is_not_sent_again(there: LocalRegistry, place: Place, bun
     events = []
     published = follow(push_bundle(other, Place(place.host, place.repository, "v2")), events)
     assert published.sent_bytes == 3 + len(other.manifest_text)
-    assert steps(events)[0][0].endswith("push 2 of 4 files, 0.0 MB")
+    assert steps(events)[0][0].endswith(f"push 2 of 4 files, {published.sent_bytes / 1000:.3g} kB")
 
 
 @needs_registry
@@ -136,7 +136,7 @@ def test_a_pull_that_was_ended_goes_on(there: LocalRegistry, place: Place, bundl
     for event in service:
         if isinstance(event, Progress) and event.done > 5 * MIB:
             break
-    with pytest.raises(ConfigError, match="is being pulled by another process"):
+    with pytest.raises(ConfigError, match=f"this process pulls {place}"):
         follow(pull_bundle(place, into=tmp_path / "pulled"))
     service.close()
     assert not (tmp_path / "pulled").exists()
@@ -299,6 +299,6 @@ def test_two_at_once_into_one_store(bundle: Bundle) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert bundle.id in ended and set(ended) <= {bundle.id, f"{reference} is being pulled by another process"}
+    assert bundle.id in ended and set(ended) <= {bundle.id, f"this process pulls {reference}"}
     (found,) = list_bundles()
     follow(verify_bundle(found))

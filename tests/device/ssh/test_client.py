@@ -358,7 +358,7 @@ def test_the_free_space_is_asked_before_writing(
     source = tmp_path / "source"
     source.write_bytes(b"x" * 3_000_000)
     monkeypatch.setattr(SshTransport, "_free_bytes", lambda *_: 1_100_000)
-    full = pytest.raises(DeviceFull, match=r"disk full: needs 3\.0 MB, 1\.1 MB free on here$")
+    full = pytest.raises(DeviceFull, match=r"disk full: needs 3 MB, 1\.1 MB free on here$")
     with closing(SshTransport(address)) as transport, full:
         list(transport.put(source, "here/file"))
     assert not (embedded.root / "here").exists()

@@ -43,7 +43,7 @@ def test_a_board_in_good_health() -> None:
     found = judge(pi5_facts())
     assert {check.state for check in found.values()} == {"ok", "skipped"}
     assert not [check for check in found.values() if check.hint]
-    assert found["disk"].seen == "20.0 GB free (SD card, mmcblk0, ext4)"
+    assert found["disk"].seen == "20 GB free (SD card, mmcblk0, ext4)"
     assert found["glibc"].seen == "2.36, the wheels need 2.28"
     assert found["profile"].seen == "raspberry-pi-5-8gb fits Raspberry Pi 5 Model B Rev 1.0"
 
@@ -105,21 +105,21 @@ def test_a_board_in_good_health() -> None:
             {"mem_available_bytes": 5 * 2**30},
             "memory",
             "warn",
-            "5.0 of 7.9 GiB available, the profile counts on 7.1",
+            "5 GiB of 7.88 GiB available, the profile counts on 7.13 GiB",
             "on the device: end what else runs (ps aux --sort=-rss | head), or raise ram_reserved in the profile",
         ),
         (
             {"free_disk_bytes": 3_000_000_000},
             "disk",
             "warn",
-            "3.0 GB free (SD card, mmcblk0, ext4); the runtime and a bundle of Phi-3-mini take 3",
+            "3 GB free (SD card, mmcblk0, ext4); the runtime and a bundle of Phi-3-mini take 3 GB",
             "free some space there, or set install_root in the target's file to a folder on a larger disk",
         ),
         (
             {"free_disk_bytes": 90_000_000, "storage": None, "storage_device": None, "file_system": None},
             "disk",
             "failed",
-            "0.1 GB free: not even the runtime fits",
+            "90 MB free: not even the runtime fits",
             "free some space there, or set install_root in the target's file to a folder on a larger disk",
         ),
         (
@@ -169,7 +169,7 @@ def test_a_board_in_good_health() -> None:
             {"ram_bytes": 4 * 2**30},
             "profile",
             "failed",
-            "the device has 4.0 GiB of memory, the profile says 8.0 GiB",
+            "the device has 4 GiB of memory, the profile says 8 GiB",
             "the target's file",
         ),
     ],
@@ -273,7 +273,7 @@ def test_a_profile_that_is_meant_for_another_board(tmp_path: Path) -> None:
     )
     assert check.hint == (
         f'in {file}: profile = "raspberry-pi-5-8gb" '
-        "(recognized by 'bcm2712'; 7.9 GiB of memory, the profile counts on 8.0 GiB)"
+        "(recognized by 'bcm2712'; 7.88 GiB of memory, the profile counts on 8 GiB)"
     )
 
 

@@ -171,7 +171,7 @@ def test_an_id_that_means_none_or_several() -> None:
 def test_a_rollout_belongs_to_one_process() -> None:
     rollout = rollout_of()
     with claim(rollout):
-        with pytest.raises(ConfigError, match="the same rollout is running in another process"), claim(rollout):
+        with pytest.raises(ConfigError, match="this process runs the same rollout"), claim(rollout):
             pass
         with claim(rollout_of(gate=True)):
             pass

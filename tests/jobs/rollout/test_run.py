@@ -314,7 +314,7 @@ def test_one_rollout_at_a_time(unsent: Bundle, tmp_path: Path) -> None:
     target = switched_off("d1")
     with claim(new_rollout(unsent, ["d1"], RolloutOptions())), pytest.raises(ConfigError) as error:
         follow(roll_out(unsent, [target], RolloutOptions()))
-    assert error.value.message == "the same rollout is running in another process"
+    assert error.value.message == "this process runs the same rollout"
 
 
 def test_a_record_is_written_after_each_device(unsent: Bundle, tmp_path: Path) -> None:

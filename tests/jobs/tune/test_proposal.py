@@ -43,7 +43,7 @@ def test_a_recipe_that_does_not_fit_is_left_out_with_the_reason(workload: Worklo
     pruned = {candidate.recipe.name: candidate.pruned for candidate in proposal.candidates}
     assert pruned["int4-rtn-b128"] is None
     assert pruned["fp32"] is not None and pruned["fp32"].startswith("needs ")
-    assert pruned["fp32"].endswith("GB of memory, 'board' has 3.49 GB for it")
+    assert pruned["fp32"].endswith("GiB of memory, 'board' has 3.25 GiB for it")
     assert [candidate.recipe.name for candidate in proposal.kept][-1] == "int4-rtn-b128"
 
 

@@ -82,7 +82,7 @@ def test_two_processes_cannot_search_the_same(tmp_path: Path) -> None:
         open_study(tmp_path, SPACE, maximize=True),
     ):
         pass
-    assert caught.value.message == "the same search is running in another process"
+    assert caught.value.message == "this process runs the same search"
 
 
 def test_fresh_forgets(tmp_path: Path) -> None:

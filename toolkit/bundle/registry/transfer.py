@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -35,7 +34,8 @@ from toolkit.bundle.store import READ_ONLY, Bundle, open_bundle, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service, Step
-from toolkit.files import try_lock
+from toolkit.files import in_words, locked, put_file, put_folder
+from toolkit.units import size_text
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
 
 # Room beside the pulled files, for the file system's own needs.
@@ -67,11 +67,7 @@ class _Remote:
         for name, raw in self.beside.items():
             path = folder / name
             if not path.is_file():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-                beside.write_bytes(raw)
-                beside.chmod(READ_ONLY)
-                beside.replace(path)
+                put_file(path, raw, mode=READ_ONLY)
 
 
 def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -> Service[Published]:
@@ -93,7 +89,7 @@ def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -
         unique = {layer.digest: layer for layer in layers}
         lacking = [layer for layer in unique.values() if not registry.has_blob(layer)]
         total = sum(layer.size for layer in lacking)
-        text = f"{reference}: push {len(lacking)} of {len(unique)} files, {total / 1e6:,.1f} MB"
+        text = f"{reference}: push {len(lacking)} of {len(unique)} files, {size_text(total)}"
         yield Step(text, skipped=not lacking)
         for layer in lacking:
             with _opened(bundle.path / layer.title) as source:
@@ -144,39 +140,19 @@ def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool 
         final = into if into is not None else store_dir() / remote.id
         if into is None and final.is_dir():
             yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
-            with _written(final):
+            with in_words(final):
                 # The bundle may have been signed since.
                 remote.write_beside(final)
             return open_bundle(final)
         if final.exists():
             raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
-        with _written(final):
-            final.parent.mkdir(parents=True, exist_ok=True)
+        with in_words(final):
             beside = final.with_name(f".{final.name[:32]}-{remote.id[:12]}.pull")
-            with _alone(beside.with_suffix(".lock"), reference):
+            with locked(beside.with_suffix(".lock"), f"pulls {reference}", passing=True):
                 if not final.exists():
                     yield from _fill(registry, remote, beside)
-                    beside.replace(final)
+                    put_folder(beside, final)
     return open_bundle(final)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
-
-
-@contextmanager
-def _alone(lock: Path, reference: Place) -> Iterator[None]:
-    with lock.open("ab") as file:
-        if not try_lock(file):
-            raise ConfigError(f"{reference} is being pulled by another process", "wait for it, or end it")
-        yield
-    # Windows keeps a file that somebody else has open.
-    with suppress(OSError):
-        lock.unlink()
 
 
 def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
@@ -187,9 +163,9 @@ def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
     folder.mkdir(exist_ok=True)
     free = shutil.disk_usage(folder).free
     if total + _SPARE_BYTES > free:
-        message = f"{shown(folder.parent)}: {total / 1e6:,.1f} MB to pull, {free / 1e6:,.1f} MB free"
+        message = f"{shown(folder.parent)}: {size_text(total)} to pull, {size_text(free)} free"
         raise ConfigError(message, "free some space there, or pull --into another disk")
-    yield Step(f"pull {manifest.name}: {len(lacking)} of {len(manifest.artifacts)} files, {total / 1e6:,.1f} MB")
+    yield Step(f"pull {manifest.name}: {len(lacking)} of {len(manifest.artifacts)} files, {size_text(total)}")
     for artifact in lacking:
         path = folder / artifact.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +190,7 @@ def remote_bundle(reference: Place, *, plain_http: bool = False) -> Service[Bund
         if remote.blocks is not None and remote.blocks.size <= LARGEST_LISTS_BYTES:
             keep_block_lists(registry.small_blob(remote.blocks, LARGEST_LISTS_BYTES), remote.manifest)
     folder = cache_dir() / "registry" / remote.digest.removeprefix("sha256:")
-    with _written(folder):
+    with in_words(folder):
         remote.write_beside(folder)
     yield Step(f"{reference} is {remote.manifest.name} ({remote.id[:12]})")
     return open_bundle(folder)

@@ -13,11 +13,13 @@ from toolkit.catalog.recognize import misfit, propose_profile, recognized
 from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError
+from toolkit.units import memory_text, size_text
 
 # Clocks further apart make dates of releases and TLS certificates wrong.
 CLOCK_SKEW_S = 60
 # The runtime's wheels, unpacked, have about 0.2 GB; Phi-3-mini's bundles 2.0 to 2.7 GB.
 LEAST_DISK_BYTES, PLENTY_DISK_BYTES = 500_000_000, 4_000_000_000
+_TAKEN_DISK_BYTES = 3_000_000_000
 # A push has files, the right to push, and a question open at once.
 PUSH_SESSIONS = 3
 # Before any work: boards begin to slow down at 80 to 85.
@@ -123,23 +125,24 @@ def memory(profile: Profile, probe: ProbeFacts) -> Check:
     total, available = probe.ram_bytes, probe.mem_available_bytes
     if not total or not available:
         return skipped("memory", "the device doesn't tell")
-    seen = f"{available / 2**30:.1f} of {total / 2**30:.1f} GiB available"
+    seen = f"{memory_text(available)} of {memory_text(total)} available"
     planned = total - profile.hardware.ram_reserved_bytes
     if available < planned:
         hint = "on the device: end what else runs (ps aux --sort=-rss | head), or raise ram_reserved in the profile"
-        return Check("memory", "warn", f"{seen}, the profile counts on {planned / 2**30:.1f}", hint)
+        return Check("memory", "warn", f"{seen}, the profile counts on {memory_text(planned)}", hint)
     return ok("memory", seen)
 
 
 def disk(probe: ProbeFacts) -> Check:
     free = probe.free_disk_bytes
     where = ", ".join(filter(None, (probe.storage, probe.storage_device, probe.file_system)))
-    seen = f"{free / 1e9:.1f} GB free{f' ({where})' if where else ''}"
+    seen = f"{size_text(free)} free{f' ({where})' if where else ''}"
     hint = "free some space there, or set install_root in the target's file to a folder on a larger disk"
     if free < LEAST_DISK_BYTES:
         return Check("disk", "failed", f"{seen}: not even the runtime fits", hint)
     if free < PLENTY_DISK_BYTES:
-        return Check("disk", "warn", f"{seen}; the runtime and a bundle of Phi-3-mini take 3", hint)
+        taken = size_text(_TAKEN_DISK_BYTES)
+        return Check("disk", "warn", f"{seen}; the runtime and a bundle of Phi-3-mini take {taken}", hint)
     return ok("disk", seen)
 
 

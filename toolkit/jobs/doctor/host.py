@@ -17,6 +17,7 @@ from toolkit.config import cache_dir
 from toolkit.errors import ConfigError
 from toolkit.jobs.doctor.checks import Check, ok, skipped
 from toolkit.metrics.build_needs import free_disk_bytes
+from toolkit.units import memory_text, size_text
 
 DISTRIBUTION, EXTRA = "edgephi", "optimize"
 # The hub's cache takes Phi-3-mini's 7.6 GB, a build up to three times its bundle of 2.7.
@@ -109,12 +110,13 @@ def judge_extra(wanted: Mapping[str, str], found: Mapping[str, str | None]) -> C
 def _cache_disk() -> Check:
     folder = cache_dir()
     free = free_disk_bytes(folder)
-    seen = f"{free / 1e9:.1f} GB free for {folder}"
+    seen = f"{size_text(free)} free for {folder}"
     hint = "free some space, or set EDGEPHI_CACHE_DIR to another disk"
     if free < _LEAST_DISK_BYTES:
         return Check("disk", "failed", seen, hint)
     if free < _PLENTY_DISK_BYTES:
-        return Check("disk", "warn", f"{seen}; fetching and quantizing Phi-3-mini takes about 20", hint)
+        plenty = size_text(_PLENTY_DISK_BYTES)
+        return Check("disk", "warn", f"{seen}; fetching and quantizing Phi-3-mini takes about {plenty}", hint)
     return ok("disk", seen)
 
 
@@ -122,10 +124,11 @@ def _own_memory() -> Check:
     found = localhost.available_memory()
     if found is None:
         return skipped("memory", "this system doesn't tell")
-    seen = f"{found.total_bytes / 2**30:.1f} GiB free{' under a memory limit' if found.limited else ''}"
+    seen = f"{memory_text(found.total_bytes)} free{' under a memory limit' if found.limited else ''}"
     if found.total_bytes < _PLENTY_MEMORY_BYTES:
         hint = "edgephi plan MODEL --profile PROFILE tells what a build needs; close other programs, or add swap"
-        return Check("memory", "warn", f"{seen}; quantizing Phi-3-mini takes up to 8", hint)
+        plenty = memory_text(_PLENTY_MEMORY_BYTES)
+        return Check("memory", "warn", f"{seen}; quantizing Phi-3-mini takes up to {plenty}", hint)
     return ok("memory", seen)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from toolkit.bundle.store import Bundle
 from toolkit.catalog.record import Record
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
-from toolkit.files import try_lock
+from toolkit.files import locked, write_whole
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
@@ -176,17 +175,7 @@ def recall(rollout: Rollout) -> Rollout:
 def save_rollout(rollout: Rollout) -> Rollout:
     """Keep a record, whole or not at all; returns it with the time in it. Raises ConfigError when that fails."""
     rollout = rollout.model_copy(update={"updated_utc": _now()})
-    path = _path(rollout.id)
-    beside = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(rollout.model_dump_json(indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror}") from exc
+    write_whole(_path(rollout.id), rollout.model_dump_json(indent=1))
     return rollout
 
 
@@ -222,11 +211,7 @@ def find_rollout(reference: str) -> Rollout:
 @contextmanager
 def claim(rollout: Rollout) -> Iterator[None]:
     """Have a rollout to oneself. Raises ConfigError when another process is at work on it."""
-    folder = rollouts_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{rollout.id}.lock").open("ab") as lock:
-        if not try_lock(lock):
-            raise ConfigError("the same rollout is running in another process", "wait for it, or end it")
+    with locked(rollouts_dir() / f"{rollout.id}.lock", "runs the same rollout"):
         yield
 
 

@@ -15,6 +15,7 @@ from toolkit.catalog.recipe import Recipe
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import shown
 from toolkit.errors import ConfigError
+from toolkit.files import put_file
 
 
 def write_files(
@@ -64,8 +65,5 @@ def _recipe_table(recipe: Recipe, folder: Path, calibration: Path | None) -> dic
 
 
 def _write(path: Path, table: dict[str, Any], notes: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(f"# {line}\n" for note in notes for line in note.splitlines())
-    beside = path.with_suffix(".tmp")
-    beside.write_text(lines + tomli_w.dumps(table), encoding="utf-8")
-    beside.replace(path)
+    put_file(path, lines + tomli_w.dumps(table))

@@ -12,6 +12,7 @@ from toolkit.catalog.shape import ModelShape
 from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
 from toolkit.metrics.fit import FitPlan, plan
+from toolkit.units import memory_text
 
 DEFAULT_PPL_INCREASE = 0.03
 _CHUNK_SIZES = (64, 128, 256, 512)
@@ -177,8 +178,8 @@ def _candidate(
         )
     if fit.fits:
         return Candidate(recipe, fit)
-    needed, available = fit.needed_bytes / 1e9, fit.available_bytes / 1e9
-    return Candidate(recipe, fit, f"needs {needed:.2f} GB of memory, '{profile.name}' has {available:.2f} GB for it")
+    needed, available = memory_text(fit.needed_bytes), memory_text(fit.available_bytes)
+    return Candidate(recipe, fit, f"needs {needed} of memory, '{profile.name}' has {available} for it")
 
 
 def _space(names: tuple[str, ...], default: RuntimeSettings, cores: int, workload: Workload) -> Space:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
-from toolkit.files import try_lock
+from toolkit.files import locked
 from toolkit.jobs.tune.proposal import Point, Space
 
 SEED = 3821
@@ -121,10 +121,7 @@ def open_study(folder: Path, space: Space, *, maximize: bool, fresh: bool = Fals
 
     Raises ConfigError when another process works on it, or when its file is damaged.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("ab") as lock:
-        if not try_lock(lock):
-            raise ConfigError("the same search is running in another process", "wait for it, or end it")
+    with locked(folder / _LOCK, "runs the same search"):
         journal = folder / _JOURNAL
         if fresh:
             journal.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from toolkit.metrics.report import Report, decode_tps, ttft_ms
 from toolkit.metrics.stats import Summary, ratio, summarize
+from toolkit.units import memory_text
 
 # Of these, more is better; of every other figure, less is.
 MORE_IS_BETTER = frozenset({"decode_tps"})
@@ -17,7 +18,7 @@ class Objective:
     """What a search is for. `metric` is a metric of reports; `compared` says a ratio in words."""
 
     metric: str
-    unit: str
+    text: Callable[[float], str]
     values: Callable[[Report], list[float]]
     does: str
     compared: str
@@ -30,22 +31,22 @@ class Objective:
 OBJECTIVES = {
     "decode_tps": Objective(
         metric="decode_tps",
-        unit="tok/s",
+        text=lambda tps: f"{tps:,.1f} tok/s",
         values=lambda report: [decode_tps(sample) for run in report.runs for sample in run.samples],
         does="decodes at",
         compared="decodes {ratio} as fast as",
     ),
     "ttft": Objective(
         metric="ttft_ms",
-        unit="ms",
+        text=lambda ms: f"{ms:,.1f} ms",
         values=lambda report: [ttft_ms(sample) for run in report.runs for sample in run.samples],
         does="has its first token after",
         compared="needs {ratio} of the time to the first token of",
     ),
     "memory": Objective(
         metric="rss_peak_bytes",
-        unit="MB",
-        values=lambda report: [run.rss_peak_bytes / 1e6 for run in report.runs if run.rss_peak_bytes],
+        text=memory_text,
+        values=lambda report: [run.rss_peak_bytes for run in report.runs if run.rss_peak_bytes],
         does="peaks at",
         compared="peaks at {ratio} of the memory of",
     ),
@@ -105,7 +106,8 @@ def judge(objective: Objective, best: Contender, default: Contender | None, why_
         sentence = f"Keep the default, {default.name}: nothing measured is better; it {_absolute(objective, default)}"
         return Recommendation(sentence, better=False)
     found = ratio(objective.values(best.report), objective.values(default.report))
-    compared = objective.compared.format(ratio=f"{found.median:.2f}× ({_interval(found)})")
+    interval = _interval(found, f"{found.low:,.2f}", f"{found.high:,.2f}")
+    compared = objective.compared.format(ratio=f"{found.median:.2f}× ({interval})")
     above, below = (found.low > 1, found.high < 1) if objective.maximize else (found.high < 1, found.low > 1)
     if above and found.n > 1:
         return Recommendation(
@@ -121,12 +123,15 @@ def judge(objective: Objective, best: Contender, default: Contender | None, why_
 
 def _absolute(objective: Objective, contender: Contender) -> str:
     found = summarize(objective.values(contender.report))
-    interval = _interval(found, digits=1)
-    return f"{objective.does} {found.median:,.1f} {objective.unit} ({interval}){contender.cost}"
+    median, low, high = (objective.text(value) for value in (found.median, found.low, found.high))
+    unit = median[median.index(" ") :]
+    if low.endswith(unit) and high.endswith(unit):
+        low, high = low.removesuffix(unit), high.removesuffix(unit)
+    return f"{objective.does} {median} ({_interval(found, low, high)}){contender.cost}"
 
 
-def _interval(found: Summary, digits: int = 2) -> str:
+def _interval(found: Summary, low: str, high: str) -> str:
     if found.n < 2:
         return "measured once"
     kind = "95 % CI" if found.n > 2 else "range"
-    return f"{kind} {found.low:,.{digits}f}–{found.high:,.{digits}f}, n={found.n}"
+    return f"{kind} {low}–{high}, n={found.n}"
