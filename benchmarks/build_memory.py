@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.bundle.store import Bundle, open_bundle
+from toolkit.bundle import Bundle, open_bundle
 from toolkit.catalog.preset import PRESETS
 from toolkit.cli import render
 from toolkit.config import cache_dir

@@ -29,19 +29,18 @@ from pathlib import Path
 from threading import Thread
 
 from toolkit.agent.requests import Discard, ListReleases, Pull, TakeProbe
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import load_recipe
-from toolkit.catalog.target import Target
+from toolkit.catalog import Target, load_profile, load_recipe
 from toolkit.cli import render
 from toolkit.config import cache_dir
-from toolkit.deploy.install import check_active, deploy
-from toolkit.device.session import connect
+from toolkit.deploy import deploy
+from toolkit.deploy.install import check_active
+from toolkit.device import connect
 from toolkit.device.ssh.config import CONNECT_TIMEOUT_S
-from toolkit.emulate.loopback import start_loopback
+from toolkit.emulate import start_loopback
 from toolkit.jobs.demo import loopback_target
-from toolkit.jobs.rollout.record import RolloutOptions, plan_waves
-from toolkit.optimize.build import optimize
-from toolkit.optimize.request import BuildRequest
+from toolkit.jobs.rollout import RolloutOptions
+from toolkit.jobs.rollout.record import plan_waves
+from toolkit.optimize import BuildRequest, optimize
 from toolkit.units import parse_bandwidth, parse_bytes, rate_text
 
 FLEETS = (10, 100, 1_000, 10_000, 100_000)

@@ -23,18 +23,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from toolkit.catalog import ModelShape, Target, Workload, load_profile, load_recipe
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.shape import ModelShape, parse_shape
-from toolkit.catalog.target import Target, save_target
-from toolkit.catalog.workload import Workload
+from toolkit.catalog.shape import parse_shape
+from toolkit.catalog.target import save_target
 from toolkit.cli import render
 from toolkit.config import config_dir, data_dir
+from toolkit.metrics import Report
 from toolkit.metrics.footprint import footprint
 from toolkit.metrics.kept_reports import find_report
-from toolkit.metrics.report import Report, Run, Sample, report_path, reports_dir
+from toolkit.metrics.report import Run, Sample, report_path, reports_dir
 from toolkit.metrics.speed import SpeedBook, predict
 
 MODEL, PROFILE, TARGET, MACHINE = "phi-3-mini-4k", "raspberry-pi-5-8gb", "pi5", "a" * 16

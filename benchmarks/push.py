@@ -26,12 +26,13 @@ from pathlib import Path
 from shaped_link import ADDRESSES, CLIENT, SERVER, Link, shaped
 
 from toolkit.agent.requests import Install
-from toolkit.bundle.manifest import describe_file
-from toolkit.catalog.target import Target, over
+from toolkit.bundle import describe_file
+from toolkit.catalog import Target
+from toolkit.catalog.target import over
 from toolkit.cli import render
 from toolkit.deploy.push import Upload, push
-from toolkit.device.session import connect
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.device import connect
+from toolkit.emulate import PrivateSshd
 from toolkit.events import drain
 from toolkit.units import rate_text
 

@@ -15,24 +15,24 @@ from pathlib import Path
 
 import startup
 
+from toolkit.bench import read_eval_text, target_key
 from toolkit.bench.evaluate import evaluate
 from toolkit.bench.measure import measure
-from toolkit.bench.reference import read_eval_text
-from toolkit.bench.run import target_key
-from toolkit.bundle.store import find_bundle
+from toolkit.bundle import find_bundle
+from toolkit.catalog import Target
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.recipe import impossible, list_recipes
-from toolkit.catalog.target import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.cli import render
 from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir
-from toolkit.deploy.install import prepare
-from toolkit.device.session import connect
-from toolkit.emulate.loopback import start_loopback
+from toolkit.deploy import prepare
+from toolkit.device import connect
+from toolkit.emulate import start_loopback
+from toolkit.jobs import LoopOptions
 from toolkit.jobs.demo import demo, loopback_target
-from toolkit.jobs.run import LoopOptions, LoopRow, run
-from toolkit.metrics.report import Report, metrics
+from toolkit.jobs.run import LoopRow, run
+from toolkit.metrics import Report, metrics
 from toolkit.optimize.synth import synthesize
 
 FULL_SIZE = "phi-3-mini-4k"

@@ -50,7 +50,8 @@ def _section(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def profile_section() -> str:
     """The shipped device classes as Markdown."""
-    from toolkit.catalog.profile import Profile, list_profiles
+    from toolkit.catalog import Profile
+    from toolkit.catalog.profile import list_profiles
     from toolkit.cli.profiles import STATUS
 
     rows = [

@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog import Profile
+from toolkit.catalog.profile import list_profiles
 from toolkit.catalog.python import MINORS
 from toolkit.deploy.wheels import LOCKS, Platform, Wheel, WheelLock, lock_name, target_options
 from toolkit.units import size_text

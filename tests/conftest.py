@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from toolkit.emulate.embedded import EmbeddedServer
-    from toolkit.emulate.sshd import PrivateSshd
+    from toolkit.emulate import EmbeddedServer, PrivateSshd
 
 from tests.support.builds import BUILDS_DIR
 
@@ -54,9 +53,9 @@ def runtimes() -> Path:
     Whichever of its processes asks first installs it, and the others wait.
     """
     from tests.support.builds import alone_in, follow, session_cache
-    from toolkit.catalog.target import Target
-    from toolkit.deploy.install import prepare
-    from toolkit.device.session import connect
+    from toolkit.catalog import Target
+    from toolkit.deploy import prepare
+    from toolkit.device import connect
 
     root = session_cache("runtime-root")
     target = Target(name="setup", transport="local", profile="local", install_root=str(root))
@@ -86,7 +85,7 @@ def local(root: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
     """A real OpenSSH server, started once a process."""
-    from toolkit.emulate.sshd import PrivateSshd
+    from toolkit.emulate import PrivateSshd
 
     with PrivateSshd(tmp_path_factory.mktemp("sshd")) as server:
         yield server
@@ -95,7 +94,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """The embedded SSH server, started once a process."""
-    from toolkit.emulate.embedded import EmbeddedServer
+    from toolkit.emulate import EmbeddedServer
 
     with EmbeddedServer(tmp_path_factory.mktemp("embedded")) as server:
         yield server

@@ -22,7 +22,7 @@ from toolkit.agent.requests import (
     Verify,
 )
 from toolkit.deploy.push import Upload, push
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.errors import AgentError
 
 SHA256 = "0123456789abcdef" * 4

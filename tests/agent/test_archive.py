@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.agent.archive import agent_archive, agent_sha256
+from toolkit.agent import agent_archive, agent_sha256
 from toolkit.agent.device.main import CHILD_OPS, OPS
 
 PARTS = zipfile.ZipFile(io.BytesIO(agent_archive()))

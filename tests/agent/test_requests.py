@@ -24,8 +24,8 @@ from toolkit.agent.requests import (
     Request,
     RollBack,
 )
+from toolkit.catalog import Workload
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.workload import Workload
 from toolkit.errors import AgentError
 from toolkit.metrics.report import Run
 

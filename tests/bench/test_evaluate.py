@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow, seed_cache
+from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.devices import target_at, target_over
 from tests.support.figures import figures
 from tests.support.servers import needs_sshd
 from toolkit import localhost
 from toolkit.agent.requests import ListReleases
-from toolkit.bench.evaluate import Evaluation, evaluate, evaluate_on, record, with_figures
-from toolkit.bench.reference import read_eval_text
+from toolkit.bench import Evaluation, read_eval_text, record, with_figures
+from toolkit.bench.evaluate import evaluate, evaluate_on
 from toolkit.bench.run import held_out_text
-from toolkit.bundle.store import find_bundle, list_bundles, open_bundle, record_quality
-from toolkit.deploy.install import deploy, install
-from toolkit.device.session import connect
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.bundle import find_bundle, list_bundles, open_bundle
+from toolkit.bundle.store import record_quality
+from toolkit.deploy import deploy
+from toolkit.deploy.install import install
+from toolkit.device import connect
+from toolkit.emulate import EmbeddedServer, PrivateSshd
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Event, Progress, Step, Warning_
-from toolkit.metrics.quality import HELD_OUT
+from toolkit.metrics import HELD_OUT
 
 
 def compare(

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import target_at
 from toolkit.agent.messages import Completed, Scored
 from toolkit.agent.requests import ScoreTasks
-from toolkit.bench.lm_eval_tasks import Ask, answers, run_tasks, task_name
-from toolkit.deploy.install import install, prepare
-from toolkit.device.session import Device, connect
+from toolkit.bench import run_tasks
+from toolkit.bench.lm_eval_tasks import Ask, answers, task_name
+from toolkit.deploy import prepare
+from toolkit.deploy.install import install
+from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError
 
 CHOICES = """\

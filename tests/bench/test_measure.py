@@ -6,11 +6,11 @@ import pytest
 
 from tests.support.builds import follow
 from toolkit.agent.requests import TakeProbe
+from toolkit.bench import target_key
 from toolkit.bench.measure import measure
-from toolkit.bench.run import target_key
-from toolkit.deploy.install import prepare
+from toolkit.deploy import prepare
 from toolkit.deploy.runtime import describe
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.events import Event, Step
 from toolkit.metrics.measurement import find_measurement
 

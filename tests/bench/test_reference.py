@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow, seed_cache
-from toolkit.bench.reference import (
-    EvalText,
-    Reference,
-    check_comparable,
-    find_reference,
-    read_eval_text,
-    reference_files,
-)
+from tests.support.builds import bundle as build, follow, seed_cache
+from toolkit.bench import EvalText, find_reference, read_eval_text
+from toolkit.bench.reference import Reference, check_comparable, reference_files
 from toolkit.config import cache_dir
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
 

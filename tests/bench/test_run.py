@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.boards import pi5_facts
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import device_at, target_at
-from toolkit.bench.run import bench, target_key
+from toolkit.bench import bench, target_key
+from toolkit.catalog import Workload
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.workload import Workload
-from toolkit.deploy.install import deploy, install
-from toolkit.device.session import connect
+from toolkit.deploy import deploy
+from toolkit.deploy.install import install
+from toolkit.device import connect
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
-from toolkit.metrics.report import Report, metrics, reports_dir
+from toolkit.metrics import Report, metrics
+from toolkit.metrics.report import reports_dir
 
 TINY = Workload(name="tiny", description="", prompt_tokens=32, generate_tokens=8, warmup=1, repetitions=2, runs=2)
 

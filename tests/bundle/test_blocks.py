@@ -10,16 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import bundle, follow
-from toolkit.bundle.blocks import (
-    BLOCK_BYTES,
-    Block,
-    block_lists,
-    bundle_blocks,
-    cut,
-    external_tensors,
-    keep_block_lists,
-)
-from toolkit.bundle.store import MANIFEST_NAME, Bundle, open_bundle
+from toolkit.bundle import Block, Bundle, open_bundle
+from toolkit.bundle.blocks import BLOCK_BYTES, block_lists, bundle_blocks, cut, external_tensors, keep_block_lists
+from toolkit.bundle.store import MANIFEST_NAME
 from toolkit.config import cache_dir
 
 MIB = 2**20

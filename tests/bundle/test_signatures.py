@@ -14,6 +14,7 @@ from tests.support.bundles import FILES, make
 from tests.support.figures import figures
 from tests.support.keys import count_keygen, keygen, make_key, public_text, ssh_agent, write_signers
 from tests.support.paths import REPO
+from toolkit.bundle import Bundle, open_bundle, verify_bundle
 from toolkit.bundle.signatures import (
     Signature,
     approve,
@@ -25,12 +26,12 @@ from toolkit.bundle.signatures import (
     refuse_wrong,
     sign,
 )
-from toolkit.bundle.store import Bundle, open_bundle, record_quality, verify_bundle
+from toolkit.bundle.store import record_quality
+from toolkit.catalog import Target
 from toolkit.catalog.public_key import public_key
 from toolkit.catalog.signer import NAMESPACE
-from toolkit.catalog.target import Target
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
-from toolkit.metrics.quality import HELD_OUT
+from toolkit.metrics import HELD_OUT
 from toolkit.untrusted import MANIFEST_NAME, SIGNATURES
 
 

@@ -14,21 +14,10 @@ from tests.support import builds, hostile
 from tests.support.builds import follow
 from tests.support.bundles import FILES, make
 from tests.support.figures import figures
-from toolkit.bundle.manifest import canonical_json
-from toolkit.bundle.store import (
-    Bundle,
-    find_bundle,
-    find_identity,
-    link_files,
-    list_bundles,
-    open_bundle,
-    record_quality,
-    store_dir,
-    verify_bundle,
-    write_bundle,
-)
+from toolkit.bundle import Bundle, canonical_json, find_bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.bundle.store import find_identity, link_files, record_quality, store_dir, write_bundle
 from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.metrics.quality import HELD_OUT, Quality
+from toolkit.metrics import HELD_OUT, Quality
 from toolkit.untrusted import MANIFEST_NAME
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.boards import BOARDS, payload_of, pi5_facts
-from toolkit.catalog.facts import ProbeFacts
+from toolkit.catalog import ProbeFacts
 
 
 @pytest.mark.parametrize("board", sorted(folder.name for folder in BOARDS.iterdir() if folder.is_dir()))

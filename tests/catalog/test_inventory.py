@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from toolkit.catalog import Target
 from toolkit.catalog.inventory import ansible_host, ansible_inventory
-from toolkit.catalog.target import Target
 from toolkit.errors import ConfigError
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
+from toolkit.catalog import ModelShape
 from toolkit.catalog.model import hash_model, model_files, open_model, shipped_model
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.shape import ModelShape, parse_shape
+from toolkit.catalog.shape import parse_shape
 from toolkit.errors import ConfigError
 
 

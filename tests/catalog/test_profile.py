@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.profiles import BOARD, board, write
-from toolkit.catalog.profile import (
-    BrokenProfile,
-    Profile,
-    list_profiles,
-    load_profile,
-    profile_json_schema,
-    profile_table,
-)
+from toolkit.catalog import Profile, load_profile
+from toolkit.catalog.profile import BrokenProfile, list_profiles, profile_json_schema, profile_table
 from toolkit.config import config_dir, shipped_dir
 from toolkit.errors import ConfigError
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support import builds
+from toolkit.catalog import load_recipe
 from toolkit.catalog.model import shipped_model
-from toolkit.catalog.recipe import PROVIDERS, calibration_file, check_calibration, impossible, list_recipes, load_recipe
+from toolkit.catalog.recipe import PROVIDERS, calibration_file, check_calibration, impossible, list_recipes
 from toolkit.errors import ConfigError
 from toolkit.optimize.workflow import render_workflow
 

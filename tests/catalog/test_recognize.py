@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.support.boards import pi5_facts, probe_of
-from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog import Profile
+from toolkit.catalog.profile import list_profiles
 from toolkit.catalog.recognize import Match, misfit, propose_profile, recognized
 from toolkit.errors import ConfigError
 

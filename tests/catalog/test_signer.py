@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.keys import make_key, public_text
+from toolkit.catalog import Target, load_target
 from toolkit.catalog.public_key import public_key
 from toolkit.catalog.signer import add_signer, list_signers, parse_signers, remove_signer
-from toolkit.catalog.target import Target, load_target
 from toolkit.errors import ConfigError
 
 

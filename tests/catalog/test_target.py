@@ -8,12 +8,10 @@ from typing import Any
 import pytest
 import tomli_w
 
+from toolkit.catalog import Target, list_targets, load_target
 from toolkit.catalog.target import (
     BrokenTarget,
-    Target,
     expand,
-    list_targets,
-    load_target,
     over,
     remove_target,
     save_target,

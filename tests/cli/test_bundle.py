@@ -13,10 +13,11 @@ from tests.support import builds
 from tests.support.figures import figures
 from tests.support.fleets import write_targets
 from tests.support.registries import needs_registry, registry
-from toolkit.bundle.store import Bundle, find_bundle, record_quality
-from toolkit.catalog.target import Target
+from toolkit.bundle import Bundle, find_bundle
+from toolkit.bundle.store import record_quality
+from toolkit.catalog import Target
 from toolkit.cli import main
-from toolkit.metrics.quality import HELD_OUT
+from toolkit.metrics import HELD_OUT
 
 
 @pytest.fixture

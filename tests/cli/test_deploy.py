@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import seed_cache
+from tests.support.builds import bundle as build, seed_cache
 from tests.support.commands import edgephi
 from tests.support.fleets import switched_off, write_targets
 from tests.support.registries import needs_registry, registry

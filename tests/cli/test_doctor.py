@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.cli import main
 from toolkit.config import config_dir
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate import EmbeddedServer
 from toolkit.emulate.sshd import free_port
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.builds import seed_cache
 from tests.support.commands import edgephi
-from toolkit.bundle.store import find_bundle
+from toolkit.bundle import find_bundle
 from toolkit.cli import main
 
 SMALL = ("--tokens", "256", "--window", "128", "--prompts", "2")

@@ -9,17 +9,17 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from toolkit.catalog.target import Target
+from toolkit.catalog import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.cli import options
 from toolkit.cli.run import run
 from toolkit.cli.tune import tune
-from toolkit.deploy.install import Delivery
+from toolkit.deploy import Delivery
 from toolkit.events import Service
-from toolkit.jobs.run import LoopOptions, LoopRow
-from toolkit.jobs.tune.options import SearchOptions
-from toolkit.jobs.tune.proposal import Question
-from toolkit.optimize.request import BuildOptions
+from toolkit.jobs import LoopOptions
+from toolkit.jobs.run import LoopRow
+from toolkit.jobs.tune import Question, SearchOptions
+from toolkit.optimize import BuildOptions
 
 got: list[object] = []
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import interruptible, seed_cache
+from tests.support.builds import bundle as build, interruptible, seed_cache
 from tests.support.commands import edgephi
 from tests.support.devices import pointer
 from tests.support.fleets import device_root, here, over, processes_naming, switched_off, write_targets
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate import EmbeddedServer
 
 NAME = "phi3-nano-int4-rtn-b32"
 

@@ -17,7 +17,7 @@ import pytest
 from tests.support.builds import seed_cache
 from tests.support.commands import edgephi
 from tests.support.keys import make_key
-from toolkit.bundle.store import Bundle
+from toolkit.bundle import Bundle
 
 NAME = "phi3-nano-int4-rtn-b32"
 

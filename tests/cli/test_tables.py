@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.figures import figures, make_report, make_run
 from toolkit.cli.tables import as_markdown, columns, report_rows
-from toolkit.metrics.report import Report
+from toolkit.metrics import Report
 
 
 def report(**changes: object) -> Report:

@@ -11,11 +11,12 @@ import pytest
 
 from tests.support.paths import REPO
 from toolkit import localhost
-from toolkit.catalog.target import load_target, target_json_schema
+from toolkit.catalog import load_target
+from toolkit.catalog.target import target_json_schema
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd, free_port
+from toolkit.emulate import EmbeddedServer, PrivateSshd
+from toolkit.emulate.sshd import free_port
 
 ADD = ("add", "pi5", "pi@pi5.local", "--profile", "raspberry-pi-5-8gb")
 

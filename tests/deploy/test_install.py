@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.boards import pi5_facts
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import device_at, pointer, steps, target_over
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit import localhost
 from toolkit.agent.requests import ListReleases, Verify
-from toolkit.bundle.store import Bundle, open_bundle
-from toolkit.deploy.install import Delivery, check_active, deploy, install
-from toolkit.device.session import connect
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.bundle import Bundle, open_bundle
+from toolkit.deploy import Delivery, deploy
+from toolkit.deploy.install import check_active, install
+from toolkit.device import connect
+from toolkit.emulate import EmbeddedServer, PrivateSshd
 from toolkit.errors import AgentError, ConfigError, CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Warning_
 from toolkit.units import memory_text
@@ -122,7 +121,7 @@ def test_a_corrupted_bundle_never_leaves_this_machine(root: Path, copy: Bundle) 
 
 
 def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundle, copy: Bundle) -> None:
-    from toolkit.bundle.manifest import describe_file
+    from toolkit.bundle import describe_file
     from toolkit.bundle.store import write_bundle
 
     config = copy.path / "genai_config.json"

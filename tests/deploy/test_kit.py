@@ -12,22 +12,21 @@ import pytest
 
 from tests.support.asked import record_requests
 from tests.support.boards import pi5_facts
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import target_at
 from tests.support.impostors import impostor, said
 from tests.support.requests import ask as ask_agent
-from toolkit.agent.archive import agent_archive
+from toolkit.agent import agent_archive
+from toolkit.bundle import open_bundle
 from toolkit.bundle.blocks import bundle_blocks
-from toolkit.bundle.registry.layout import BlobSource
-from toolkit.bundle.store import open_bundle
-from toolkit.catalog.profile import load_profile
-from toolkit.deploy.install import deploy
+from toolkit.bundle.registry import BlobSource
+from toolkit.catalog import load_profile
+from toolkit.deploy import deploy
 from toolkit.deploy.kit import export_kit
 from toolkit.deploy.provision import ensure_runtime
 from toolkit.deploy.pull import pull
 from toolkit.deploy.wheels import sha256_of
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.errors import ConfigError, CorruptBundle
 
 HERE, PI5 = load_profile("local"), load_profile("raspberry-pi-5-8gb")

@@ -11,22 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import pointer, steps, target_at
 from tests.support.pythons import calling_itself, real_python, script, without_index
 from tests.support.wheels import make_wheel
 from toolkit.agent.requests import TakeProbe
-from toolkit.catalog.profile import load_profile
+from toolkit.catalog import Target, load_profile
 from toolkit.catalog.python import suits
-from toolkit.catalog.target import Target
 from toolkit.config import config_dir
-from toolkit.deploy.install import Delivery, check_active, deploy, prepare
+from toolkit.deploy import Delivery, deploy, prepare
+from toolkit.deploy.install import check_active
 from toolkit.deploy.provision import suitable_probe
 from toolkit.deploy.releases import prune
 from toolkit.deploy.runtime import describe
 from toolkit.deploy.wheels import find_lock
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.errors import AgentError, ConfigError, NoIndex, NoPython
 from toolkit.events import Event
 

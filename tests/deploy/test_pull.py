@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import device_at, pointer, steps, target_over
 from tests.support.fleets import device_root, here
 from tests.support.registries import (
@@ -25,20 +24,22 @@ from tests.support.registries import (
 )
 from toolkit.agent.messages import Authorize
 from toolkit.agent.requests import Install, Verify
-from toolkit.bundle.blocks import Block, block_lists
-from toolkit.bundle.registry.layout import BlobSource, Place, parse_place, with_mirrors
+from toolkit.bundle import Block, Bundle
+from toolkit.bundle.blocks import block_lists
+from toolkit.bundle.registry import BlobSource, Place, parse_place
+from toolkit.bundle.registry.layout import with_mirrors
 from toolkit.bundle.registry.transfer import push_bundle, remote_bundle
-from toolkit.bundle.store import Bundle
-from toolkit.catalog.profile import load_profile
-from toolkit.deploy.install import Delivery, deploy, install
+from toolkit.catalog import load_profile
+from toolkit.deploy import Delivery, deploy
+from toolkit.deploy.install import install
 from toolkit.deploy.pull import _Tokens, pull
-from toolkit.device.session import connect
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.device import connect
+from toolkit.emulate import EmbeddedServer
 from toolkit.errors import AgentError, ConfigError, RegistryError
 from toolkit.events import Event, Progress, Warning_
 from toolkit.jobs.gate import with_gate_figures
-from toolkit.jobs.rollout.record import RolloutOptions, find_rollout
-from toolkit.jobs.rollout.run import roll_out
+from toolkit.jobs.rollout import RolloutOptions, roll_out
+from toolkit.jobs.rollout.record import find_rollout
 
 
 @pytest.fixture(autouse=True)

@@ -14,15 +14,13 @@ import pytest
 from tests.support.builds import follow
 from tests.support.devices import target_over
 from tests.support.servers import Relay
-from toolkit.catalog.target import Target
+from toolkit.catalog import Target
 from toolkit.catalog.target import over as with_client
 from toolkit.deploy.install import push as engine
 from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
-from toolkit.device.dial import open_transport
-from toolkit.device.session import Device, connect
-from toolkit.device.transport import Transport
+from toolkit.device import Device, Transport, connect, open_transport
 from toolkit.device.watched import WatchedTransport
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate import EmbeddedServer
 from toolkit.errors import CorruptBundle, DeviceFull, HostUnreachable
 from toolkit.events import Event, Progress, Service
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import device_at, pointer, steps, target_at, target_over
 from tests.support.keys import make_key, write_signers
 from toolkit.agent.requests import RollBack
+from toolkit.bundle import open_bundle
 from toolkit.bundle.signatures import sign
-from toolkit.bundle.store import open_bundle
-from toolkit.deploy.install import deploy, install
+from toolkit.deploy import deploy
+from toolkit.deploy.install import install
 from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.deploy.releases import activate, prune, verify
-from toolkit.device.session import Device, connect
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.device import Device, connect
+from toolkit.emulate import EmbeddedServer
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Event, Step, Warning_
 

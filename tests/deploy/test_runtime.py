@@ -10,7 +10,7 @@ from tests.support.boards import pi5_facts
 from tests.support.builds import follow
 from tests.support.devices import target_at
 from tests.support.wheels import index_is, make_wheel
-from toolkit.catalog.profile import load_profile
+from toolkit.catalog import load_profile
 from toolkit.deploy import wheels
 from toolkit.deploy.runtime import describe, fetch_wheels
 from toolkit.errors import ConfigError

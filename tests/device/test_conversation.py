@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.impostors import device_with_python, make_target
-from toolkit.agent.archive import agent_archive, agent_sha256
+from toolkit.agent import agent_archive, agent_sha256
 from toolkit.agent.requests import ListReleases, RollBack, TakeProbe
 from toolkit.deploy.push import CHUNK_BYTES
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.errors import AgentError, DeviceFull, RemoteCommandFailed
 from toolkit.events import drain
 

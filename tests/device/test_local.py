@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.servers import needs_root, small_disk
+from toolkit.device import Transport
 from toolkit.device.local import LocalTransport
-from toolkit.device.transport import Transport
 from toolkit.errors import DeviceFull
 
 

@@ -11,8 +11,7 @@ import pytest
 from tests.support.impostors import make_target
 from toolkit.agent.requests import TakeProbe
 from toolkit.config import config_dir, shipped_dir
-from toolkit.device.session import Device, check_profile, connect, identify
-from toolkit.device.transport import Transport
+from toolkit.device import Device, Transport, check_profile, connect, identify
 from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ConfigError, HostUnreachable
 

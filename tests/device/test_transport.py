@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import address_of, needs_sshd
+from toolkit.device import Process, Transport
 from toolkit.device.local import LocalTransport
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.device.transport import Process, Transport
 from toolkit.errors import DeviceError, RemoteCommandFailed
 
 PYTHON = sys.executable

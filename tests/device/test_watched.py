@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import address_of
+from toolkit.device import Transport
 from toolkit.device.local import LocalTransport
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.device.transport import Transport
 from toolkit.device.watched import WatchedTransport
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate import EmbeddedServer, PrivateSshd
 from toolkit.errors import DeviceError, HostUnreachable
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.emulated import board
-from toolkit.catalog.target import Target, save_target
+from toolkit.catalog import Target
+from toolkit.catalog.target import save_target
 from toolkit.config import config_dir
-from toolkit.emulate import boards
+from toolkit.emulate import boards, find_board, list_states
 from toolkit.emulate.boards import (
     boards_dir,
     check_machine,
-    list_states,
     load_state,
     remove,
     sshd_config,
@@ -28,7 +28,6 @@ from toolkit.emulate.boards import (
     start_ticks,
     stop,
 )
-from toolkit.emulate.definition import find_board
 from toolkit.errors import ConfigError
 
 needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are read from /proc")

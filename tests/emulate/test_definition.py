@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from toolkit.agent.device import facts, parsers, reading
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog import ProbeFacts, Profile
+from toolkit.catalog.profile import list_profiles
 from toolkit.catalog.recognize import propose_profile
-from toolkit.emulate.definition import MARKER, Board, cpuinfo, find_board, list_boards, meminfo, system_files
+from toolkit.emulate import find_board, list_boards
+from toolkit.emulate.definition import MARKER, Board, cpuinfo, meminfo, system_files
 from toolkit.errors import ConfigError
 
 GIB = 2**30

@@ -11,9 +11,7 @@ import pytest
 
 from tests.support.servers import address_of, needs_sshd
 from toolkit.device.ssh.client import SshTransport
-from toolkit.emulate import sshd as sshd_module
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.loopback import start_loopback
+from toolkit.emulate import EmbeddedServer, sshd as sshd_module, start_loopback
 from toolkit.errors import HostUnreachable, RemoteCommandFailed
 
 

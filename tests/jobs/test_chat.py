@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import target_at, target_over
 from tests.support.profiles import write
 from tests.support.servers import needs_sshd
-from toolkit.deploy.install import deploy
+from toolkit.deploy import deploy
 from toolkit.deploy.releases import activate
-from toolkit.device.session import Device, connect
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.device import Device, connect
+from toolkit.emulate import PrivateSshd
 from toolkit.errors import AgentError
 from toolkit.events import Event, Token, Warning_
-from toolkit.jobs.chat import Conversation, converse
+from toolkit.jobs import Conversation, converse
 
 QUESTION = "And it came to pass in those days, that there went out a decree."
 

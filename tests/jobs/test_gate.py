@@ -11,21 +11,22 @@ from pathlib import Path
 import pytest
 
 from tests.support.asked import record_requests
-from tests.support.builds import bundle as build
-from tests.support.builds import follow, seed_cache
+from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.devices import pointer, target_at
 from tests.support.figures import figures, make_report, make_run
 from tests.support.keys import count_keygen, make_key, write_signers
 from toolkit.agent.requests import ListReleases
+from toolkit.bundle import find_bundle
 from toolkit.bundle.signatures import sign
-from toolkit.bundle.store import find_bundle, record_quality
+from toolkit.bundle.store import record_quality
 from toolkit.catalog.profile import Limits
-from toolkit.deploy.install import deploy
-from toolkit.device.session import Device, connect
+from toolkit.deploy import deploy
+from toolkit.device import Device, connect
 from toolkit.errors import AgentError, ConfigError, GateFailed, SignatureError
 from toolkit.events import Step
-from toolkit.jobs.gate import LimitCheck, check_limits, deploy_gated
-from toolkit.metrics.quality import HELD_OUT, Quality
+from toolkit.jobs import deploy_gated
+from toolkit.jobs.gate import LimitCheck, check_limits
+from toolkit.metrics import HELD_OUT, Quality
 
 EASY = {"min_decode_tps": 0.001, "max_memory": "100 GiB"}
 IMPOSSIBLE = {"min_decode_tps": 99_999.0}

@@ -10,12 +10,13 @@ import pytest
 from tests.support.asked import record_requests
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import target_at
-from toolkit.catalog.target import Target
+from toolkit.catalog import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step
-from toolkit.jobs.run import LoopOptions, run
-from toolkit.optimize.request import BuildOptions
+from toolkit.jobs import LoopOptions
+from toolkit.jobs.run import run
+from toolkit.optimize import BuildOptions
 
 RECIPES = ("fp32", "int4-rtn-b32")
 ONE_RUN = load_workload("quick").model_copy(update={"runs": 1})

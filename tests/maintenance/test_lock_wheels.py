@@ -8,7 +8,8 @@ import pytest
 
 from maintenance.lock_wheels import Unresolved, make_lock, wanted_locks
 from tests.support import wheels as made
-from toolkit.catalog.profile import Profile, list_profiles
+from toolkit.catalog import Profile
+from toolkit.catalog.profile import list_profiles
 from toolkit.deploy.wheels import LOCKS, Platform, find_lock, lock_name, read_lock
 
 ARM_WINDOWS = Platform("3.12", "windows", "aarch64", ("win_arm64",))

@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.builds import follow
 from toolkit import localhost
+from toolkit.catalog import load_recipe
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.recipe import load_recipe
 from toolkit.catalog.shape import parse_shape
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Event, Warning_

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.support import builds
+from toolkit.catalog import ModelShape, Profile, load_profile, load_recipe
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.profile import Profile, load_profile
-from toolkit.catalog.recipe import load_recipe
-from toolkit.catalog.shape import ModelShape, parse_shape
+from toolkit.catalog.shape import parse_shape
 from toolkit.errors import ConfigError
-from toolkit.metrics.fit import plan
+from toolkit.metrics import plan
 
 
 def shape(name: str) -> ModelShape:

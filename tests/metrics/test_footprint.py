@@ -7,10 +7,11 @@ import json
 import pytest
 
 from tests.support import builds
+from toolkit.catalog import ModelShape, Recipe, load_recipe
 from toolkit.catalog.model import shipped_model
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.recipe import MixedPrecision, Recipe, load_recipe
-from toolkit.catalog.shape import ModelShape, parse_shape
+from toolkit.catalog.recipe import MixedPrecision
+from toolkit.catalog.shape import parse_shape
 from toolkit.metrics.footprint import footprint, kv_bytes_per_token
 
 

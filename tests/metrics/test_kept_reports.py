@@ -19,8 +19,9 @@ from tests.support.figures import make_report, make_run
 from tests.support.paths import DATA
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import data_dir
+from toolkit.metrics import Report
 from toolkit.metrics.kept_reports import KeptReports, find_report
-from toolkit.metrics.report import Report, report_path, reports_dir, save_report
+from toolkit.metrics.report import report_path, reports_dir, save_report
 
 NAMES = ("pi5", "pi5-kitchen", "kitchen-pi5", "my-pi5-2", "pi5-bbbbbbbb", "pi5-bbbbbbbb-1d63", "pi", "pi5.local")
 OLD_S = 1_767_225_600

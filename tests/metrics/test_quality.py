@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from tests.support.figures import figures
-from toolkit.metrics.quality import HELD_OUT, headline
+from toolkit.metrics import HELD_OUT
+from toolkit.metrics.quality import headline
 
 
 def test_the_increase_is_relative_to_the_reference() -> None:

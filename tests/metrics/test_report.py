@@ -10,12 +10,11 @@ from tests.support.figures import SAMPLE, figures, make_report, make_run
 from tests.support.paths import DATA
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.errors import ConfigError
+from toolkit.metrics import Report, metrics
 from toolkit.metrics.kept_reports import find_report
 from toolkit.metrics.report import (
-    Report,
     decode_tps,
     inter_token_ms,
-    metrics,
     prefill_tps,
     read_report,
     remarks,

@@ -8,15 +8,15 @@ import statistics
 import pytest
 
 from tests.support.figures import make_report, make_run
+from toolkit.catalog import load_profile, load_recipe
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
+from toolkit.catalog.recipe import impossible, list_recipes
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.shape import parse_shape
-from toolkit.metrics.fit import plan
-from toolkit.metrics.footprint import Footprint, footprint
+from toolkit.metrics import Footprint, Predicted, Report, metrics, plan
+from toolkit.metrics.footprint import footprint
 from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
-from toolkit.metrics.report import Predicted, Report, Sample, metrics, read_report, reports_dir, save_report
+from toolkit.metrics.report import Sample, read_report, reports_dir, save_report
 from toolkit.metrics.speed import Speed, SpeedBook, find_speed, predict
 
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from toolkit.metrics.stats import Summaries, Summary, mean_and_error, percentile, perplexity, ratio, summarize
+from toolkit.metrics import Summary
+from toolkit.metrics.stats import Summaries, mean_and_error, percentile, perplexity, ratio, summarize
 
 
 def test_percentile_agrees_with_known_values() -> None:

@@ -22,17 +22,16 @@ from tests.support.builds import MODEL, follow
 from tests.support.locks import held_elsewhere
 from tests.support.paths import REPO
 from tests.support.warm_olive import warm_olive
-from toolkit.bundle.store import Bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
+from toolkit.catalog import Profile, load_profile, load_recipe
 from toolkit.catalog.model import shipped_model
-from toolkit.catalog.profile import Profile, load_profile
-from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
+from toolkit.catalog.recipe import impossible, list_recipes
 from toolkit.config import shipped_dir
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Service, Step, Warning_
 from toolkit.localhost import Memory
-from toolkit.metrics.fit import plan
-from toolkit.optimize import build
-from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
+from toolkit.metrics import plan
+from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, build
 
 RTN = "int4-rtn-b32"
 RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]
@@ -265,7 +264,7 @@ def test_device_whose_provider_cannot_be_built_for_gets_a_cpu_bundle() -> None:
 @pytest.mark.usefixtures("warm")
 def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache: Path) -> None:
     """No GPU is needed to build it, and none is here to run it."""
-    from toolkit.deploy.install import check_here
+    from toolkit.deploy import check_here
 
     events: list[Event] = []
     bundle = optimize(events, profile=load_profile("jetson-orin-nano-8gb"), check=check_here)

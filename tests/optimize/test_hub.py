@@ -16,7 +16,8 @@ from tests.support.builds import follow
 from toolkit.catalog.model import shipped_model
 from toolkit.errors import BuildError, ConfigError
 from toolkit.events import Event, Warning_
-from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
+from toolkit.optimize import resolve_model, resolve_shape
+from toolkit.optimize.hub import local_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "some-org/nano"

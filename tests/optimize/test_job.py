@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from tests.support.builds import MODEL, follow, profile
+from toolkit.catalog import load_recipe
 from toolkit.catalog.model import open_model, shipped_model
-from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import ConfigError
 from toolkit.events import Event, Step
-from toolkit.optimize import hub, job
-from toolkit.optimize.request import BuildOptions, BuildRequest
+from toolkit.optimize import BuildOptions, BuildRequest, hub, job
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.families import versions
+from toolkit.catalog import Recipe, load_recipe
 from toolkit.catalog.preset import PRESETS, STAND_INS
-from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
+from toolkit.catalog.recipe import list_recipes
 from toolkit.optimize.matrix import (
     SHIPPED,
     Capability,

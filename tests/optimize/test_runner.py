@@ -18,8 +18,8 @@ import pytest
 from tests.support.builds import follow
 from tests.support.paths import REPO
 from tests.support.servers import needs_root, small_disk
+from toolkit.catalog import load_recipe
 from toolkit.catalog.model import shipped_model
-from toolkit.catalog.recipe import load_recipe
 from toolkit.errors import BuildError, HostDiskFull, MissingExtra, OutOfMemory
 from toolkit.events import Event, Progress, Step
 from toolkit.optimize import require_extra, tool_versions

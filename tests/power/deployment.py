@@ -15,11 +15,11 @@ from tests.power.machine import Machine
 from tests.power.volatile_disk import Phase, Recording
 from tests.support.builds import follow
 from toolkit.agent.requests import Activate, Install, ListReleases, Provision
-from toolkit.bundle.store import Bundle
-from toolkit.catalog.target import Target
+from toolkit.bundle import Bundle
+from toolkit.catalog import Target
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.releases import verify
-from toolkit.device.session import Device, connect
+from toolkit.device import Device, connect
 
 INSTALL_ROOT = "edgephi"
 NOTHING, OLD, NEW = "nothing", "old", "new"

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.paths import DATA
 from toolkit.agent.device import facts, parsers, reading
-from toolkit.catalog.facts import ProbeFacts
+from toolkit.catalog import ProbeFacts
 
 BOARDS = DATA / "probes"
 _PI5 = {

@@ -17,12 +17,10 @@ from typing import TypeVar
 import pytest
 
 from tests.support.warm_olive import warm_olive
-from toolkit.bundle.store import Bundle
-from toolkit.catalog.profile import Profile, load_profile
-from toolkit.catalog.recipe import load_recipe
+from toolkit.bundle import Bundle
+from toolkit.catalog import Profile, load_profile, load_recipe
 from toolkit.events import Event, Service, drain
-from toolkit.optimize.build import optimize
-from toolkit.optimize.request import BuildRequest
+from toolkit.optimize import BuildRequest, optimize
 
 T = TypeVar("T")
 

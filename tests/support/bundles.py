@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, describe_file
-from toolkit.bundle.store import (
-    Bundle,
-    write_bundle,
-)
+from toolkit.bundle import Artifact, Bundle, Manifest, describe_file
+from toolkit.bundle.manifest import ModelRecord
+from toolkit.bundle.store import write_bundle
 
 FILES = {"model.onnx": b"graph", "model.onnx.data": b"\0" * 5000, "sub/tokenizer.json": b"{}"}
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from toolkit.catalog.target import Target
-from toolkit.device.session import Device, connect
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.catalog import Target
+from toolkit.device import Device, connect
+from toolkit.emulate import EmbeddedServer, PrivateSshd
 from toolkit.events import Event, Step
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.power.kernel import Kernel
-from toolkit.emulate.boards import (
-    State,
-    boards_dir,
-)
+from toolkit.emulate import State
+from toolkit.emulate.boards import boards_dir
 
 
 def board(name: str, **fields: object) -> State:

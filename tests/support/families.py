@@ -18,13 +18,11 @@ import pytest
 from tests.support.builds import follow, profile, session_cache
 from tests.support.paths import DATA
 from tests.support.warm_olive import warm_olive
-from toolkit.bundle.store import Bundle
+from toolkit.bundle import Bundle
+from toolkit.catalog import Recipe, load_recipe
 from toolkit.catalog.preset import PRESETS, STAND_INS, Preset
-from toolkit.catalog.recipe import Recipe, load_recipe
-from toolkit.optimize import tool_versions
-from toolkit.optimize.build import optimize
+from toolkit.optimize import BuildOptions, BuildRequest, optimize, tool_versions
 from toolkit.optimize.matrix import Matrix, needs_remote_code
-from toolkit.optimize.request import BuildOptions, BuildRequest
 from toolkit.optimize.synth import synthesize
 
 HERE = Path(__file__).parent

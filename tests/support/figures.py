@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolkit.catalog import Workload
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.workload import Workload
-from toolkit.metrics.quality import Quality
-from toolkit.metrics.report import (
-    Report,
-    Run,
-    Sample,
-)
+from toolkit.metrics import Quality, Report
+from toolkit.metrics.report import Run, Sample
 
 # 100 prompt tokens read in 200 ms, then a token every 50 ms.
 SAMPLE = Sample(prompt_tokens=100, token_ns=[200_000_000 + i * 50_000_000 for i in range(5)], tokens_sha256="a")

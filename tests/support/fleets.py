@@ -7,9 +7,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from toolkit.catalog.target import Target, target_toml
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd, free_port
+from toolkit.catalog import Target
+from toolkit.catalog.target import target_toml
+from toolkit.emulate import EmbeddedServer, PrivateSshd
+from toolkit.emulate.sshd import free_port
 
 
 def device_root(folder: Path, runtimes: Path) -> Path:

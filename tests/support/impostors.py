@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.pythons import script
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.target import Target
-from toolkit.device.dial import open_transport
-from toolkit.device.session import Device
+from toolkit.catalog import Target, load_profile
+from toolkit.device import Device, open_transport
 
 
 def make_target(root: Path, **changes: str) -> Target:

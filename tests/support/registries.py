@@ -26,8 +26,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tests.support.bundles import manifest
-from toolkit.bundle.manifest import describe_file
-from toolkit.bundle.store import Bundle, write_bundle
+from toolkit.bundle import Bundle, describe_file
+from toolkit.bundle.store import write_bundle
 
 _PROGRAM = shutil.which("docker-registry")
 needs_registry = pytest.mark.skipif("CI" not in os.environ and _PROGRAM is None, reason="needs docker-registry")

@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from tests.support.windows_files import WindowsFiles
 from tests.support.windows_shells import Echo, cmd, powershell
-from toolkit.emulate.embedded import EmbeddedServer, Session
+from toolkit.emulate import EmbeddedServer
+from toolkit.emulate.embedded import Session
 from toolkit.emulate.embedded_exec import run_command
 
 Kind = Literal["cmd", "powershell"]

@@ -14,19 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import pointer
 from tests.support.fleets import over, write_targets
 from tests.support.paths import REPO
 from tests.support.registries import needs_registry, registry
 from tests.support.servers import needs_sshd
-from toolkit.bundle.registry.layout import BlobSource, parse_place
+from toolkit.bundle.registry import BlobSource, parse_place
 from toolkit.bundle.registry.transfer import push_bundle
-from toolkit.catalog.profile import load_profile
+from toolkit.catalog import load_profile
 from toolkit.config import config_dir
 from toolkit.deploy.kit import export_kit
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate import PrivateSshd
 
 ANSIBLE = REPO / "ansible"
 MINOR = ".".join(platform.python_version_tuple()[:2])

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import needs_sshd
-from toolkit.emulate.sshd import PrivateSshd, free_port
+from toolkit.emulate import PrivateSshd
+from toolkit.emulate.sshd import free_port
 
 pytestmark = needs_sshd
 

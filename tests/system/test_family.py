@@ -26,16 +26,15 @@ from tests.support.families import (
     reference_logits,
     tokens,
 )
-from toolkit.bundle.store import Bundle, list_bundles
+from toolkit.bundle import Bundle, list_bundles
+from toolkit.catalog import Recipe, load_recipe
 from toolkit.catalog.preset import PRESETS, STAND_INS
-from toolkit.catalog.recipe import Recipe, list_recipes, load_recipe
+from toolkit.catalog.recipe import list_recipes
 from toolkit.cli import main
-from toolkit.deploy.install import check_here
+from toolkit.deploy import check_here
 from toolkit.errors import AgentError, ConfigError
-from toolkit.optimize import matrix
-from toolkit.optimize.build import optimize
+from toolkit.optimize import BuildOptions, BuildRequest, matrix, optimize
 from toolkit.optimize.matrix import Proof, needs_remote_code, refusal, workflow_sha256
-from toolkit.optimize.request import BuildOptions, BuildRequest
 
 FP32_BOUND = 1e-3
 RECORD = os.environ.get("EDGEPHI_RECORD_CAPABILITIES")

@@ -20,22 +20,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.devices import target_over
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
-from toolkit.agent.archive import agent_archive
+from toolkit.agent import agent_archive
 from toolkit.agent.requests import CheckLoad, ListReleases
-from toolkit.bundle.registry.layout import BlobSource, parse_place
+from toolkit.bundle import Bundle
+from toolkit.bundle.registry import BlobSource, parse_place
 from toolkit.bundle.registry.transfer import push_bundle
-from toolkit.bundle.store import Bundle
-from toolkit.catalog.target import Target
-from toolkit.deploy.install import PLAIN, Delivery, deploy, install
+from toolkit.catalog import Target
+from toolkit.deploy import PLAIN, Delivery, deploy
+from toolkit.deploy.install import install
 from toolkit.deploy.releases import verify
-from toolkit.device.session import Device, connect
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.device import Device, connect
+from toolkit.emulate import PrivateSshd
 from toolkit.errors import CorruptBundle, DeviceError
 
 pytestmark = [pytest.mark.faults, needs_sshd]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +20,7 @@ TOOLKIT, TESTS = REPO / "toolkit", REPO / "tests"
 NOT_MIRRORED = {"data", "maintenance", "power", "support", "system"}
 # A test of something else than the module of its name.
 OTHERWISE = {"cli/test_main.py": "cli/__init__.py"}
-MOST_FLAT_MODULES, MOST_LINES = 9, 400
+MOST_FLAT_MODULES, MOST_LINES, MOST_NAMES = 9, 400, 10
 DOCUMENTS = [
     path
     for path in [*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md"), *(REPO / "ansible").rglob("*.md")]
@@ -57,6 +60,28 @@ def test_every_package_has_its_layer() -> None:
 def test_every_package_says_what_it_is_for() -> None:
     files = [path for path in modules(TOOLKIT) if path.name == "__init__.py" and path.parent != TOOLKIT]
     assert [shown(path) for path in files if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+FACES = [path for path in TOOLKIT.glob("*/**/__init__.py") if "lazily(" in path.read_text()]
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: shown(face.parent))
+def test_a_face_gives_at_most_ten_names_each_from_where_it_says(face: Path) -> None:
+    (block,) = (node for node in ast.parse(face.read_text()).body if isinstance(node, ast.If))
+    typed = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert 0 < len(typed) <= MOST_NAMES
+    package = importlib.import_module(shown(face.parent).replace("/", "."))
+    for name, module in typed.items():
+        assert module is not None
+        assert getattr(package, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+        _ = package.nothing
+
+
+def test_taking_a_name_loads_no_other_module() -> None:
+    code = "import sys; from toolkit.catalog import ModelShape; print('toolkit.catalog.target' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_tests_mirror_the_tree() -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from tests.support.builds import bundle as build
-from tests.support.builds import interruptible, seed_cache
+from tests.support.builds import bundle as build, interruptible, seed_cache
 from tests.support.commands import edgephi
 from toolkit.catalog.workload import load_workload
 

@@ -33,16 +33,16 @@ from tests.power.initrd import DATA, RUN
 from tests.power.kernel import Kernel, fetch_kernel
 from tests.power.machine import EMULATOR, Machine, make_disk
 from tests.power.volatile_disk import Recording, VolatileDisk
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.faults import Table, broken_by, recorded, says, sent
 from tests.support.servers import needs_root
 from toolkit.agent.requests import Activate, RollBack
 from toolkit.config import cache_dir
-from toolkit.deploy.install import Delivery, deploy, install, prepare
+from toolkit.deploy import Delivery, deploy, prepare
+from toolkit.deploy.install import install
 from toolkit.deploy.push import push
 from toolkit.deploy.releases import load_active, prune, verify
-from toolkit.device.session import connect
+from toolkit.device import connect
 from toolkit.emulate.rootfs import Definition, root_file_system
 from toolkit.errors import AgentError, DeviceError, HostUnreachable, ToolkitError
 

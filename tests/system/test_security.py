@@ -19,19 +19,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow, seed_cache
+from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.fleets import over, write_targets
 from tests.support.servers import address_of, needs_sshd
 from toolkit.agent.requests import ListReleases, TakeProbe
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.target import Target
+from toolkit.catalog import Target, load_profile
 from toolkit.deploy.install import install
 from toolkit.deploy.push import CHUNK_BYTES
-from toolkit.device.session import Device, connect
+from toolkit.device import Device, connect
 from toolkit.device.ssh.client import SshTransport
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate import EmbeddedServer, PrivateSshd
 from toolkit.errors import AgentError
 
 NAME = "phi3-nano-int4-rtn-b32"

@@ -17,12 +17,12 @@ import pytest
 
 from tests.support.servers import IN_CI, address_of, connects, needs_root, needs_sshd
 from toolkit.agent.requests import ListReleases
-from toolkit.catalog.target import Target
-from toolkit.device.session import Device, connect
+from toolkit.catalog import Target
+from toolkit.device import Device, connect
 from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.client import SshTransport
-from toolkit.emulate import sshd as sshd_module
-from toolkit.emulate.sshd import PrivateSshd, find_sshd
+from toolkit.emulate import PrivateSshd, sshd as sshd_module
+from toolkit.emulate.sshd import find_sshd
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]

@@ -18,7 +18,7 @@ from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh import proxy as ssh_proxy
 from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate import PrivateSshd
 from toolkit.errors import AuthFailed, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]

@@ -20,7 +20,8 @@ from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.emulate.sshd import PrivateSshd, write_key_pair
+from toolkit.emulate import PrivateSshd
+from toolkit.emulate.sshd import write_key_pair
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed
 
 pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]

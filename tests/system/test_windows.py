@@ -16,15 +16,17 @@ from tests.support.boards import BOARDS
 from tests.support.builds import bundle, follow
 from tests.support.windows import SHOP, Kind, WindowsServer
 from toolkit.agent.requests import Install, ListReleases, Provision, Prune, RollBack, TakeProbe, Verify
-from toolkit.bundle.manifest import describe_file
-from toolkit.bundle.store import Bundle, write_bundle
-from toolkit.catalog.target import Target, save_target
-from toolkit.deploy.install import check_active, deploy
+from toolkit.bundle import Bundle, describe_file
+from toolkit.bundle.store import write_bundle
+from toolkit.catalog import Target
+from toolkit.catalog.target import save_target
+from toolkit.deploy import deploy
+from toolkit.deploy.install import check_active
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import describe
-from toolkit.device.session import Device, connect
+from toolkit.device import Device, connect
 from toolkit.errors import AgentError, CorruptBundle, RemoteCommandFailed
-from toolkit.jobs.doctor.target import examine_target
+from toolkit.jobs.doctor import examine_target
 
 PROFILE = """
 schema_version = 1
@@ -72,7 +74,7 @@ def server(shell: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def local_packages() -> tuple[str, ...]:
-    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog import load_profile
 
     return load_profile("local").runtime.packages
 

@@ -11,8 +11,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
-from toolkit.bundle.manifest import Manifest, Sha256
-from toolkit.catalog.facts import Bytes, Count, Number, ProbeFacts, Text, UnixTime
+from toolkit.bundle import Manifest
+from toolkit.bundle.manifest import Sha256
+from toolkit.catalog import ProbeFacts
+from toolkit.catalog.facts import Bytes, Count, Number, Text, UnixTime
 from toolkit.errors import AgentError
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES
 

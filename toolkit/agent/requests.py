@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from toolkit.agent import answers
 from toolkit.agent.archive import PROTOCOL
+from toolkit.catalog import Workload
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.workload import Workload
 from toolkit.metrics.report import Run
 
 A = TypeVar("A", bound=BaseModel)

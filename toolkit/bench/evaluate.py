@@ -20,17 +20,17 @@ from toolkit.bench.reference import (
     sample_for,
 )
 from toolkit.bench.run import installed
-from toolkit.bundle.manifest import Manifest
-from toolkit.bundle.store import Bundle, record_quality, signature_files
+from toolkit.bundle import Bundle, Manifest
+from toolkit.bundle.store import record_quality, signature_files
 from toolkit.catalog.model import SourceModel
-from toolkit.deploy.install import Prepared, prepare
+from toolkit.deploy import Prepared, prepare
 from toolkit.deploy.push import discard, push
-from toolkit.device.session import Device, connect
+from toolkit.device import Device, connect
 from toolkit.errors import AgentError
 from toolkit.events import Service, Step, Warning_
-from toolkit.metrics.quality import HELD_OUT, Quality
+from toolkit.metrics import HELD_OUT, Quality
 from toolkit.metrics.stats import mean_and_error, percentile, perplexity
-from toolkit.optimize.request import AS_PLANNED, BuildOptions
+from toolkit.optimize import AS_PLANNED, BuildOptions
 
 
 class Evaluation(Quality):

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from toolkit.agent.messages import Completed, Event, Result, Scored
 from toolkit.agent.requests import ScoreTasks
 from toolkit.bench.run import installed
-from toolkit.deploy.install import Prepared, prepare
-from toolkit.device.session import Device
+from toolkit.deploy import Prepared, prepare
+from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
 

@@ -6,8 +6,8 @@ import base64
 import time
 
 from toolkit.agent.requests import Measure
-from toolkit.deploy.runtime import Runtime
-from toolkit.device.session import Device
+from toolkit.deploy import Runtime
+from toolkit.device import Device
 from toolkit.events import Service, Step
 from toolkit.metrics.kernel import INNER, ROWS, matrix_product
 from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement

@@ -9,25 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
+from toolkit.agent import agent_sha256
 from toolkit.agent.answers import ReferenceMade
-from toolkit.agent.archive import agent_sha256
 from toolkit.agent.requests import MakeReference
 from toolkit.bench.run import held_out_text
-from toolkit.bundle.manifest import Manifest, canonical_json, describe_file
-from toolkit.bundle.store import Bundle, list_bundles
+from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.catalog import load_profile, load_recipe
 from toolkit.catalog.model import SourceModel
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import load_recipe
 from toolkit.config import cache_dir
-from toolkit.deploy.install import Prepared, check_here, prepare
+from toolkit.deploy import Prepared, check_here, prepare
 from toolkit.deploy.push import Upload
-from toolkit.device.session import Device, connect
+from toolkit.device import Device, connect
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 from toolkit.files import in_turn, write_whole
-from toolkit.metrics.quality import HELD_OUT
-from toolkit.optimize.build import optimize
-from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
+from toolkit.metrics import HELD_OUT
+from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, optimize
 
 TOKENS = 8192
 WINDOW_TOKENS = 512

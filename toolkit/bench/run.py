@@ -8,21 +8,20 @@ from functools import cache
 from typing import Any
 
 from toolkit import __version__
-from toolkit.agent.archive import agent_sha256
+from toolkit.agent import agent_sha256
 from toolkit.agent.requests import Bench, ListReleases
 from toolkit.bench.measure import measure
-from toolkit.bundle.manifest import Manifest
-from toolkit.catalog.facts import ProbeFacts
+from toolkit.bundle import Manifest
+from toolkit.catalog import ProbeFacts, Workload
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.workload import Workload
 from toolkit.config import data_path
-from toolkit.deploy.install import Prepared, prepare
-from toolkit.deploy.runtime import Runtime
-from toolkit.device.session import Device
+from toolkit.deploy import Prepared, Runtime, prepare
+from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError
 from toolkit.events import Service, Step
+from toolkit.metrics import Predicted, Report
 from toolkit.metrics.kept_reports import find_report
-from toolkit.metrics.report import Predicted, Report, Run, save_report
+from toolkit.metrics.report import Run, save_report
 from toolkit.metrics.speed import find_speed, predict
 
 HELD_OUT_TEXT = data_path("heldout.txt")

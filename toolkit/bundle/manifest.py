@@ -11,8 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from toolkit.catalog.record import Record
 from toolkit.errors import CorruptBundle
-from toolkit.metrics.footprint import Footprint
-from toolkit.metrics.quality import Quality
+from toolkit.metrics import Footprint, Quality
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     MOST_ARTIFACTS,

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from toolkit.bundle.manifest import canonical_json
 from toolkit.bundle.store import READ_ONLY, Bundle, signature_files, verify_bundle
+from toolkit.catalog import Target
 from toolkit.catalog.signer import NAMESPACE
-from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError, CorruptBundle, SignatureError
 from toolkit.events import Service, Step

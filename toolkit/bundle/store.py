@@ -15,7 +15,7 @@ from toolkit.config import cache_dir, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
 from toolkit.files import fresh_folder, put_file, put_folder
-from toolkit.metrics.quality import Quality
+from toolkit.metrics import Quality
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST_NAME,

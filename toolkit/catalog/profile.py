@@ -20,8 +20,7 @@ from pydantic import (
 from toolkit import localhost
 from toolkit.catalog.inheritance import Chain, read_chain
 from toolkit.catalog.record import Record
-from toolkit.catalog.settings import NAMES as SETTING_NAMES
-from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.settings import NAMES as SETTING_NAMES, RuntimeSettings
 from toolkit.catalog.toml import file_schema, find_toml, parse_table, unknown_name
 from toolkit.config import shown
 from toolkit.errors import ConfigError

@@ -18,14 +18,14 @@ def bench(subject: str, workload: str, printed: options.Printed) -> None:
     With a target, its active release is measured there. With a bundle (a folder, an id or a name), that
     bundle is measured on this machine, without SSH. Every report is kept with its raw samples.
     """
-    from toolkit.bench.run import bench as bench_service
-    from toolkit.bundle.store import find_bundle
-    from toolkit.catalog.target import list_targets
+    from toolkit.bench import bench as bench_service
+    from toolkit.bundle import find_bundle
+    from toolkit.catalog import list_targets
     from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
     from toolkit.cli.tables import write_reports
     from toolkit.deploy.install import install
-    from toolkit.device.session import connect
+    from toolkit.device import connect
     from toolkit.metrics.report import to_json
 
     chosen = load_workload(workload)

@@ -11,9 +11,9 @@ from toolkit.catalog.python import MINORS
 from toolkit.cli import options
 
 if TYPE_CHECKING:
+    from toolkit.bundle import Bundle
     from toolkit.bundle.signatures import Signature
-    from toolkit.bundle.store import Bundle
-    from toolkit.metrics.quality import Quality
+    from toolkit.metrics import Quality
 
 
 @click.group()
@@ -25,7 +25,7 @@ def bundle() -> None:
 @options.as_json
 def list_(as_json: bool) -> None:
     """List the bundles built on this machine."""
-    from toolkit.bundle.store import list_bundles
+    from toolkit.bundle import list_bundles
     from toolkit.cli import render
 
     bundles = list_bundles()
@@ -58,7 +58,7 @@ def show(ref: str, as_json: bool) -> None:
 
     BUNDLE is a folder, a name, or 6 or more characters of an id.
     """
-    from toolkit.bundle.store import find_bundle
+    from toolkit.bundle import find_bundle
     from toolkit.cli import render
 
     found = find_bundle(ref)
@@ -95,8 +95,8 @@ def sign(ref: str, key: Path | None, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. A key may be a private key's file, or a public one's
     whose other part ssh-agent has. The bundle keeps its id; several people may sign one.
     """
+    from toolkit.bundle import find_bundle
     from toolkit.bundle.signatures import sign as sign_service
-    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     found = find_bundle(ref)
@@ -119,9 +119,9 @@ def verify(ref: str, target: str | None, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong with the files,
     with 9 when a signature isn't right or, with --target, when the target wouldn't take the bundle.
     """
+    from toolkit.bundle import find_bundle, verify_bundle
     from toolkit.bundle.signatures import check_signed, examine, read_signatures, refuse_wrong
-    from toolkit.bundle.store import find_bundle, verify_bundle
-    from toolkit.catalog.target import load_target
+    from toolkit.catalog import load_target
     from toolkit.cli import render
 
     found = find_bundle(ref)
@@ -156,9 +156,9 @@ def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
     BUNDLE is a folder, a name, or 6 or more characters of an id. Content that the repository has isn't sent again. The
     tag is `latest` where none is given. Credentials are those of `docker login`, `podman login` or `oras login`.
     """
-    from toolkit.bundle.registry.layout import parse_place
+    from toolkit.bundle import find_bundle
+    from toolkit.bundle.registry import parse_place
     from toolkit.bundle.registry.transfer import push_bundle
-    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     found, to = find_bundle(ref), parse_place(reference)
@@ -185,7 +185,7 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
 
     Broken off, the same command goes on. Credentials are those of `docker login`, `podman login` or `oras login`.
     """
-    from toolkit.bundle.registry.layout import parse_place
+    from toolkit.bundle.registry import parse_place
     from toolkit.bundle.registry.transfer import pull_bundle
     from toolkit.cli import render
 
@@ -243,7 +243,7 @@ def export(
     devices pull its files from a registry that wants no password, and they aren't in the kit.
     """
     from toolkit.bundle.signatures import approve_all
-    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog import load_profile
     from toolkit.catalog.target import select_targets
     from toolkit.cli import render
     from toolkit.cli.sources import find_with_source

@@ -10,7 +10,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.jobs.chat import Conversation, Turn
+    from toolkit.jobs import Conversation, Turn
 
 
 @click.command()
@@ -38,8 +38,8 @@ def chat(
     edgephi chat pi5`.
     """
     from toolkit.cli import render
-    from toolkit.device.session import connect
-    from toolkit.jobs.chat import converse
+    from toolkit.device import connect
+    from toolkit.jobs import converse
 
     interactive = prompt is None and sys.stdin.isatty()
     one_shot = None if interactive else _read_prompt(prompt)

@@ -13,9 +13,9 @@ from toolkit.cli import options
 from toolkit.units import memory_text
 
 if TYPE_CHECKING:
-    from toolkit.bundle.store import Bundle
-    from toolkit.deploy.install import Delivery
-    from toolkit.jobs.gate import GateVerdict
+    from toolkit.bundle import Bundle
+    from toolkit.deploy import Delivery
+    from toolkit.jobs import GateVerdict
 
 # How each limit's figures are written, and on which side of the bound they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
@@ -97,11 +97,12 @@ def _deploy_to_one(
     gate: bool,
     as_json: bool,
 ) -> None:
-    from toolkit.catalog.target import load_target, over
+    from toolkit.catalog import load_target
+    from toolkit.catalog.target import over
     from toolkit.cli import render
-    from toolkit.deploy.install import deploy as deploy_service
-    from toolkit.device.session import connect
-    from toolkit.jobs.gate import deploy_gated
+    from toolkit.deploy import deploy as deploy_service
+    from toolkit.device import connect
+    from toolkit.jobs import deploy_gated
 
     reached = over(load_target(target), link.client)
     with connect(reached, render.prompt_secret(), limit_bytes_per_s=link.limit_bytes_per_s) as device:

@@ -11,7 +11,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.jobs.doctor.checks import Check
+    from toolkit.jobs.doctor import Check
 
 COLORS = {"ok": "green", "warn": "yellow", "failed": "red", "skipped": "bright_black"}
 
@@ -29,8 +29,7 @@ def doctor(ctx: click.Context, target: str | None, as_json: bool) -> None:
     Exits with 0 when nothing failed, with 7 when something on the device did, with 3 when it is on this machine.
     """
     from toolkit.cli import render
-    from toolkit.jobs.doctor.host import examine_host
-    from toolkit.jobs.doctor.target import examine_target, exit_code
+    from toolkit.jobs.doctor import examine_host, examine_target, exit_code
 
     found = []
     for check in examine_host() if target is None else examine_target(target, render.prompt_secret()):

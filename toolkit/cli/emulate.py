@@ -9,7 +9,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.emulate.boards import State
+    from toolkit.emulate import State
 
 
 @click.group(invoke_without_command=True)
@@ -30,14 +30,14 @@ def emulate(ctx: click.Context) -> None:
 
 
 def _complete_boards(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    from toolkit.emulate.definition import list_boards
+    from toolkit.emulate import list_boards
 
     words = [word for board in list_boards() for word in (board.name, *board.profiles)]
     return [word for word in words if word.startswith(incomplete)]
 
 
 def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    from toolkit.emulate.boards import list_states
+    from toolkit.emulate import list_states
 
     return [state.name for state in list_states() if state.name.startswith(incomplete)]
 
@@ -55,8 +55,8 @@ def start(board: str, name: str | None, port: int | None, as_json: bool) -> None
     Debian's packages mmdebstrap and qemu-user-static. The first start makes the board's Debian, in a minute.
     """
     from toolkit.cli import render
+    from toolkit.emulate import find_board
     from toolkit.emulate.boards import start as start_service
-    from toolkit.emulate.definition import find_board
 
     kind, profile = find_board(board)
     started = render.follow(start_service(kind, profile, name or f"emulated-{board}", port))
@@ -87,7 +87,8 @@ def stop(name: str, as_json: bool) -> None:
 def list_(as_json: bool = False) -> None:
     """List emulated boards, whether they run, and what they take on disk."""
     from toolkit.cli import render
-    from toolkit.emulate.boards import disk_bytes, list_states
+    from toolkit.emulate import list_states
+    from toolkit.emulate.boards import disk_bytes
 
     states = list_states()
     if as_json:
@@ -116,7 +117,7 @@ def list_(as_json: bool = False) -> None:
 def remove(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Stop emulated boards and delete them with what is installed on them, and their targets."""
     from toolkit.cli import render
-    from toolkit.emulate.boards import list_states
+    from toolkit.emulate import list_states
     from toolkit.emulate.boards import remove as remove_service
     from toolkit.emulate.rootfs import remove_root_file_systems
 

@@ -11,9 +11,8 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bench.evaluate import Evaluation
-    from toolkit.bench.reference import EvalText
-    from toolkit.bundle.store import Bundle
+    from toolkit.bench import EvalText, Evaluation
+    from toolkit.bundle import Bundle
 
 COLUMNS = (
     "bundle", "ppl", "±", "fp32\nppl", "increase", "KLD\nmean", "±", "KLD\np99", "top-1", "±", "token\nmatch", "±",
@@ -30,7 +29,7 @@ class _TextOptions:
     prompts: int
 
     def read(self) -> EvalText:
-        from toolkit.bench.reference import read_eval_text
+        from toolkit.bench import read_eval_text
 
         return read_eval_text(self.text_file, tokens=self.tokens, window_tokens=self.window, prompts=self.prompts)
 
@@ -87,7 +86,7 @@ def evaluate(
     standard errors. A bundle is evaluated on this machine, or on the target that --on names; a target's name means its
     active release, there. The reference always runs here, so that it needn't fit on the device.
     """
-    from toolkit.bundle.store import find_bundle
+    from toolkit.bundle import find_bundle
     from toolkit.cli import render
 
     if tasks is not None:
@@ -109,8 +108,8 @@ def evaluate(
 
 def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle | None, str | None]]:
     """(bundle, None): on this machine; (bundle, target); (None, target): what is active there."""
-    from toolkit.bundle.store import find_bundle
-    from toolkit.catalog.target import list_targets
+    from toolkit.bundle import find_bundle
+    from toolkit.catalog import list_targets
 
     if target is not None:
         return [(find_bundle(name), target) for name in subjects]
@@ -119,8 +118,8 @@ def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle 
 
 
 def _here(bundle: Bundle, reference: Bundle | None, sample: EvalText, *, record: bool) -> Evaluation:
+    from toolkit.bench import record as record_figures
     from toolkit.bench.evaluate import evaluate as evaluate_service
-    from toolkit.bench.evaluate import record as record_figures
     from toolkit.bench.reference import is_reference
     from toolkit.cli import render
 
@@ -138,7 +137,7 @@ def _there(bundle: Bundle | None, target: str, reference: Bundle | None, sample:
     from toolkit.bench.evaluate import evaluate_on
     from toolkit.cli import render
     from toolkit.deploy.install import install
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
         release = render.follow(install(bundle, device)) if bundle is not None else None
@@ -196,10 +195,11 @@ def _decimals(value: float | None, digits: int) -> str:
 def _run_tasks(
     subjects: tuple[str, ...], target: str | None, tasks: list[str], limit: int | None, *, as_json: bool
 ) -> None:
-    from toolkit.bench.lm_eval_tasks import require_harness, run_tasks
+    from toolkit.bench import run_tasks
+    from toolkit.bench.lm_eval_tasks import require_harness
     from toolkit.cli import render
     from toolkit.deploy.install import install
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     require_harness()
     results = []

@@ -9,7 +9,7 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.catalog.target import Target
+    from toolkit.catalog import Target
 
 
 @click.command()
@@ -29,8 +29,9 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
     #!/bin/sh
     exec edgephi inventory --ansible "$@"
     """
+    from toolkit.catalog import load_target
     from toolkit.catalog.inventory import ansible_host, ansible_inventory
-    from toolkit.catalog.target import MARK, load_target, target_groups
+    from toolkit.catalog.target import MARK, target_groups
     from toolkit.cli import render
 
     if (list_ or host) and not ansible:
@@ -55,7 +56,7 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
 
 def _readable() -> list[Target]:
     """Every target whose file can be read; the others are warned of."""
-    from toolkit.catalog.target import Target, list_targets
+    from toolkit.catalog import Target, list_targets
     from toolkit.cli import render
 
     found = list_targets()

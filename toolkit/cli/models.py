@@ -109,7 +109,7 @@ def show(ref: str, as_json: bool) -> None:
     """
     from toolkit.catalog.model import model_files
     from toolkit.cli import render
-    from toolkit.optimize.hub import resolve_model
+    from toolkit.optimize import resolve_model
 
     found = render.follow(resolve_model(ref))
     shape = found.shape

@@ -10,14 +10,13 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bundle.store import Bundle
-    from toolkit.optimize.request import BuildOptions, BuildRequest
+    from toolkit.bundle import Bundle
+    from toolkit.optimize import BuildOptions, BuildRequest
 
 
 def _request(*, model: str, profile_name: str, recipe_name: str | None, build: BuildOptions) -> BuildRequest:
-    from toolkit.catalog.profile import load_profile
-    from toolkit.catalog.recipe import load_recipe
-    from toolkit.optimize.request import BuildRequest
+    from toolkit.catalog import load_profile, load_recipe
+    from toolkit.optimize import BuildRequest
 
     profile = load_profile(profile_name)
     return BuildRequest(model, load_recipe(recipe_name or profile.defaults.recipe), profile, build)
@@ -62,10 +61,10 @@ def optimize(
 
     MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
     """
-    from toolkit.bench.evaluate import with_figures
+    from toolkit.bench import with_figures
     from toolkit.cli import render
-    from toolkit.deploy.install import check_here
-    from toolkit.optimize.build import optimize as optimize_service
+    from toolkit.deploy import check_here
+    from toolkit.optimize import optimize as optimize_service
     from toolkit.optimize.job import with_local_model, workflow_for
 
     if dry_run:
@@ -83,8 +82,8 @@ def _show_plan(request: BuildRequest) -> None:
     from toolkit.catalog.model import known_shape
     from toolkit.catalog.preset import PRESETS
     from toolkit.cli import render
+    from toolkit.metrics import plan
     from toolkit.metrics.build_needs import host_needs
-    from toolkit.metrics.fit import plan
 
     model, recipe, profile = request.model, request.recipe, request.profile
     if isinstance(model, str) and model not in {preset.hub_id for preset in PRESETS.values()}:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from toolkit.deploy.install import Delivery
-    from toolkit.optimize.request import BuildOptions
+    from toolkit.deploy import Delivery
+    from toolkit.optimize import BuildOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,14 +48,14 @@ def build_options(
     trust_remote_code: bool = False,
 ) -> BuildOptions:
     """How to build, as --context, --calibration, --force and --trust-remote-code say."""
-    from toolkit.optimize.request import BuildOptions
+    from toolkit.optimize import BuildOptions
 
     return BuildOptions(context, calibration, force, trust_remote_code)
 
 
 def delivery(*, offline: bool | None = None, wheels: Path | None = None, force: bool = False) -> Delivery:
     """How things get to a device, as --offline, --wheels and --force say."""
-    from toolkit.deploy.install import Delivery
+    from toolkit.deploy import Delivery
 
     return Delivery(offline, wheels, force)
 
@@ -115,7 +115,8 @@ def parsed(name: str) -> Callable[[click.Context, click.Parameter, str | None], 
 
 def several_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion by the names of targets and their `@tags`."""
-    from toolkit.catalog.target import MARK, Target, list_targets, target_groups
+    from toolkit.catalog import Target, list_targets
+    from toolkit.catalog.target import MARK, target_groups
 
     # bash ends a word at every @ and hands over `@` and `lab` for `@lab`; it replaces both.
     given = ctx.params.get(param.name or "") or ()

@@ -9,11 +9,9 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.catalog.profile import Profile
-    from toolkit.catalog.recipe import Recipe
-    from toolkit.catalog.shape import ModelShape
+    from toolkit.catalog import ModelShape, Profile, Recipe
+    from toolkit.metrics import FitPlan
     from toolkit.metrics.build_needs import HostNeeds
-    from toolkit.metrics.fit import FitPlan
 
 _COLUMNS = (
     "recipe",
@@ -83,9 +81,9 @@ def plan(
     from its reports. The last columns are what building takes on this machine.
     """
     from toolkit.cli import render
-    from toolkit.metrics.fit import plan as make_plan
+    from toolkit.metrics import plan as make_plan
     from toolkit.metrics.speed import SpeedBook
-    from toolkit.optimize.hub import resolve_shape
+    from toolkit.optimize import resolve_shape
 
     if fresh and target is None:
         raise click.UsageError("--measure needs a --target")
@@ -105,8 +103,7 @@ def plan(
 
 
 def _profile(name: str | None, target: str | None) -> Profile:
-    from toolkit.catalog.profile import load_profile
-    from toolkit.catalog.target import load_target
+    from toolkit.catalog import load_profile, load_target
 
     if (name is None) == (target is None):
         raise click.UsageError("give either --profile or --target")
@@ -114,8 +111,9 @@ def _profile(name: str | None, target: str | None) -> Profile:
 
 
 def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> list[Recipe]:
-    from toolkit.catalog.recipe import impossible, list_recipes, load_recipe
-    from toolkit.optimize.request import build_provider
+    from toolkit.catalog import load_recipe
+    from toolkit.catalog.recipe import impossible, list_recipes
+    from toolkit.optimize import build_provider
 
     if names and all_recipes:
         raise click.UsageError("give either --recipe or --all")
@@ -130,12 +128,12 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
     The profile `local` is this machine, whose data sheet nobody has: it is measured the first time.
     """
     from toolkit.agent.requests import TakeProbe
+    from toolkit.bench import target_key
     from toolkit.bench.measure import measure
-    from toolkit.bench.run import target_key
     from toolkit.cli import render
-    from toolkit.deploy.install import prepare
+    from toolkit.deploy import prepare
     from toolkit.deploy.runtime import describe
-    from toolkit.device.session import connect
+    from toolkit.device import connect
     from toolkit.metrics.measurement import find_measurement
 
     here = profile.name == "local" and target in (None, "local")
@@ -156,7 +154,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
 
 def _needs(shape: ModelShape, recipe: Recipe, profile: Profile) -> HostNeeds:
     from toolkit.metrics.build_needs import host_needs
-    from toolkit.optimize.request import build_provider
+    from toolkit.optimize import build_provider
 
     return host_needs(shape, recipe, build_provider(profile))
 

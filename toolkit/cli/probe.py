@@ -14,8 +14,8 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+    from toolkit.catalog import Target
     from toolkit.catalog.recognize import Match
-    from toolkit.catalog.target import Target
 
 
 @click.command()
@@ -29,7 +29,7 @@ def probe(name: str, as_json: bool) -> None:
     """
     from toolkit.agent.requests import TakeProbe
     from toolkit.cli import render
-    from toolkit.device.session import check_profile, connect
+    from toolkit.device import check_profile, connect
 
     with connect(name, render.prompt_secret()) as device:
         facts = device.ask(TakeProbe())
@@ -54,7 +54,8 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
     Read the fingerprint on the device itself (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`): the key
     goes into known_hosts only if the server at that address really has it.
     """
-    from toolkit.catalog.target import load_target, parse_target
+    from toolkit.catalog import load_target
+    from toolkit.catalog.target import parse_target
     from toolkit.device.ssh.client import trust_host_key
     from toolkit.errors import ConfigError
 
@@ -77,7 +78,7 @@ def identified(target: Target) -> Match:
     Raises whatever connecting does; the command that trusts a host key then works without the file.
     """
     from toolkit.cli import render
-    from toolkit.device.session import identify
+    from toolkit.device import identify
     from toolkit.errors import HostKeyChanged, HostKeyUnknown
 
     try:

@@ -10,7 +10,8 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.catalog.profile import BrokenProfile, Profile
+    from toolkit.catalog import Profile
+    from toolkit.catalog.profile import BrokenProfile
 
 STATUS = {
     "hardware": "tested on hardware",
@@ -56,7 +57,8 @@ def show(name: str, as_toml: bool, as_json: bool) -> None:
     """
     import tomli_w
 
-    from toolkit.catalog.profile import load_profile, profile_table
+    from toolkit.catalog import load_profile
+    from toolkit.catalog.profile import profile_table
     from toolkit.cli import render
 
     profile = load_profile(name)
@@ -123,7 +125,7 @@ def _files(paths: tuple[str, ...]) -> list[str]:
 
 
 def _error(name_or_path: str) -> str | None:
-    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog import load_profile
     from toolkit.errors import ConfigError
 
     try:

@@ -34,7 +34,7 @@ def list_(as_json: bool) -> None:
 @options.as_json
 def show(name: str, as_json: bool) -> None:
     """Show a recipe's settings. NAME may be the path of a TOML file."""
-    from toolkit.catalog.recipe import load_recipe
+    from toolkit.catalog import load_recipe
     from toolkit.cli import render
 
     recipe = load_recipe(name)

@@ -18,7 +18,7 @@ def releases(target: str, as_json: bool) -> None:
 
     from toolkit.agent.requests import ListReleases
     from toolkit.cli import render
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
         answer = device.ask(ListReleases())
@@ -51,7 +51,7 @@ def activate(target: str, release: str, as_json: bool) -> None:
     """
     from toolkit.cli import render
     from toolkit.deploy.releases import activate as activate_service
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
         activated = render.follow(activate_service(device, release))
@@ -68,7 +68,7 @@ def rollback(target: str, as_json: bool) -> None:
     """
     from toolkit.agent.requests import RollBack
     from toolkit.cli import render
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
         release = device.ask(RollBack()).release
@@ -96,7 +96,7 @@ def verify(target: str, repair: bool, as_json: bool) -> None:
     """
     from toolkit.cli import render
     from toolkit.deploy.releases import verify as verify_service
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
         found = render.follow(verify_service(device, repair=repair))
@@ -136,7 +136,7 @@ def prune(target: str, keep: int, dry_run: bool, as_json: bool) -> None:
     """
     from toolkit.cli import render
     from toolkit.deploy.releases import prune as prune_service
-    from toolkit.device.session import connect
+    from toolkit.device import connect
 
     with connect(target, render.prompt_secret()) as device:
         found = render.follow(prune_service(device, keep=keep, dry_run=dry_run))

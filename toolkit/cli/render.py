@@ -14,8 +14,7 @@ from toolkit.units import memory_text, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.progress import Progress as Bar, TaskID
 
     from toolkit.events import Event
 
@@ -244,8 +243,7 @@ def _say_step(text: str, *, skipped: bool) -> None:
 
 
 def _new_device_bars() -> Bar:
-    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn
     from rich.table import Column
     from rich.text import Text
 
@@ -270,14 +268,12 @@ def _new_bar(unit: str) -> Bar:
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
+        Progress as Bar,
         ProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
-    )
-    from rich.progress import (
-        Progress as Bar,
     )
 
     text: list[ProgressColumn] = [TextColumn("  {task.description}"), BarColumn(bar_width=30)]

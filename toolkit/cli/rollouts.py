@@ -10,10 +10,11 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bundle.store import Bundle
-    from toolkit.catalog.target import Target
-    from toolkit.deploy.install import Delivery
-    from toolkit.jobs.rollout.record import DeviceRecord, Rollout, RolloutOptions, State
+    from toolkit.bundle import Bundle
+    from toolkit.catalog import Target
+    from toolkit.deploy import Delivery
+    from toolkit.jobs.rollout import DeviceRecord, Rollout, RolloutOptions
+    from toolkit.jobs.rollout.record import State
 
 STATES: tuple[State, ...] = ("done", "failed", "pending")
 
@@ -35,8 +36,7 @@ def roll_out(
     """
     from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
-    from toolkit.jobs.rollout.record import RolloutOptions
-    from toolkit.jobs.rollout.run import roll_out as roll_out_service
+    from toolkit.jobs.rollout import RolloutOptions, roll_out as roll_out_service
 
     targets = [over(target, link.client) for target in select_targets(words)]
     # The options are a part of the rollout's identity, which is the same wherever one stands.

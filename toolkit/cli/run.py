@@ -9,9 +9,9 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.deploy.install import Delivery
-    from toolkit.jobs.run import LoopOptions
-    from toolkit.optimize.request import BuildOptions
+    from toolkit.deploy import Delivery
+    from toolkit.jobs import LoopOptions
+    from toolkit.optimize import BuildOptions
 
 
 def _loop(
@@ -25,7 +25,7 @@ def _loop(
 ) -> LoopOptions:
     from toolkit.catalog.workload import load_workload
     from toolkit.cli import render
-    from toolkit.jobs.run import LoopOptions
+    from toolkit.jobs import LoopOptions
 
     secret = render.prompt_secret()
     return LoopOptions(load_workload(workload), build, delivery, fresh, evaluate, secret, limit_bytes_per_s)
@@ -68,7 +68,7 @@ def run(
     edgephi. TARGET is a name, `@tag` for every target with that tag, or `@all`. What is already done (built,
     installed, measured) is skipped, so an interrupted run goes on where it stopped.
     """
-    from toolkit.catalog.recipe import load_recipe
+    from toolkit.catalog import load_recipe
     from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
     from toolkit.cli.tables import as_payload, write_reports

@@ -27,8 +27,8 @@ def signers() -> None:
 @options.as_json
 def list_(target: str, as_json: bool) -> None:
     """List who may sign for a target."""
+    from toolkit.catalog import load_target
     from toolkit.catalog.signer import list_signers
-    from toolkit.catalog.target import load_target
     from toolkit.cli import render
 
     loaded = load_target(target)
@@ -58,8 +58,8 @@ def add(target: str, identity: str, key: Path, as_json: bool) -> None:
     NAME is how messages call them, an e-mail address for instance; KEY.pub their public key. From the first signer on
     the target takes only signed bundles.
     """
+    from toolkit.catalog import load_target
     from toolkit.catalog.signer import add_signer
-    from toolkit.catalog.target import load_target
     from toolkit.cli import render
 
     file, signer = add_signer(load_target(target), identity, key)
@@ -79,8 +79,8 @@ def remove(target: str, reference: str, as_json: bool) -> None:
     What they have signed counts no more, but releases that are installed stay. When nobody is left the target takes no
     bundle at all; to take unsigned ones again, delete `allowed_signers` in its file.
     """
+    from toolkit.catalog import load_target
     from toolkit.catalog.signer import remove_signer
-    from toolkit.catalog.target import load_target
     from toolkit.cli import render
 
     file, left = remove_signer(load_target(target), reference)

@@ -9,15 +9,16 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.bundle.registry.layout import BlobSource
-    from toolkit.bundle.store import Bundle
+    from toolkit.bundle import Bundle
+    from toolkit.bundle.registry import BlobSource
 
 
 def find_with_source(bundle: str, pull: options.Pull) -> tuple[Bundle, BlobSource | None]:
     """The bundle that is meant, and where devices are to pull its files from, None where they are pushed."""
-    from toolkit.bundle.registry.layout import BlobSource, is_place, parse_place, parse_repository, with_mirrors
+    from toolkit.bundle import find_bundle
+    from toolkit.bundle.registry import BlobSource, parse_place
+    from toolkit.bundle.registry.layout import is_place, parse_repository, with_mirrors
     from toolkit.bundle.registry.transfer import remote_bundle
-    from toolkit.bundle.store import find_bundle
     from toolkit.cli import render
 
     if is_place(bundle):

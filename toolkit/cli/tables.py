@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from toolkit.cli import render
 from toolkit.cli.options import Printed
 from toolkit.errors import ConfigError
-from toolkit.metrics.quality import Quality, headline
-from toolkit.metrics.report import Predicted, Report, metrics, remarks, to_json
+from toolkit.metrics import Predicted, Quality, Report, metrics
+from toolkit.metrics.quality import headline
+from toolkit.metrics.report import remarks, to_json
 from toolkit.metrics.stats import Summaries
 
 COLUMNS = (

@@ -12,7 +12,8 @@ from toolkit.cli.probe import identified, probe, trust
 from toolkit.cli.signers import signers
 
 if TYPE_CHECKING:
-    from toolkit.catalog.target import BrokenTarget, Target
+    from toolkit.catalog import Target
+    from toolkit.catalog.target import BrokenTarget
 
 
 @click.group(invoke_without_command=True)
@@ -32,7 +33,8 @@ targets.add_command(signers)
 @options.as_json
 def list_(as_json: bool = False) -> None:
     """List every target."""
-    from toolkit.catalog.target import BrokenTarget, list_targets
+    from toolkit.catalog import list_targets
+    from toolkit.catalog.target import BrokenTarget
     from toolkit.cli import render
 
     found = list_targets()
@@ -50,7 +52,7 @@ def list_(as_json: bool = False) -> None:
 @options.as_json
 def show(name: str, as_json: bool) -> None:
     """Show one target."""
-    from toolkit.catalog.target import load_target
+    from toolkit.catalog import load_target
     from toolkit.cli import render
 
     target = load_target(name)
@@ -98,7 +100,7 @@ def add(
     it best; with it nothing is connected to. The file goes into your configuration folder; a ./targets folder, where
     there is one, is read before it.
     """
-    from toolkit.catalog.profile import load_profile
+    from toolkit.catalog import load_profile
     from toolkit.catalog.target import parse_target, save_target, split_address
     from toolkit.cli import render
     from toolkit.config import config_dir
@@ -180,7 +182,7 @@ def _refuse_taken(name: str) -> None:
 
 def _demanded_by(name: str) -> Path | None:
     """The signers of the target that is replaced: nobody should lose that demand by chance."""
-    from toolkit.catalog.target import load_target
+    from toolkit.catalog import load_target
     from toolkit.catalog.toml import find_toml
 
     return load_target(name).signers_file if name in find_toml("targets") else None

@@ -11,12 +11,12 @@ import click
 from toolkit.cli import options
 
 if TYPE_CHECKING:
-    from toolkit.deploy.install import Delivery
-    from toolkit.jobs.tune.options import SearchOptions
-    from toolkit.jobs.tune.proposal import Proposal, Question
+    from toolkit.deploy import Delivery
+    from toolkit.jobs.tune import Question, SearchOptions
+    from toolkit.jobs.tune.proposal import Proposal
     from toolkit.jobs.tune.search import Outcome
     from toolkit.jobs.tune.trials import TrialRow
-    from toolkit.optimize.request import BuildOptions
+    from toolkit.optimize import BuildOptions
 
 _COLUMNS = (
     "recipe",
@@ -44,7 +44,7 @@ def _question(
     max_ppl_increase: float | None,
 ) -> Question:
     from toolkit.catalog.workload import load_workload
-    from toolkit.jobs.tune.proposal import Question
+    from toolkit.jobs.tune import Question
 
     return Question(load_workload(workload), objective, recipes, tuple(map(int, block_sizes)), max_ppl_increase)
 
@@ -61,7 +61,7 @@ def _search_options(
     out: Path | None,
 ) -> SearchOptions:
     from toolkit.cli import render
-    from toolkit.jobs.tune.options import SearchOptions
+    from toolkit.jobs.tune import SearchOptions
 
     return SearchOptions(
         budget_s=budget,
@@ -143,9 +143,9 @@ def tune(model: str, target: str, question: Question, how: SearchOptions, dry_ru
     threads, prompt chunks and n-gram speculation of the best one are searched. Interrupted, the same command goes on
     where it stopped. What is active on the target stays active.
     """
-    from toolkit.catalog.target import load_target
+    from toolkit.catalog import load_target
     from toolkit.cli import render
-    from toolkit.jobs.tune.search import tune as tune_service
+    from toolkit.jobs.tune import tune as tune_service
 
     chosen = load_target(target)
     if dry_run:
@@ -161,11 +161,11 @@ def tune(model: str, target: str, question: Question, how: SearchOptions, dry_ru
 def _show_proposal(
     model: str, profile_name: str, question: Question, context_tokens: int | None, *, as_json: bool
 ) -> None:
+    from toolkit.catalog import load_profile
     from toolkit.catalog.model import known_shape
-    from toolkit.catalog.profile import load_profile
     from toolkit.cli import render
     from toolkit.jobs.tune.proposal import propose
-    from toolkit.optimize.request import build_provider
+    from toolkit.optimize import build_provider
 
     profile = load_profile(profile_name)
     provider = build_provider(profile)

@@ -7,18 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from toolkit.agent.requests import OMITTED, Activate, CheckLoad, FindMissing, Install, ListReleases, Omitted, Verify
-from toolkit.bundle.blocks import Block, bundle_blocks, lists_of
-from toolkit.bundle.registry.layout import BlobSource
+from toolkit.bundle import Block, Bundle, verify_bundle
+from toolkit.bundle.blocks import bundle_blocks, lists_of
+from toolkit.bundle.registry import BlobSource
 from toolkit.bundle.signatures import Approval, approve, approve_all, read_signatures
-from toolkit.bundle.store import Bundle, verify_bundle
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile
-from toolkit.catalog.target import Target
+from toolkit.catalog import ProbeFacts, Profile, Target
 from toolkit.deploy.provision import ensure_runtime, suitable_probe
 from toolkit.deploy.pull import pull
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime
-from toolkit.device.session import Device, connect
+from toolkit.device import Device, connect
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step, Warning_
 from toolkit.metrics.fit import PROMPT_TOKENS

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.agent.archive import agent_archive, agent_sha256
+from toolkit.agent import agent_archive, agent_sha256
 from toolkit.agent.requests import (
     Activate,
     FindMissing,
@@ -27,11 +27,10 @@ from toolkit.agent.requests import (
     Settle,
     TakeProbe,
 )
-from toolkit.bundle.blocks import Block, bundle_blocks
-from toolkit.bundle.manifest import describe_file
-from toolkit.bundle.registry.layout import BlobSource
-from toolkit.bundle.store import Bundle, verify_bundle
-from toolkit.catalog.profile import Profile
+from toolkit.bundle import Block, Bundle, describe_file, verify_bundle
+from toolkit.bundle.blocks import bundle_blocks
+from toolkit.bundle.registry import BlobSource
+from toolkit.catalog import Profile
 from toolkit.catalog.python import MINORS, suits
 from toolkit.deploy.install import check_request, install_request, needed_bytes
 from toolkit.deploy.provision import provision_request

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.agent.requests import FindPythons, Provision, SentWheel, TakeProbe
-from toolkit.bundle.manifest import describe_file
-from toolkit.catalog.facts import ProbeFacts
+from toolkit.bundle import describe_file
+from toolkit.catalog import ProbeFacts
 from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime, describe, fetch_wheels, unsuitable_python
-from toolkit.device.session import Device, check_profile
+from toolkit.device import Device, check_profile
 from toolkit.errors import ConfigError, NoIndex
 from toolkit.events import Service, Step
 

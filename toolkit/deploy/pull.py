@@ -7,11 +7,11 @@ from typing import Any
 
 from toolkit.agent.messages import Authorize
 from toolkit.agent.requests import Pull, WantedFile
-from toolkit.bundle.blocks import Block, as_json
-from toolkit.bundle.manifest import Artifact
-from toolkit.bundle.registry import Registry
-from toolkit.bundle.registry.layout import BlobSource, Repository, file_layer, is_loopback
-from toolkit.device.session import Device
+from toolkit.bundle import Artifact, Block
+from toolkit.bundle.blocks import as_json
+from toolkit.bundle.registry import BlobSource, Registry
+from toolkit.bundle.registry.layout import Repository, file_layer, is_loopback
+from toolkit.device import Device
 from toolkit.errors import AgentError, RegistryError
 from toolkit.events import Service, Step
 from toolkit.units import size_text

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.agent.requests import Discard, FindMissing, ReuseBlocks, WantedFile
-from toolkit.bundle.blocks import Block, as_json
+from toolkit.bundle import Block
+from toolkit.bundle.blocks import as_json
 from toolkit.deploy.pace import Ramp, Throttle
-from toolkit.device.session import Device
-from toolkit.device.transport import Pace, Transport
+from toolkit.device import Device, Transport
+from toolkit.device.transport import Pace
 from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
 from toolkit.units import size_text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from toolkit.agent.requests import Activate, ListReleases, Prune, ReadManifest, Verify
 from toolkit.bundle.signatures import check_signatures
 from toolkit.deploy.install import check_active, check_request, damaged_files, prepare
-from toolkit.device.session import Device
+from toolkit.device import Device
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step
 

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile
+from toolkit.catalog import ProbeFacts, Profile, Target
 from toolkit.catalog.python import how_to_install, suits
-from toolkit.catalog.target import Target
 from toolkit.deploy.wheels import Platform, WheelLock, digest, fetch_locked, find_lock, resolve
 from toolkit.errors import ConfigError
 from toolkit.events import Service

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.agent import PROTOCOL, agent_archive, agent_sha256
 from toolkit.agent.answers import Missing, parse
-from toolkit.agent.archive import PROTOCOL, agent_archive, agent_file, agent_sha256
+from toolkit.agent.archive import agent_file
 from toolkit.agent.messages import (
     Authorize,
     Event,
@@ -29,8 +30,8 @@ from toolkit.agent.messages import (
     without_noise,
 )
 from toolkit.agent.requests import A, Request, Settle, TakeHold, WantedFile
+from toolkit.catalog import Target
 from toolkit.catalog.remote_path import from_login_folder, python_argv
-from toolkit.catalog.target import Target
 from toolkit.device.starter import find_starter
 from toolkit.device.transport import Process, Transport
 from toolkit.errors import (

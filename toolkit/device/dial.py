@@ -10,7 +10,7 @@ from toolkit.device.transport import PromptSecret, Transport
 from toolkit.errors import ToolkitError
 
 if TYPE_CHECKING:
-    from toolkit.catalog.target import Target
+    from toolkit.catalog import Target
 
 
 def remembered(prompt_secret: PromptSecret) -> PromptSecret:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from toolkit.agent.requests import A, Request, TakeProbe, WantedFile
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile, list_profiles, load_profile
+from toolkit.catalog import ProbeFacts, Profile, Target, load_profile, load_target
+from toolkit.catalog.profile import list_profiles
 from toolkit.catalog.recognize import Match, misfit, propose_profile
 from toolkit.catalog.remote_path import from_login_folder
-from toolkit.catalog.target import Target, load_target
 from toolkit.device.conversation import Agent, Hold, Reply
 from toolkit.device.dial import open_another, open_transport, remembered
 from toolkit.device.transport import PromptSecret, Transport

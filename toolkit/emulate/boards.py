@@ -20,9 +20,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from toolkit import localhost
-from toolkit.catalog.profile import Profile
+from toolkit.catalog import Profile, Target, load_target
 from toolkit.catalog.record import OpenRecord
-from toolkit.catalog.target import Target, load_target, remove_target, save_target
+from toolkit.catalog.target import remove_target, save_target
 from toolkit.catalog.toml import find_toml
 from toolkit.config import cache_dir, config_dir, data_path, shown
 from toolkit.emulate.binfmt import register

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from toolkit.catalog.profile import Profile, load_profile
+from toolkit.catalog import Profile, load_profile
 from toolkit.catalog.record import Record
 from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
 

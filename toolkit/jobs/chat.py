@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from toolkit.agent.messages import Forgot, ModelReady, ProgressMade, Result, TokenText, TurnEnd
 from toolkit.agent.requests import Chat
-from toolkit.device.session import Device
-from toolkit.device.transport import Process
+from toolkit.device import Device, Process
 from toolkit.errors import AgentError
 from toolkit.events import Progress, Service, Step, Token, Warning_
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit.catalog.target import Target
+from toolkit.catalog import Target
 from toolkit.catalog.workload import load_workload
 from toolkit.config import cache_dir
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.loopback import start_loopback
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate import EmbeddedServer, PrivateSshd, start_loopback
 from toolkit.events import Service, Step
 from toolkit.jobs.run import LoopOptions, LoopRow, run
 

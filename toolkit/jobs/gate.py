@@ -7,20 +7,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from toolkit.agent.requests import Deactivate, ListReleases, RollBack
-from toolkit.bench.evaluate import evaluate, record
-from toolkit.bench.reference import find_reference, sample_for
-from toolkit.bench.run import bench
-from toolkit.bundle.store import Bundle
-from toolkit.catalog.profile import Limits, Profile
+from toolkit.bench import bench, find_reference, record
+from toolkit.bench.evaluate import evaluate
+from toolkit.bench.reference import sample_for
+from toolkit.bundle import Bundle
+from toolkit.catalog import Profile
+from toolkit.catalog.profile import Limits
 from toolkit.catalog.workload import load_workload
 from toolkit.config import shown
-from toolkit.deploy.install import PLAIN, Delivery, deploy, install
-from toolkit.device.session import Device
+from toolkit.deploy import PLAIN, Delivery, deploy
+from toolkit.deploy.install import install
+from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, GateFailed
 from toolkit.events import Service, Step
-from toolkit.metrics.quality import Quality, headline
-from toolkit.metrics.report import Report, metrics
-from toolkit.metrics.stats import Summary
+from toolkit.metrics import Quality, Report, Summary, metrics
+from toolkit.metrics.quality import headline
 from toolkit.units import memory_text
 
 WORKLOAD = "quick"

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from toolkit.bench.evaluate import with_figures
-from toolkit.bench.run import bench
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import check_calibration, load_recipe
-from toolkit.catalog.target import Target
-from toolkit.catalog.workload import Workload
-from toolkit.deploy.install import PLAIN, Delivery, check_here, deploy, prepare
-from toolkit.device.session import connect
-from toolkit.device.transport import PromptSecret
+from toolkit.bench import bench, with_figures
+from toolkit.catalog import Target, Workload, load_profile, load_recipe
+from toolkit.catalog.recipe import check_calibration
+from toolkit.deploy import PLAIN, Delivery, check_here, deploy, prepare
+from toolkit.device import PromptSecret, connect
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Step, Warning_
-from toolkit.metrics.report import Report
-from toolkit.optimize.build import optimize
-from toolkit.optimize.request import AS_PLANNED, BuildOptions, BuildRequest
+from toolkit.metrics import Report
+from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, optimize
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit import localhost
-from toolkit.catalog.recipe import Recipe
-from toolkit.catalog.shape import ModelShape
+from toolkit.catalog import ModelShape, Recipe
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Service, Warning_
 from toolkit.metrics.footprint import footprint

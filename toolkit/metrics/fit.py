@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.catalog.profile import Profile
-from toolkit.catalog.recipe import PROVIDERS, Recipe
-from toolkit.catalog.shape import ModelShape
+from toolkit.catalog import ModelShape, Profile, Recipe
+from toolkit.catalog.recipe import PROVIDERS
 from toolkit.errors import ConfigError
 from toolkit.metrics.footprint import Footprint, footprint
 from toolkit.metrics.report import Predicted

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from toolkit.catalog.recipe import MixedPrecision, Recipe
+from toolkit.catalog import ModelShape, Recipe
+from toolkit.catalog.recipe import MixedPrecision
 from toolkit.catalog.record import OpenRecord
-from toolkit.catalog.shape import ModelShape
 
 # Python, ONNX Runtime and the tokenizer: 42 MB of mapped libraries, the rest private.
 _RUNTIME_BYTES = 80_000_000

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, computed_field, model_validator
 
+from toolkit.catalog import Workload
 from toolkit.catalog.record import OpenRecord
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.workload import Workload
 from toolkit.config import data_dir
 from toolkit.errors import ConfigError
 from toolkit.files import write_whole

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 
-from toolkit.catalog.profile import Profile
+from toolkit.catalog import Profile
 from toolkit.metrics.footprint import Footprint
 from toolkit.metrics.kept_reports import Head, KeptReports
 from toolkit.metrics.measurement import Measurement, find_measurement

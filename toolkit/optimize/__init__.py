@@ -2,34 +2,25 @@
 device, and nothing outside it imports Olive, torch or transformers.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib.util
-from importlib import metadata
+from toolkit import lazily
 
-from toolkit.errors import MissingExtra
+if TYPE_CHECKING:
+    from toolkit.optimize.build import optimize as optimize
+    from toolkit.optimize.extra import require_extra as require_extra, tool_versions as tool_versions
+    from toolkit.optimize.hub import resolve_model as resolve_model, resolve_shape as resolve_shape
+    from toolkit.optimize.request import (
+        AS_PLANNED as AS_PLANNED,
+        BuildOptions as BuildOptions,
+        BuildRequest as BuildRequest,
+        build_provider as build_provider,
+    )
 
-# Distribution -> the name it is imported by. What a build is made with, and what a manifest records.
-TOOLS = {
-    "olive-ai": "olive",
-    "onnxruntime-genai": "onnxruntime_genai",
-    "onnxruntime": "onnxruntime",
-    "torch": "torch",
-    "transformers": "transformers",
-}
-_ALSO_NEEDED = {"psutil": "psutil", "datasets": "datasets", "onnx": "onnx", "onnx-ir": "onnx_ir", "optuna": "optuna"}
-
-
-def require_extra() -> None:
-    """Raise MissingExtra when a library that a build needs isn't there. Imports none of them."""
-    for distribution, module in (TOOLS | _ALSO_NEEDED).items():
-        if importlib.util.find_spec(module) is None:
-            raise MissingExtra(
-                f"optimizing needs the 'optimize' extra: {distribution} isn't installed",
-                "pip install 'edgephi[optimize]' -c constraints.txt",
-            )
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of everything that decides what a build's bytes are."""
-    return {distribution: metadata.version(distribution) for distribution in TOOLS}
+__getattr__ = lazily(
+    __name__,
+    request="AS_PLANNED BuildOptions BuildRequest build_provider",
+    build="optimize",
+    hub="resolve_model resolve_shape",
+    extra="require_extra tool_versions",
+)

@@ -11,14 +11,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from toolkit.bundle.manifest import Artifact, Manifest, ModelRecord, describe_file
-from toolkit.bundle.store import READ_ONLY, Bundle, find_identity, link_files, open_bundle, store_dir, write_bundle
+from toolkit.bundle import Artifact, Bundle, Manifest, describe_file, open_bundle
+from toolkit.bundle.manifest import ModelRecord
+from toolkit.bundle.store import READ_ONLY, find_identity, link_files, store_dir, write_bundle
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Service, Step
 from toolkit.files import fresh_folder, in_turn, in_words, put_folder, replaced_folder
 from toolkit.metrics.build_needs import check_host, host_needs
-from toolkit.optimize import require_extra
+from toolkit.optimize.extra import require_extra
 from toolkit.optimize.job import Job, make_job
 from toolkit.optimize.request import BuildRequest
 from toolkit.optimize.runner import run_workflow

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from toolkit.catalog import ModelShape
 from toolkit.catalog.model import (
     SHIPPED,
     TOKENIZER_FILES,
@@ -29,11 +30,11 @@ from toolkit.catalog.model import (
     shipped_model,
 )
 from toolkit.catalog.preset import PRESETS
-from toolkit.catalog.shape import REMOTE_CODE, ModelShape, read_shape
+from toolkit.catalog.shape import REMOTE_CODE, read_shape
 from toolkit.config import import_root, suggestion
 from toolkit.errors import BuildError, ConfigError, ToolkitError
 from toolkit.events import Progress, Service, Step, Warning_
-from toolkit.optimize import require_extra
+from toolkit.optimize.extra import require_extra
 
 # What a build reads. Python files only when the code that comes with a model is trusted.
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import __version__
-from toolkit.bundle.manifest import canonical_json
+from toolkit.bundle import canonical_json
+from toolkit.catalog import Recipe
 from toolkit.catalog.model import SourceModel, hash_model
-from toolkit.catalog.recipe import Recipe, calibration_file
+from toolkit.catalog.recipe import calibration_file
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step, Warning_
-from toolkit.metrics.fit import FitPlan, plan
-from toolkit.optimize import tool_versions
+from toolkit.metrics import FitPlan, plan
 from toolkit.optimize.calibration import token_ids
+from toolkit.optimize.extra import tool_versions
 from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
 from toolkit.optimize.remote_code import without_tokenizer_code
 from toolkit.optimize.request import BuildRequest, bundle_name

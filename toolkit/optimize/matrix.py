@@ -14,14 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from toolkit.catalog import ModelShape, Profile, Recipe, load_profile
 from toolkit.catalog.preset import PRESETS, STAND_INS
-from toolkit.catalog.profile import Profile, RuntimeTable, load_profile
-from toolkit.catalog.recipe import Recipe, list_recipes
-from toolkit.catalog.shape import REMOTE_CODE, ModelShape, parse_shape
+from toolkit.catalog.profile import RuntimeTable
+from toolkit.catalog.recipe import list_recipes
+from toolkit.catalog.shape import REMOTE_CODE, parse_shape
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
 from toolkit.files import write_whole
-from toolkit.metrics.fit import plan
+from toolkit.metrics import plan
 from toolkit.optimize.workflow import render_workflow
 
 Status = Literal["tested", "expected", "impossible"]

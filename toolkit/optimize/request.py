@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from toolkit.catalog import Profile, Recipe
 from toolkit.catalog.model import SourceModel
-from toolkit.catalog.profile import Profile
-from toolkit.catalog.recipe import PROVIDERS, Recipe
+from toolkit.catalog.recipe import PROVIDERS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from toolkit.config import data_dir, import_root, shown
 from toolkit.errors import BuildError, HostDiskFull, OutOfMemory
 from toolkit.events import Progress, Service, Step
 from toolkit.localhost import without_secrets
-from toolkit.optimize import require_extra
+from toolkit.optimize.extra import require_extra
 from toolkit.units import memory_text
 
 _POLL_S = 0.2

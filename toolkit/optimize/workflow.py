@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.catalog.recipe import BY_NOISE, BY_PLACE, PROVIDERS, Calibration, MixedPrecision, Recipe, impossible
+from toolkit.catalog import Recipe
+from toolkit.catalog.recipe import BY_NOISE, BY_PLACE, PROVIDERS, Calibration, MixedPrecision, impossible
 from toolkit.errors import ConfigError
 
 _QUANTIZERS = {"rtn": "Rtn", "kquant": "KQuant", "gptq": "Gptq"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.agent.archive import agent_archive
+from toolkit.agent import agent_archive
 
 
 @pytest.fixture

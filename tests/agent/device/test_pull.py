@@ -32,8 +32,7 @@ from tests.support.registries import (
 )
 from tests.support.requests import install_parts, listed
 from tests.support.servers import needs_root, small_disk
-from toolkit.agent.device import pull as part
-from toolkit.agent.device import sources
+from toolkit.agent.device import pull as part, sources
 
 BYTES = content(5 * MIB + 3)
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -103,7 +102,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 def fill(running: LocalRegistry, folder: Path) -> None:
     """Have BYTES in the registry, as a part of a bundle."""
     from tests.support.builds import follow
-    from toolkit.bundle.registry.layout import parse_place
+    from toolkit.bundle.registry import parse_place
     from toolkit.bundle.registry.transfer import push_bundle
 
     follow(push_bundle(bundle_of(folder / "bundle", {"model.onnx.data": BYTES}), parse_place(running.reference())))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.support.bundles import make
+from toolkit.bundle import Bundle
+from toolkit.bundle.registry import BlobSource, Place, parse_place
 from toolkit.bundle.registry.layout import (
     ARTIFACT_TYPE,
     TITLE,
-    BlobSource,
-    Place,
     Repository,
     blocks_layer,
     bundle_layers,
@@ -23,12 +23,11 @@ from toolkit.bundle.registry.layout import (
     is_loopback,
     is_signature,
     manifest_layer,
-    parse_place,
     read_image_manifest,
     signature_layers,
     with_mirrors,
 )
-from toolkit.bundle.store import MANIFEST_NAME, Bundle
+from toolkit.bundle.store import MANIFEST_NAME
 from toolkit.errors import ConfigError, CorruptBundle
 
 DIGEST = "sha256:" + "a" * 64

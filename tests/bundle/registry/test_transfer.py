@@ -22,10 +22,11 @@ from tests.support.registries import (
     registry,
     reply,
 )
-from toolkit.bundle.registry import client
-from toolkit.bundle.registry.layout import TITLE, Place, file_layer, image_manifest, parse_place
+from toolkit.bundle import Bundle, list_bundles, verify_bundle
+from toolkit.bundle.registry import Place, client, parse_place
+from toolkit.bundle.registry.layout import TITLE, file_layer, image_manifest
 from toolkit.bundle.registry.transfer import pull_bundle, push_bundle, remote_bundle
-from toolkit.bundle.store import MANIFEST_NAME, Bundle, list_bundles, store_dir, verify_bundle
+from toolkit.bundle.store import MANIFEST_NAME, store_dir
 from toolkit.errors import ConfigError, CorruptBundle, RegistryError
 from toolkit.events import Event, Progress, Step
 

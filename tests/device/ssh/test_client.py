@@ -16,12 +16,10 @@ import pytest
 
 from tests.support.servers import Address, address_of
 from toolkit.catalog.public_key import fingerprint
-from toolkit.device.ssh import auth as ssh_auth
-from toolkit.device.ssh import link as ssh_link
+from toolkit.device.ssh import auth as ssh_auth, link as ssh_link
 from toolkit.device.ssh.client import SshTransport, trust_host_key
 from toolkit.device.ssh.known_hosts import read_known_hosts
-from toolkit.emulate import embedded as embedded_module
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.emulate import EmbeddedServer, embedded as embedded_module
 from toolkit.emulate.sshd import write_key_pair
 from toolkit.errors import (
     AuthFailed,

@@ -28,7 +28,7 @@ from tests.support.paths import REPO
 
 if TYPE_CHECKING:
     from toolkit.device.ssh.client import SshTransport
-    from toolkit.emulate.embedded import EmbeddedServer
+    from toolkit.emulate import EmbeddedServer
 
 INTERNALS = REPO / "toolkit/device/ssh/internals.py"
 # Each part, and what edgephi can't do without it.

@@ -16,14 +16,15 @@ import pytest
 
 from tests.support.paths import REPO
 from tests.support.servers import Address, Relay, address_of, needs_sshd
+from toolkit.catalog import Target
 from toolkit.catalog.public_key import fingerprint
-from toolkit.catalog.target import Target
+from toolkit.device import Transport
 from toolkit.device.dial import open_another
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
-from toolkit.device.transport import Transport
-from toolkit.emulate.sshd import PrivateSshd, write_key_pair
+from toolkit.emulate import PrivateSshd
+from toolkit.emulate.sshd import write_key_pair
 from toolkit.errors import (
     AuthFailed,
     ConfigError,

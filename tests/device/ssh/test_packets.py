@@ -13,8 +13,7 @@ from tests.support.servers import address_of, needs_sshd
 from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.packets import BurstPacketizer, send_all
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.emulate import EmbeddedServer, PrivateSshd
 
 
 def sent_and_compared(server: PrivateSshd | EmbeddedServer, tmp_path: Path, size: int) -> SshTransport:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.boards import pi5_facts, probe_of
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile, list_profiles, load_profile
-from toolkit.catalog.target import Target
+from toolkit.catalog import ProbeFacts, Profile, Target, load_profile
+from toolkit.catalog.profile import list_profiles
 from toolkit.jobs.doctor import checks
 
 PI5 = Target(name="pi5", host="pi5.local", profile="raspberry-pi-5-8gb")

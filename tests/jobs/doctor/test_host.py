@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.paths import REPO
 from toolkit.config import config_dir
-from toolkit.jobs.doctor.host import examine_host, extra_pins, judge_extra
-from toolkit.jobs.doctor.target import exit_code
+from toolkit.jobs.doctor import examine_host, exit_code
+from toolkit.jobs.doctor.host import extra_pins, judge_extra
 
 
 def test_this_machine() -> None:

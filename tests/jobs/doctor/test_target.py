@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.pythons import calling_itself, real_python, script
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.config import config_dir
-from toolkit.deploy.install import deploy
-from toolkit.device.session import connect
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.sshd import PrivateSshd, free_port, write_key_pair
-from toolkit.jobs.doctor.checks import Check
-from toolkit.jobs.doctor.target import ON_DEVICE, REACHED_BY_SSH, TARGET, examine_target, exit_code
+from toolkit.deploy import deploy
+from toolkit.device import connect
+from toolkit.emulate import EmbeddedServer, PrivateSshd
+from toolkit.emulate.sshd import free_port, write_key_pair
+from toolkit.jobs.doctor import Check, examine_target, exit_code
+from toolkit.jobs.doctor.target import ON_DEVICE, REACHED_BY_SSH, TARGET
 
 EVERYTHING = [TARGET, *REACHED_BY_SSH, *ON_DEVICE]
 Server = PrivateSshd | EmbeddedServer

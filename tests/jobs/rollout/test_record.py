@@ -12,12 +12,10 @@ from pydantic import ValidationError
 
 from tests.support.bundles import manifest
 from tests.support.paths import DATA
-from toolkit.bundle.store import Bundle
+from toolkit.bundle import Bundle
 from toolkit.errors import ConfigError
+from toolkit.jobs.rollout import DeviceRecord, Rollout, RolloutOptions
 from toolkit.jobs.rollout.record import (
-    DeviceRecord,
-    Rollout,
-    RolloutOptions,
     State,
     canary_count,
     claim,

@@ -12,8 +12,7 @@ from threading import Thread
 import pytest
 
 from tests.support.asked import record_requests
-from tests.support.builds import bundle as build
-from tests.support.builds import follow
+from tests.support.builds import bundle as build, follow
 from tests.support.bundles import make
 from tests.support.devices import pointer
 from tests.support.fleets import (
@@ -28,18 +27,16 @@ from tests.support.fleets import (
 from tests.support.keys import count_keygen, make_key, write_signers
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from toolkit.agent.requests import Deactivate
+from toolkit.bundle import Bundle, open_bundle
 from toolkit.bundle.signatures import sign
-from toolkit.bundle.store import Bundle, open_bundle
-from toolkit.catalog.target import Target
-from toolkit.deploy.install import deploy
-from toolkit.device.session import connect
-from toolkit.emulate.embedded import EmbeddedServer
-from toolkit.emulate.loopback import start_loopback
-from toolkit.emulate.sshd import PrivateSshd
+from toolkit.catalog import Target
+from toolkit.deploy import deploy
+from toolkit.device import connect
+from toolkit.emulate import EmbeddedServer, PrivateSshd, start_loopback
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import DeviceEvent, Ended, Event, Progress, Step, Warning_, drain
-from toolkit.jobs.rollout.record import Rollout, RolloutOptions, claim, find_rollout, new_rollout, plan_waves
-from toolkit.jobs.rollout.run import roll_out
+from toolkit.jobs.rollout import Rollout, RolloutOptions, roll_out
+from toolkit.jobs.rollout.record import claim, find_rollout, new_rollout, plan_waves
 
 INT4 = "int4-rtn-b32"
 

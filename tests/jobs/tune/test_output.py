@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.profiles import board, write
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import list_recipes, load_recipe
+from toolkit.catalog import load_profile, load_recipe
+from toolkit.catalog.recipe import list_recipes
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.toml import find_toml
 from toolkit.errors import ConfigError

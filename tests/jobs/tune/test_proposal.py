@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.support.profiles import board, write
+from toolkit.catalog import Profile, Workload, load_profile
 from toolkit.catalog.model import known_shape
-from toolkit.catalog.profile import Profile, load_profile
-from toolkit.catalog.workload import Workload, load_workload
+from toolkit.catalog.workload import load_workload
 from toolkit.errors import ConfigError
-from toolkit.jobs.tune.proposal import Proposal, Question, propose
+from toolkit.jobs.tune import Question
+from toolkit.jobs.tune.proposal import Proposal, propose
 
 MINI = known_shape("microsoft/Phi-3-mini-4k-instruct")
 NANO = known_shape("phi3-nano")

@@ -9,25 +9,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.asked import record_requests
-from tests.support.builds import bundle as build
-from tests.support.builds import follow, seed_cache
+from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.devices import pointer, target_over
 from tests.support.profiles import write
-from toolkit.bundle.store import list_bundles
+from toolkit.bundle import list_bundles
+from toolkit.catalog import Target, Workload, load_profile, load_recipe, load_target
 from toolkit.catalog.model import known_shape
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.recipe import load_recipe
-from toolkit.catalog.target import Target, load_target
-from toolkit.catalog.workload import Workload
-from toolkit.deploy.install import deploy
-from toolkit.device.session import connect
-from toolkit.emulate.embedded import EmbeddedServer
+from toolkit.deploy import deploy
+from toolkit.device import connect
+from toolkit.emulate import EmbeddedServer
 from toolkit.errors import ConfigError, HostUnreachable
 from toolkit.events import Event, Step, Warning_
-from toolkit.jobs.tune.options import SearchOptions
-from toolkit.jobs.tune.proposal import Question
-from toolkit.jobs.tune.search import Outcome, tune
-from toolkit.metrics.fit import plan
+from toolkit.jobs.tune import Question, SearchOptions, tune
+from toolkit.jobs.tune.search import Outcome
+from toolkit.metrics import plan
 from toolkit.metrics.report import read_report, reports_dir
 
 TINY = Workload(name="tiny", description="", prompt_tokens=96, generate_tokens=12, warmup=0, repetitions=3, runs=1)

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.figures import SAMPLE, make_report, make_run
 from toolkit.jobs.tune.verdict import OBJECTIVES, Contender, front, judge
-from toolkit.metrics.report import Report, Sample
+from toolkit.metrics import Report
+from toolkit.metrics.report import Sample
 
 
 def dominates(one: dict[str, float], other: dict[str, float]) -> bool:

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile
+from toolkit.catalog import ProbeFacts, Profile, Target
 from toolkit.catalog.recognize import misfit, propose_profile, recognized
-from toolkit.catalog.target import Target
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.units import memory_text, size_text

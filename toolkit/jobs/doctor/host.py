@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 
 from toolkit import localhost
-from toolkit.catalog.profile import Profile, load_profile
-from toolkit.catalog.recipe import load_recipe
-from toolkit.catalog.target import load_target
+from toolkit.catalog import Profile, load_profile, load_recipe, load_target
 from toolkit.catalog.toml import find_toml
 from toolkit.config import cache_dir
 from toolkit.errors import ConfigError

@@ -9,20 +9,18 @@ from contextlib import suppress
 from functools import partial
 
 from toolkit.agent.requests import Provision, TakeProbe
-from toolkit.catalog import python
-from toolkit.catalog.facts import ProbeFacts
-from toolkit.catalog.profile import Profile, list_profiles, load_profile
+from toolkit.catalog import ProbeFacts, Profile, Target, load_profile, load_target, python
+from toolkit.catalog.profile import list_profiles
 from toolkit.catalog.remote_path import python_argv
-from toolkit.catalog.target import Target, load_target
 from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
+from toolkit.device import Device, PromptSecret, Transport, open_transport
 from toolkit.device.conversation import no_python_hint
-from toolkit.device.dial import open_transport, remembered
-from toolkit.device.session import Device
+from toolkit.device.dial import remembered
 from toolkit.device.ssh.config import SshOptions, resolve
 from toolkit.device.starter import find_starter
-from toolkit.device.transport import PromptSecret, Transport, finish
+from toolkit.device.transport import finish
 from toolkit.errors import (
     AgentDied,
     AgentError,

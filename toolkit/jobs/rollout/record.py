@@ -15,9 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from toolkit.bundle.manifest import canonical_json
-from toolkit.bundle.registry.layout import BlobSource
-from toolkit.bundle.store import Bundle
+from toolkit.bundle import Bundle, canonical_json
+from toolkit.bundle.registry import BlobSource
 from toolkit.catalog.record import Record
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed

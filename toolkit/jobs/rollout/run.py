@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from queue import Empty, Queue
 
 from toolkit.agent.requests import Deactivate, ListReleases
-from toolkit.bundle.store import Bundle, verify_bundle
-from toolkit.catalog.profile import load_profile
-from toolkit.catalog.target import Target
-from toolkit.deploy.install import Delivery, check_active, deploy
-from toolkit.device.session import Device, connect
-from toolkit.device.transport import Transport
+from toolkit.bundle import Bundle, verify_bundle
+from toolkit.catalog import Target, load_profile
+from toolkit.deploy import Delivery, deploy
+from toolkit.deploy.install import check_active
+from toolkit.device import Device, Transport, connect
 from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ToolkitError
 from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain

@@ -1,1 +1,12 @@
 """The search for recipe and settings by measuring on a target: study, trials, verdict, and what is written of it."""
+
+from typing import TYPE_CHECKING
+
+from toolkit import lazily
+
+if TYPE_CHECKING:
+    from toolkit.jobs.tune.options import SearchOptions as SearchOptions
+    from toolkit.jobs.tune.proposal import Question as Question
+    from toolkit.jobs.tune.search import tune as tune
+
+__getattr__ = lazily(__name__, options="SearchOptions", proposal="Question", search="tune")

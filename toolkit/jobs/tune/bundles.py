@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from toolkit.bench.evaluate import evaluate, record
-from toolkit.bench.reference import ensure_reference, read_eval_text
-from toolkit.bundle.store import Bundle
+from toolkit.bench import read_eval_text, record
+from toolkit.bench.evaluate import evaluate
+from toolkit.bench.reference import ensure_reference
+from toolkit.bundle import Bundle
+from toolkit.catalog import Profile, Recipe
 from toolkit.catalog.model import SourceModel
-from toolkit.catalog.profile import Profile
-from toolkit.catalog.recipe import Recipe
-from toolkit.deploy.install import check_here
+from toolkit.deploy import check_here
 from toolkit.errors import ToolkitError
 from toolkit.events import Service, Warning_
 from toolkit.jobs.tune.options import SearchOptions
 from toolkit.jobs.tune.study import Study
-from toolkit.optimize.build import optimize
-from toolkit.optimize.request import BuildRequest
+from toolkit.optimize import BuildRequest, optimize
 
 _WINDOW_TOKENS = 512
 

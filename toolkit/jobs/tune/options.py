@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.deploy.install import PLAIN, Delivery
-from toolkit.device.transport import PromptSecret
+from toolkit.deploy import PLAIN, Delivery
+from toolkit.device import PromptSecret
 from toolkit.jobs.tune.proposal import Proposal, Question
-from toolkit.optimize.request import AS_PLANNED, BuildOptions
+from toolkit.optimize import AS_PLANNED, BuildOptions
 
 DEFAULT_BUDGET_S = 1800.0
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import tomli_w
 
+from toolkit.catalog import Profile, Recipe
 from toolkit.catalog.inheritance import SCHEMA_VERSION
-from toolkit.catalog.profile import Profile
-from toolkit.catalog.recipe import Recipe
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import shown
 from toolkit.errors import ConfigError

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-from toolkit.catalog.profile import Profile
-from toolkit.catalog.recipe import Recipe, impossible, list_recipes, load_recipe
+from toolkit.catalog import ModelShape, Profile, Recipe, Workload, load_recipe
+from toolkit.catalog.recipe import impossible, list_recipes
 from toolkit.catalog.settings import DRAFT_TOKENS, OFF, RuntimeSettings
-from toolkit.catalog.shape import ModelShape
-from toolkit.catalog.workload import Workload
 from toolkit.errors import ConfigError
-from toolkit.metrics.fit import FitPlan, plan
+from toolkit.metrics import FitPlan, plan
 from toolkit.units import memory_text
 
 DEFAULT_PPL_INCREASE = 0.03

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import errors
-from toolkit.agent.archive import agent_sha256
-from toolkit.bench.run import bench, target_key
+from toolkit.agent import agent_sha256
+from toolkit.bench import bench, target_key
+from toolkit.catalog import Profile, Target, load_profile
 from toolkit.catalog.model import hash_model
-from toolkit.catalog.profile import Profile, load_profile
 from toolkit.catalog.recipe import check_calibration
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.target import Target
 from toolkit.config import data_dir
-from toolkit.deploy.install import install, prepare
-from toolkit.device.session import connect
+from toolkit.deploy import prepare
+from toolkit.deploy.install import install
+from toolkit.device import connect
 from toolkit.errors import (
     AuthFailed,
     ConfigError,
@@ -44,10 +44,9 @@ from toolkit.jobs.tune.proposal import Point, Proposal, Question, propose
 from toolkit.jobs.tune.study import Asked, Study, open_study
 from toolkit.jobs.tune.trials import TrialRow, contender, kept_report, rows_of
 from toolkit.jobs.tune.verdict import OBJECTIVES, Recommendation, judge
-from toolkit.metrics.report import Report, metrics, report_path
-from toolkit.optimize import require_extra, tool_versions
-from toolkit.optimize.hub import resolve_model
-from toolkit.optimize.request import build_provider
+from toolkit.metrics import Report, metrics
+from toolkit.metrics.report import report_path
+from toolkit.optimize import build_provider, require_extra, resolve_model, tool_versions
 
 SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"
 # What comparing recipes may use of the budget and of the trials; the rest is for the settings of the best.

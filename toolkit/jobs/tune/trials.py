@@ -10,7 +10,8 @@ from toolkit.errors import ConfigError
 from toolkit.jobs.tune.proposal import Point
 from toolkit.jobs.tune.study import State, Trial
 from toolkit.jobs.tune.verdict import Contender, front
-from toolkit.metrics.report import Report, metrics, read_report, reports_dir
+from toolkit.metrics import Report, metrics
+from toolkit.metrics.report import read_report, reports_dir
 from toolkit.metrics.stats import Summaries
 
 _FRONT = ("bundle_bytes", "rss_peak_bytes", "ttft_ms", "decode_tps", "ppl_increase", "kld_mean")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from toolkit.metrics.report import Report, decode_tps, ttft_ms
-from toolkit.metrics.stats import Summary, ratio, summarize
+from toolkit.metrics import Report, Summary
+from toolkit.metrics.report import decode_tps, ttft_ms
+from toolkit.metrics.stats import ratio, summarize
 from toolkit.units import memory_text
 
 # Of these, more is better; of every other figure, less is.

@@ -1,0 +1,33 @@
+"""The libraries of the `optimize` extra: whether they are here, and their versions."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+
+from toolkit.errors import MissingExtra
+
+# Distribution -> the name it is imported by. What a build is made with, and what a manifest records.
+TOOLS = {
+    "olive-ai": "olive",
+    "onnxruntime-genai": "onnxruntime_genai",
+    "onnxruntime": "onnxruntime",
+    "torch": "torch",
+    "transformers": "transformers",
+}
+_ALSO_NEEDED = {"psutil": "psutil", "datasets": "datasets", "onnx": "onnx", "onnx-ir": "onnx_ir", "optuna": "optuna"}
+
+
+def require_extra() -> None:
+    """Raise MissingExtra when a library that a build needs isn't there. Imports none of them."""
+    for distribution, module in (TOOLS | _ALSO_NEEDED).items():
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtra(
+                f"optimizing needs the 'optimize' extra: {distribution} isn't installed",
+                "pip install 'edgephi[optimize]' -c constraints.txt",
+            )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that decides what a build's bytes are."""
+    return {distribution: metadata.version(distribution) for distribution in TOOLS}
