@@ -160,11 +160,13 @@ def test_generation_goes_on_across_the_original_context_of_longrope(runtimes: Pa
     So this one has the published 4,096, unlike the other small models. Greedy tokens are transformers'.
     """
     original, before, after = 4096, 6, 6
+    small = PRESETS["phi-3-tiny-longrope"]
+    lengths = {"max_position_embeddings": 2 * original, "original_max_position_embeddings": original}
     stand_in = replace(
-        PRESETS["phi-3-tiny-longrope"],
+        small,
         name="phi-3-tiny-longrope-4k",
         context_length=2 * original,
-        original_context_length=original,
+        published=dict(small.published) | lengths,
     )
     root = session_cache("longrope across 4096")
     folder = families.write_model(stand_in, root / "model")
