@@ -81,7 +81,7 @@ def test_a_device_over_ssh_pulls_what_this_machine_never_had(
     with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
         release = follow(deploy(remote, device, Delivery(source=source)), events)
         again: list[Event] = []
-        follow(deploy(remote, device, Delivery(source=source)), again)
+        follow(deploy(remote, device, Delivery(source=source), release.prepared), again)
     assert pointer(root)["release"] == release.bundle_id == remote.id
     assert f"pi5: pull from {place.host}" in steps(events)
     assert {event.label for event in events if isinstance(event, Progress)} == {"pull", "verify"}
