@@ -16,7 +16,7 @@ from tests.support.devices import target_over
 from tests.support.servers import Relay
 from toolkit.catalog import Target
 from toolkit.catalog.target import over as with_client
-from toolkit.deploy.install import push as engine
+from toolkit.deploy import push as engine
 from toolkit.deploy.push import CHUNK_BYTES, PIECE_BYTES, Piece, Upload, lacking, push
 from toolkit.device import Device, Transport, connect, open_transport
 from toolkit.device.watched import WatchedTransport
