@@ -1,6 +1,6 @@
-"""One device, reached and talked to: ways to start a command and put a file there, and a session with its agent;
-`device.ssh` holds paramiko and OpenSSH. The package never decides what a device is asked to do: `deploy`, `bench` and
-`jobs` do.
+"""One device: transports, which start commands and put files there, and the session with its agent; `device.ssh` holds
+the clients paramiko and OpenSSH. The package never decides what a device is asked to do: `deploy`, `bench` and `jobs`
+do.
 """
 
 from typing import TYPE_CHECKING

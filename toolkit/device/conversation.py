@@ -1,4 +1,4 @@
-"""The talk with one device's agent: it is put there, started for each request, heard, and sent afresh when damaged."""
+"""The conversation with one device's agent, which is put there, started for each request, and replaced when damaged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from toolkit.events import Progress, Service, Step, Warning_
 
 
 class _DamagedAgent(AgentError):
-    """The agent's file there isn't whole. It refuses to work then, if it can be started at all."""
+    """The agent's file there is damaged: the agent refuses to work, or can't even be started."""
 
 
 _ERRORS: dict[str, type[CorruptBundle] | type[RegistryError] | type[DeviceError]] = {
@@ -72,14 +72,14 @@ _HOLDING = {
     "prune": "old releases are removed",
 }
 _LONGEST_MESSAGE = 2000
-# What POSIX shells and cmd.exe answer.
+# The exit codes of POSIX shells and of cmd.exe.
 _NO_SUCH_COMMAND = (127, 9009)
 _NO_WINDOWS_PYTHON = (
     "install one there for all users (winget install --scope machine Python.Python.3.12), or set `python` in the "
     "target's file to its path, like 'C:/Python312/python.exe'"
 )
 
-# What an agent asks while it works, to what it is told.
+# Turns a question that an agent asks while it works into the answer.
 Reply = Callable[[Authorize], dict[str, Any]]
 
 
@@ -87,7 +87,7 @@ Reply = Callable[[Authorize], dict[str, Any]]
 class Hold:
     """The right to push files to a device; it ends with `release`, and with the connection.
 
-    `found` is the agent's answer to `missing`, from the moment since nobody else has pushed.
+    `found` is the agent's answer to `missing`, made when nobody else could push any more.
     """
 
     process: Process
@@ -100,7 +100,7 @@ class Hold:
 
 
 def _who() -> str:
-    """Our name, for others that wait for us."""
+    """Our name, which others see while they wait for us."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a user id without a name, as containers have
@@ -115,17 +115,17 @@ class Agent:
         self._target = target
         self._transport = transport
         self._folder = f"{from_login_folder(target.install_root)}/agent"
-        # Another Python than the target's default, which is missing or doesn't suit.
+        # The Python used in place of the target's default, which is missing or doesn't suit.
         self._python: str | None = None
-        # Where this version of it lies, once it does.
+        # The path of this version of the agent there, once it is there.
         self._path: str | None = None
         self._waited_for: Holder | None = None
 
     @property
     def python(self) -> str:
-        """The Python there, as a target's file names it. Raises NoPython on a Windows that has none.
+        """The Python there, in the form that a target's file has. Raises NoPython on a Windows that has none.
 
-        Windows has no python3: where the target names none, it is looked for.
+        Windows has no python3: where the target names no Python, one is looked for.
         """
         if self._python is None and self._transport.windows and not self._target.names_python:
             self._python = find_starter(self._transport)
@@ -138,7 +138,7 @@ class Agent:
         self._python = path
 
     def ensure(self) -> str:
-        """The agent's path on the target, after this version of it has been put there if it was missing."""
+        """Put this version of the agent on the target if it is missing there; return its path."""
         if self._path is None:
             path = self._file("pyz")
             if self._transport.size(path) != len(agent_archive()):
@@ -150,9 +150,9 @@ class Agent:
         return f"{self._folder}/agent-{agent_sha256()[:16]}.{ending}"
 
     def _put(self) -> bool:
-        """Send the agent under a name of its own and let it settle there: SFTP can't flush a file to every disk.
+        """Send the agent under a temporary name and have it settle there: SFTP can't flush a file to every disk.
 
-        True when what stood there was whole.
+        True when the file that stood there was whole.
         """
         arrival = self._file(f"{secrets.token_hex(8)}.tmp")
         self._transport.make_dirs(self._folder)
@@ -171,9 +171,9 @@ class Agent:
         return request.read(result.payload, self._target.name).was_whole
 
     def _repair(self) -> bool:
-        """True when the agent's file there was damaged and is whole now."""
+        """Send the agent again; True when its file there was damaged and is whole now."""
         path, self._path = self._path, None
-        if path is None:  # what was sent just now doesn't work: sending it again won't help
+        if path is None:  # the file sent just now doesn't work: sending it again won't help
             return False
         try:
             return not self._put()
@@ -197,7 +197,7 @@ class Agent:
         return process
 
     def messages(self, process: Process) -> Iterator[Event | Result]:
-        """Its events, and at last its result; its error is raised, and AgentError when it says what can't be."""
+        """Give its events, and at last its result. Raises the error that it reports, AgentError for a bad line."""
         silent = True
         for line in without_noise(process.lines()):
             silent = False
@@ -215,14 +215,14 @@ class Agent:
     def call(self, request: Request[A], reply: Reply | None = None) -> Service[A]:
         """Run one operation, pass on its progress, return its answer.
 
-        An operation that asks who we are while it works gets a `reply` to each question. Where the default `python3` is
-        missing or too old for the agent, another Python there is taken. Raises AgentError, DeviceFull, CorruptBundle,
-        RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
+        `reply` answers each question of an operation that asks for credentials while it works. Where the default
+        `python3` is missing or too old for the agent, another Python there is taken. Raises AgentError, DeviceFull,
+        CorruptBundle, RegistryError, HostUnreachable, AgentDied, RemoteCommandFailed.
         """
         try:
             payload = yield from self._call_once(request, reply)
         except _DamagedAgent:
-            # It is whole again, and what is damaged hasn't begun to work.
+            # The agent has been sent afresh, and the damaged one hadn't begun to work.
             payload = yield from self._call_once(request, reply)
         except NoPython as exc:
             starter = None if self._target.names_python or self._python else find_starter(self._transport)
@@ -260,7 +260,7 @@ class Agent:
         return result.payload
 
     def hold(self, artifacts: Sequence[WantedFile], chunk_bytes: int) -> Service[Hold]:
-        """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
+        """Become the only process that pushes files there, after waiting for any other; release the hold in the end."""
         process = self.start(TakeHold(artifacts=artifacts, chunk_bytes=chunk_bytes))
         try:
             for said in self.messages(process):

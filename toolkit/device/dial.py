@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def remembered(prompt_secret: PromptSecret) -> PromptSecret:
-    """Ask for each secret once, however many connections need it; kept in this process's memory alone."""
+    """Wrap a prompt so that it asks for each secret once for all connections; only this process's memory keeps them."""
     answers: dict[str, str] = {}
     asking = threading.Lock()
 
@@ -30,7 +30,7 @@ def remembered(prompt_secret: PromptSecret) -> PromptSecret:
 def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
     """Connect to a target by its `transport` field.
 
-    `prompt_secret` asks the user for a passphrase or a password, at most once; without it nothing is asked for.
+    `prompt_secret` asks the user for a passphrase or a password, once at most for each; without it nobody is asked.
     """
     if target.transport == "local":
         from toolkit.device.local import LocalTransport
@@ -46,10 +46,10 @@ def open_transport(target: Target, prompt_secret: PromptSecret | None = None) ->
 
 
 def open_another(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
-    """One more connection to a target that one is open to already.
+    """Open one more connection to a target that has one already.
 
-    Where its `transport` leaves the choice, OpenSSH's client carries it if that can: the first one encrypts in this
-    process, which has one processor for all that it does.
+    Where the target's `transport` leaves the choice, OpenSSH's client carries it if it can: the first connection
+    encrypts in this process, whose Python uses one processor for all its work.
     """
     if target.transport == "ssh":
         from toolkit.device.ssh.openssh import OpenSshTransport, ssh_is_here

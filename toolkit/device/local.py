@@ -70,7 +70,7 @@ class LocalProcess:
                 self._child.kill()
 
     def _write(self, data: bytes) -> None:
-        # A command may end without reading all of its stdin; its exit status tells whether that was right.
+        # A command may end without reading all of its stdin; its exit status tells if that was right.
         view = memoryview(data)
         with suppress(BrokenPipeError):
             while view:
@@ -78,7 +78,7 @@ class LocalProcess:
 
 
 class LocalTransport:
-    """The login folder is the user's home folder."""
+    """The transport to this machine; the login folder is the user's home folder."""
 
     windows = sys.platform == "win32"
     shell_name = "none: commands are started directly"
@@ -108,7 +108,7 @@ class LocalTransport:
             yield total
             return
         with self._explained(f"cannot write {target}", target.parent, wanted):
-            # The same file under two names: opening it for writing would cut the source.
+            # Source and target may be one file under two names: opening it for writing would empty the source.
             if target.exists() and target.samefile(source):
                 yield wanted
             else:
@@ -145,7 +145,7 @@ class LocalTransport:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Hard-link when the file system allows it and nothing is in the way: bundles have gigabytes."""
+    """Make a hard link, as bundles have gigabytes; False when the file system forbids it or `target` is taken."""
     try:
         target.hardlink_to(source.resolve())
     except OSError:

@@ -1,4 +1,4 @@
-"""A target with an open connection and the agent on it: what deploy, bench and chat talk to."""
+"""The device that deploy, bench and chat talk to: a target with an open connection and the agent on it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Device:
     target: Target
     profile: Profile
     transport: Transport
-    # Another connection to the same target, which the caller closes.
+    # Opens another connection to the same target, which the caller closes.
     dial: Callable[[], Transport] = field(repr=False)
-    # What pushing files there may take of the link; None is all of it.
+    # Pushing files there takes at most so much of the link; None allows all of it.
     limit_bytes_per_s: float | None = None
 
     @cached_property
@@ -44,15 +44,15 @@ class Device:
         return (yield from self.agent.call(request))
 
     def ask(self, request: Request[A]) -> A:
-        """`call` for the operations that are quick: the answer, without progress."""
+        """`call` for quick operations: return the answer, without progress."""
         return drain(self.agent.call(request))
 
     def converse(self, request: Request[A], reply: Reply) -> Service[A]:
-        """`call` for an operation that asks who we are while it works: `reply` is given each question."""
+        """`call` for an operation that asks for credentials while it works: `reply` answers each question."""
         return (yield from self.agent.call(request, reply))
 
     def hold(self, artifacts: Sequence[WantedFile], chunk_bytes: int) -> Service[Hold]:
-        """Become the only one who pushes files there, after waiting for whoever does; release it in the end."""
+        """Become the only process that pushes files there, after waiting for any other; release the hold in the end."""
         return (yield from self.agent.hold(artifacts, chunk_bytes))
 
 
@@ -70,8 +70,8 @@ def connect(
 ) -> Iterator[Device]:
     """Open a target by name or value; `prompt_secret` as in `open_transport`, `limit_bytes_per_s` as in `Device`.
 
-    The device works over what `wrap` makes of each connection, the first one and those that it dials.
-    Raises ConfigError for an unknown target or profile, DeviceError's children when it can't be reached.
+    `wrap` wraps each connection of the device, the first one and those that it dials. Raises ConfigError for an unknown
+    target or profile, DeviceError's children when the target can't be reached.
     """
     if isinstance(target, str):
         target = load_target(target)
@@ -99,11 +99,11 @@ def check_profile(device: Device, probe: ProbeFacts) -> None:
 
 
 def identify(target: Target, prompt_secret: PromptSecret | None = None) -> Match:
-    """Connect to a target, probe it and find the profile that suits it; the one it names isn't looked at.
+    """Connect to a target, probe it and find the profile that suits it; the profile that it names is ignored.
 
-    Raises ConfigError that names the candidates when none does, and whatever `connect` raises.
+    Raises ConfigError that names the candidates when no profile suits it, and the errors of `connect`.
     """
-    # The agent's probe asks nothing of a profile; `local` is always there.
+    # `connect` needs some profile, the probe needs none; `local` is always there.
     with connect(target.model_copy(update={"profile": "local"}), prompt_secret) as device:
         probe = device.ask(TakeProbe())
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]

@@ -1,4 +1,4 @@
-"""How a list of words becomes the line that a server's shell takes apart into the same words."""
+"""Command lines: from a list of words to a line that a server's shell takes apart into the same words."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def shell_of(answer: str) -> Shell:
 
 
 class ServerShell:
-    """The shell of one server. Windows has several, so it is asked there before the first command; `execute` gives it
-    a line.
+    """The shell of one server; `execute` starts a line in it.
+
+    Windows has several shells: there, before the first command, a line asks the shell which one it is.
     """
 
     def __init__(self, execute: Callable[[str], Process], *, windows: bool) -> None:
@@ -43,11 +44,11 @@ class ServerShell:
 
     @property
     def name(self) -> str:
-        """For people; "?" for one that hasn't been asked."""
+        """The shell's name for people; "?" for a shell that hasn't been asked yet."""
         return _NAMES[self._shell]
 
     def line(self, argv: Sequence[str]) -> str:
-        """The line that it reads as `argv`. Raises ConfigError for words that it can't be given."""
+        """The line that the shell reads as `argv`. Raises ConfigError for words that can't be given to it."""
         if self._shell is None:
             self._shell = self._ask()
         return command_line(self._shell, argv)
@@ -58,18 +59,18 @@ class ServerShell:
 
 
 def command_line(shell: Shell, argv: Sequence[str]) -> str:
-    """The line that `shell` reads as `argv`. Raises ConfigError for words that it can't be given."""
+    """The line that `shell` reads as `argv`. Raises ConfigError for words that can't be given to it."""
     return _LINES[shell](argv)
 
 
 def quoted_argument(word: str) -> str:
-    """A word in quotes, for CommandLineToArgvW and Microsoft's C library: backslashes count before quotes only."""
+    """A word in quotes for CommandLineToArgvW and Microsoft's C library: backslashes escape before quotes only."""
     body = re.sub(r'(\\*)"', r'\1\1\\"', word)
     return '"' + re.sub(r"(\\+)\Z", r"\1\1", body) + '"'
 
 
 def _cmd_line(argv: Sequence[str]) -> str:
-    """cmd.exe hands a program its line as it stands, after it has filled in %NAME% and taken away carets."""
+    """The line for cmd.exe, which fills in %NAME%, takes carets away and hands the program the rest as it stands."""
     program, *words = argv
     return " ".join([_cmd_program(program), *map(_cmd_word, words)])
 
@@ -88,20 +89,23 @@ def _cmd_word(word: str) -> str:
     if _PLAIN.fullmatch(word):
         return word
     quoted = quoted_argument(word)
-    # Inside quotes cmd.exe still fills in variables. With a caret before it a quote doesn't count as one, and what is
-    # looked for is called `NAME^`.
+    # cmd.exe fills in variables inside quotes too. After a caret a quote doesn't begin or end a quotation, and in
+    # ^%NAME^% the variable that cmd.exe looks for is `NAME^`.
     return _CMD_SPECIAL.sub(r"^\g<0>", quoted) if re.search(r'["%]', word) else quoted
 
 
 def _powershell_line(argv: Sequence[str]) -> str:
-    """PowerShell hands on a program's exit status only when it is told to; a name that it can't find sets none."""
+    """The line for PowerShell, which passes on a program's exit status only when told to.
+
+    A program that PowerShell can't find sets no status: the line then exits with NOT_FOUND.
+    """
     program, *words = argv
     line = " ".join(["&", _powershell_word(program.replace("/", "\\")), *map(_powershell_word, words)])
     return f"{line}; if ($null -eq $LASTEXITCODE) {{ exit {NOT_FOUND} }}; exit $LASTEXITCODE"
 
 
 def _powershell_word(word: str) -> str:
-    # Its versions disagree on how a program gets quotes, nothing, or a backslash before the quote that they add.
+    # PowerShell's versions differ in passing quotes, an empty word, or a backslash before the quote that they add.
     if word == "" or re.search(r'["\r\n\0]', word) or (word.endswith("\\") and re.search(r"\s", word)):
         raise _impossible(word, "PowerShell")
     return "'" + _PS_QUOTES.sub(r"\g<0>\g<0>", word) + "'"

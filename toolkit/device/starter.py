@@ -1,4 +1,4 @@
-"""Commands of a device that may be a Python, for where the usual one isn't there."""
+"""Commands that may start a Python on a device, for where the usual one isn't there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from toolkit.catalog.remote_path import python_argv
 from toolkit.device.transport import Transport, finish
 from toolkit.errors import RemoteCommandFailed
 
-# On Windows the launcher finds what isn't in the PATH, where a `python` may stand that only says where to buy one.
+# Windows' launcher finds a Python outside the PATH; a `python` in the PATH may only say where to get one.
 WINDOWS_STARTERS = ("py -3", "python", "python3")
-# Names that systems use, the launcher of Windows, and where uv and pyenv put theirs, of which a session that isn't a
-# login doesn't know.
+# Names that systems use, the launcher of Windows, and the places of uv and pyenv, which the PATH of a session that
+# isn't a login lacks.
 STARTERS = (
     *(f"python3.{minor}" for minor in range(14, 8, -1)),
     *("python", "py", ".pyenv/shims/python3"),
@@ -21,7 +21,7 @@ STARTERS = (
 
 
 def find_starter(transport: Transport) -> str | None:
-    """A command there that starts a Python which runs the agent."""
+    """Find a command there that starts a Python new enough for the agent; None when there is none."""
     for command in WINDOWS_STARTERS if transport.windows else STARTERS:
         try:
             said, status = finish(transport.start([*python_argv(command), "--version"]))

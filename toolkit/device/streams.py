@@ -1,4 +1,4 @@
-"""The three standard streams of a running command, so that none of them can block another."""
+"""The three standard streams of a running command, handled so that none of them can block another."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LONGEST_LINE_BYTES = 32 * 2**20
 
 
 class Feeder:
-    """Writes to a command's stdin from a thread.
+    """A writer to a command's stdin, in a thread of its own.
 
-    A caller may so send any amount before it reads: a command that answers while it reads doesn't deadlock.
-    `write` raises HostUnreachable at most; the next `put` passes it on.
+    A caller may therefore send any amount before it reads: a command that answers while it reads doesn't deadlock.
+    `write` may raise HostUnreachable and nothing else; the next `put` raises it again.
     """
 
     def __init__(self, write: Callable[[bytes], None], close: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class Feeder:
         self._queue.put(data)
 
     def close(self) -> None:
-        """End of file, once everything queued is written."""
+        """Send end of file once everything queued is written."""
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -48,7 +48,7 @@ class Feeder:
 
 
 class Tail:
-    """Reads a stream to its end in a thread and keeps the last 8 KiB."""
+    """A reader of a stream to its end, in a thread of its own; it keeps the last 8 KiB."""
 
     def __init__(self, read: Callable[[], bytes]) -> None:
         self._read = read
@@ -60,7 +60,7 @@ class Tail:
         return self._kept.decode(errors="replace")
 
     def finish(self, timeout_s: float) -> None:
-        """Wait for the end of the stream; a background child that holds it open is not waited for."""
+        """Wait for the end of the stream, `timeout_s` at most: a background child may hold it open."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -69,9 +69,9 @@ class Tail:
 
 
 def split_lines(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """Lines without `\\n` or `\\r\\n` from a `read` that returns what has arrived, b"" at the end.
+    """Give the lines, without `\\n` or `\\r\\n`, of the pieces that `read` returns; it returns b"" at the end.
 
-    One that grows beyond 32 MiB comes in parts of so much: a line that never ends doesn't fill the memory.
+    A line that grows beyond 32 MiB comes in parts, so that a line that never ends doesn't fill the memory.
     """
     pieces: list[bytes] = []
     while chunk := read():

@@ -1,4 +1,4 @@
-"""Ways to reach a target: start a command there, put files there. What runs there is the agent's business."""
+"""The interface of transports. They start commands on a target and put files there, and know nothing of the agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ End = Callable[[int], int]
 
 
 class Process(Protocol):
-    """A command running on the target, its standard streams in our hands."""
+    """A command that runs on the target, with our ends of its standard streams."""
 
     def send(self, data: bytes) -> None:
         """Write to its stdin. Raises HostUnreachable when the link is gone."""
@@ -23,13 +23,13 @@ class Process(Protocol):
     def close_stdin(self) -> None: ...
 
     def lines(self) -> Iterator[bytes]:
-        """Its stdout by lines, without line ends, as they arrive, until end of file.
+        """Give its stdout line by line, without line ends, as the lines arrive, until end of file.
 
         Raises HostUnreachable when the link breaks.
         """
 
     def wait(self) -> int:
-        """Its exit status, after its stdout has ended (128 + n when signal n killed it)."""
+        """Wait for its end, after reading its stdout; return its exit status (128 + n when signal n killed it)."""
 
     def stderr_tail(self) -> str:
         """The last 8 KiB of its stderr."""
@@ -41,8 +41,8 @@ class Transport(Protocol):
     """One open connection to a target.
 
     Paths have slashes; a relative one counts from the login folder, `~/` is accepted too, and so are Windows' drives.
-    Every method raises DeviceError's children, never the library's own exceptions. `windows` says that commands there
-    have Windows' names and paths, `shell_name` what reads them, for people.
+    Every method raises DeviceError's children, never the library's own exceptions. `windows` tells if commands there
+    have Windows' names and paths; `shell_name` names, for people, the shell that reads them.
     """
 
     windows: bool
@@ -63,10 +63,10 @@ class Transport(Protocol):
     ) -> Iterator[int]:
         """Write a local file from byte `offset` on to the same offset of `destination`, in constant memory.
 
-        `end` is asked before every step, with the offset that it begins at, for the one to stop at, which may come
-        nearer meanwhile; then the rest of `destination` stays as it is, and it is created where there is none. Nothing
-        is written until the iterator is read; it gives the number of bytes of every step, and all are written when it
-        ends. An abandoned one leaves a part of them. `pace` is called with the number of bytes before they are sent,
+        `end` gets the offset at which a step begins and returns the offset to stop at, which may come nearer from step
+        to step; with `end`, the rest of `destination` stays as it is. A missing `destination` is created. Bytes are
+        written only as the iterator is read: it gives the number of bytes of every step, and all are written when it
+        ends; an abandoned one leaves a part of them. `pace` is called with the number of bytes before they are sent,
         and may wait. Raises DeviceFull when the target's disk has no room.
         """
 
@@ -74,13 +74,13 @@ class Transport(Protocol):
         """Create a folder and its parents, private to the user (mode 0700); existing ones stay as they are."""
 
     def size(self, path: str) -> int | None:
-        """Bytes of a file, None when there is none."""
+        """The size of a file in bytes; None when there is no such file."""
 
     def close(self) -> None: ...
 
 
 def finish(process: Process) -> tuple[list[str], int]:
-    """The lines and the exit status of a command that gets no input."""
+    """Give a command no input; return the lines of its stdout and its exit status."""
     process.close_stdin()
     return [line.decode("utf-8", "replace") for line in process.lines()], process.wait()
 

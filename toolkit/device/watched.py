@@ -1,4 +1,4 @@
-"""A connection that counts what it sends, and that another thread can cut."""
+"""A connection that counts the bytes it sends, and that another thread can cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from toolkit.errors import HostUnreachable
 
 
 class _WatchedProcess:
-    """Passes everything on to another process; `forget` is called when that one is over."""
+    """A process that passes everything on to another one, and calls `forget` when that one has ended or is killed."""
 
     def __init__(self, process: Process, forget: Callable[[], None]) -> None:
         self._process = process
@@ -29,7 +29,7 @@ class _WatchedProcess:
         try:
             return self._process.wait()
         finally:
-            # Its number may soon be another process's.
+            # The system may soon give its number to another process.
             self._forget()
 
     def stderr_tail(self) -> str:
@@ -41,7 +41,7 @@ class _WatchedProcess:
 
 
 class WatchedTransport:
-    """Passes everything on to another transport; `sent_bytes` is what `put` has sent."""
+    """A transport that passes everything on to another one; `sent_bytes` counts the bytes that `put` has sent."""
 
     def __init__(self, transport: Transport) -> None:
         self.sent_bytes = 0
@@ -51,8 +51,8 @@ class WatchedTransport:
         self._is_cut = False
 
     def cut(self) -> None:
-        """End the command that runs and close the connection; whoever waits for either gets a DeviceError."""
-        # First the mark: a command that starts at this moment sees it, if we don't see the command.
+        """End the command that runs and close the connection; a thread that waits for either gets a DeviceError."""
+        # The mark comes first: if we don't see a command that is just being started, `start` sees the mark.
         self._is_cut = True
         process = self._process
         if process is not None:

@@ -1,4 +1,5 @@
 """Both SSH clients behind one interface: paramiko in this process, and the system's OpenSSH.
 
-Nothing outside this package imports paramiko, and only `internals` names its private parts.
+Besides this package only the embedded server of `toolkit.emulate` imports paramiko, and only `internals` names
+paramiko's private parts.
 """

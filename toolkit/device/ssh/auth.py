@@ -1,4 +1,4 @@
-"""Logging in: the target's own key, the agent's, the configured ones, then what only the user can answer."""
+"""Logging in: with the target's own key, the agent's keys, the configured keys, then the user's answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOGIN_TIMEOUT_S = 60.0
 # People look for a second device, and servers wait two minutes for them.
 _ANSWER_TIMEOUT_S = 180.0
 _POLL_S = 0.2
-# Who asks for more isn't a login.
+# A server that asks more questions doesn't want a login.
 _MOST_QUESTIONS = 16
 _UNUSABLE_KEY = (paramiko.SSHException, paramiko.UnknownKeyType, UnsupportedAlgorithm, ValueError, OSError)
 
@@ -35,7 +35,7 @@ _UNUSABLE_KEY = (paramiko.SSHException, paramiko.UnknownKeyType, UnsupportedAlgo
 @dataclass
 class _Login:
     link: Link
-    # What the server takes next; None until it has said so.
+    # The methods that the server takes next; None until it has named them.
     methods: set[str] | None = None
     tried: list[str] = field(default_factory=list)
     locked: list[Path] = field(default_factory=list)
@@ -46,9 +46,9 @@ class _Login:
 
 
 def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
-    """Authenticate. `prompt_secret` is called once for each secret at most, and what it returns is forgotten.
+    """Authenticate. `prompt_secret` is called once at most for each secret, and its answers aren't kept.
 
-    Raises AuthFailed with what was tried and what to do, HostUnreachable when the link breaks.
+    Raises AuthFailed with the keys and methods tried and a hint, HostUnreachable when the link breaks.
     """
     login = _Login(link)
     link.transport.auth_timeout = _LOGIN_TIMEOUT_S
@@ -72,7 +72,7 @@ def _attempt(login: _Login, label: str | None, authenticate: Callable[[str], lis
         login.tried.append(label)
     started = time.monotonic()
     try:
-        # What is returned without being logged in is what a server with two factors wants next.
+        # A server with two factors logs nobody in after the first: then the methods that it wants next are returned.
         if wanted := authenticate(login.link.options.user):
             login.methods = set(wanted)
     except paramiko.BadAuthenticationType as exc:
@@ -100,7 +100,7 @@ def _keys(login: _Login) -> Iterator[tuple[str, Any]]:
 def _file_keys(login: _Login, paths: tuple[Path, ...]) -> Iterator[tuple[str, Any]]:
     for path in paths:
         if path.suffix == ".pub" or not path.is_file():
-            continue  # its private part is the agent's
+            continue  # the agent has its private part
         try:
             key = paramiko.PKey.from_path(path)
         except (TypeError, paramiko.PasswordRequiredException):
@@ -113,7 +113,7 @@ def _file_keys(login: _Login, paths: tuple[Path, ...]) -> Iterator[tuple[str, An
 
 
 def _with_certificates(label: str, key: Any, options: SshOptions) -> Iterator[tuple[str, Any]]:
-    """The key with each certificate that is about it, and without one."""
+    """Give the key with each certificate that is about it, then without one."""
     for path in (*options.certificate_files, *(_certificate_beside(file) for file in options.identity_files)):
         blob = read_blob(path)
         if blob is not None and certified_key(blob) == key.asbytes():
@@ -128,7 +128,7 @@ def _certificate_beside(path: Path) -> Path:
 
 
 def _agent_keys(options: SshOptions) -> Iterator[tuple[str, Any]]:
-    """The agent's keys; those that belong to the identity files alone where IdentitiesOnly demands it."""
+    """Give the agent's keys; under IdentitiesOnly only those of the identity files and certificate files."""
     allowed = {_public_part(path) for path in options.identity_files} | set(map(read_blob, options.certificate_files))
     try:
         agent = _agent(options.agent)
@@ -162,11 +162,11 @@ def _public_part(path: Path) -> bytes | None:
     return found
 
 
-# --- what only the user can answer ---
+# --- questions that only the user can answer ---
 
 
 def _unlock(login: _Login, prompt_secret: PromptSecret) -> bool:
-    """Keys with a passphrase. An empty answer leaves one out, as it does with ssh."""
+    """Try the keys with a passphrase; True after a login. An empty answer leaves a key out, as it does with ssh."""
     for path in list(login.locked):
         if not login.takes("publickey"):
             break
@@ -185,7 +185,10 @@ def _unlock(login: _Login, prompt_secret: PromptSecret) -> bool:
 
 
 def _answer(login: _Login, prompt_secret: PromptSecret) -> bool:
-    """The server's questions and the password; a server with two factors may want both, and a wrong answer ends it."""
+    """Answer the server's questions and give the password; True after a login.
+
+    A server with two factors may want both. A wrong answer ends the attempt.
+    """
     transport, options = login.link.transport, login.link.options
     left = ["keyboard-interactive", "password"]
     while method := next((m for m in left if m in options.interactive and m in (login.methods or ())), None):
@@ -206,8 +209,8 @@ def _answer(login: _Login, prompt_secret: PromptSecret) -> bool:
 class _Dialog:
     """keyboard-interactive: the server's own questions, one after the other.
 
-    paramiko has them answered in the thread that reads the link; people are asked in the caller's, where Ctrl-C is
-    heard and the terminal is put right again.
+    paramiko asks for the answers in the thread that reads the link; the user is asked in the caller's thread, where
+    Ctrl-C is heard and the terminal is put right again.
     """
 
     def __init__(self, login: _Login, prompt_secret: PromptSecret) -> None:
@@ -220,7 +223,7 @@ class _Dialog:
         self._outcome: list[str] | BaseException = []
 
     def run(self, user: str) -> list[str]:
-        """What the server wants next; raises what paramiko raised."""
+        """Log in; return the methods that the server wants next. Raises the exception that paramiko raised."""
         self._transport.auth_timeout = _ANSWER_TIMEOUT_S
         Thread(target=self._authenticate, args=(user,), name="edgephi-login", daemon=True).start()
         while (question := self._next_question()) is not None:
@@ -260,7 +263,7 @@ class _Dialog:
 
 
 def _printable(text: str) -> str:
-    """A server's words mustn't move the cursor or change what stands on the terminal."""
+    """A server's words without the characters that could move the cursor or change the terminal's text."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 

@@ -41,13 +41,13 @@ def public_part(text: str) -> bytes | None:
 
 
 def certified_key(blob: bytes) -> bytes | None:
-    """The plain public key that a certificate is about; None for what isn't one."""
+    """The plain public key that a certificate is about; None for a blob that isn't a certificate."""
     certificate = _load(blob)
     return None if certificate is None else _wire(certificate.public_key())
 
 
 def host_certificate_fault(blob: bytes, names: Sequence[str], authorities: Iterable[bytes]) -> str | None:
-    """Why a host's certificate doesn't prove that it is one of `names`; None when it does.
+    """The reason that a host's certificate doesn't prove the host to be one of `names`; None when it does.
 
     `authorities` are the keys that may sign it.
     """
@@ -67,7 +67,7 @@ def host_certificate_fault(blob: bytes, names: Sequence[str], authorities: Itera
     if not certificate.valid_after <= time.time() < certificate.valid_before:
         return "it isn't valid now"
     principals = [principal.decode("utf-8", "replace") for principal in certificate.valid_principals]
-    # An empty list means any host; OpenSSH takes patterns too, in which brackets are no sets.
+    # An empty list means any host; OpenSSH takes patterns too, in which brackets stand for themselves.
     patterns = [principal.replace("[", "[[]") for principal in principals]
     if principals and not any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
         return f"it is for {', '.join(principals)}"

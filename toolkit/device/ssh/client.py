@@ -27,9 +27,9 @@ from toolkit.errors import ConfigError, HostKeyChanged, HostUnreachable
 _OPEN_TIMEOUT_S = 20
 _KILL_TIMEOUT_S = 1
 _READ_BYTES = 64 * 1024
-# Connections for a server that allows one session on each: files, the push's hold, a command.
+# Enough connections for a server that allows one session on each: files, the push's hold, a command.
 _MOST_LINKS = 4
-# OpenSSH for Windows, Bitvise's server.
+# The greetings of OpenSSH for Windows and of Bitvise's server.
 _WINDOWS_GREETING = re.compile("Windows|WinSSHD")
 _HOST_KEY_TYPES = (
     ("ssh-ed25519",),
@@ -39,7 +39,7 @@ _HOST_KEY_TYPES = (
 
 
 class SshProcess:
-    """A command on a channel of its own. `where` and `command` go into messages."""
+    """A command on a channel of its own. `where` begins every message about it."""
 
     def __init__(self, channel: Any, where: str) -> None:
         self._channel = channel
@@ -58,7 +58,7 @@ class SshProcess:
 
     def lines(self) -> Iterator[bytes]:
         yield from split_lines(partial(self._channel.recv, _READ_BYTES))
-        # A server ends a command with end-of-file, an exit status or both; a broken link says nothing.
+        # A server ends a command with end-of-file, an exit status or both; a broken link brings neither.
         ended = self._channel.eof_received or self._channel.exit_status >= 0
         if not ended and not self._killed:
             raise self._lost()
@@ -79,7 +79,7 @@ class SshProcess:
         return self._tail.text()
 
     def kill(self) -> None:
-        """Ask the server to kill it, then close its streams.
+        """Ask the server to kill the command, then close its streams.
 
         Signals are optional in SSH, and OpenSSH sends none in root's sessions: a command there lives on until
         it reads its stdin or writes.
@@ -118,8 +118,8 @@ class SshProcess:
 class SshTransport(SftpFiles):
     """One connection; the SFTP session opens with the first file and stays open.
 
-    Where the server allows few sessions on a connection, more are opened. Raises HostUnreachable, AuthFailed,
-    HostKeyUnknown, HostKeyChanged, or ConfigError for a wrong target.
+    Where the server allows few sessions on a connection, more connections are opened. Raises HostUnreachable,
+    AuthFailed, HostKeyUnknown, HostKeyChanged, or ConfigError for a wrong target.
     """
 
     def __init__(self, target: SshTarget, prompt_secret: PromptSecret | None = None) -> None:
@@ -135,7 +135,7 @@ class SshTransport(SftpFiles):
         self._shell = ServerShell(self._exec, windows=self.windows)
 
     def start(self, argv: Sequence[str]) -> SshProcess:
-        """Besides the Protocol's: ConfigError for words that the shell there can't be given."""
+        """Raises, besides the Protocol's errors, ConfigError for words that can't be given to the shell there."""
         return self._exec(self._shell.line(argv))
 
     @property
@@ -156,7 +156,7 @@ class SshTransport(SftpFiles):
         return link
 
     def free_sessions(self, wanted: int) -> int:
-        """How many of `wanted` more sessions the server lets the first connection have; they are closed again."""
+        """Count the sessions, of `wanted` more, that the server allows on the first connection; close them again."""
         opened: list[Any] = []
         with self._translated("opening sessions"), suppress(paramiko.ChannelException):
             while len(opened) < wanted:
@@ -166,7 +166,7 @@ class SshTransport(SftpFiles):
         return len(opened)
 
     def _open_session(self) -> Any:
-        """A session of its own, on another connection where those there are may have no more (MaxSessions)."""
+        """Open a session, on a new connection if the server allows no more on the open ones (MaxSessions)."""
         for link in (self._link, *self._others):
             try:
                 return link.transport.open_session(timeout=_OPEN_TIMEOUT_S)
@@ -206,8 +206,8 @@ class SshTransport(SftpFiles):
 def trust_host_key(target: SshTarget, fingerprint_: str) -> Path:
     """Append the server's host key to the user's known_hosts, when it has this `SHA256:…` fingerprint.
 
-    Connects for the key alone, nobody logs in. Returns the file. Raises HostKeyChanged when no host key of
-    the server has the fingerprint, or when another key of that type is in the file; HostUnreachable.
+    It connects for the key alone and doesn't log in. Returns the file that has the key. Raises HostKeyChanged when no
+    host key of the server has the fingerprint, or when the file has another key of that type; HostUnreachable.
     """
     options = resolve(target)
     if not options.known_hosts:

@@ -1,4 +1,4 @@
-"""What the user's OpenSSH configuration says about a host, so that `edgephi` reaches what `ssh` reaches."""
+"""A host's settings in the user's OpenSSH configuration, so that `edgephi` reaches every host that `ssh` reaches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INTERACTIVE = {"password": "passwordauthentication", "keyboard-interactive": "k
 
 
 class SshTarget(Protocol):
-    """What a target has to say about its address. None leaves it to the OpenSSH configuration."""
+    """The fields of a target that concern its address. None leaves a field to the OpenSSH configuration."""
 
     @property
     def name(self) -> str: ...
@@ -44,10 +44,10 @@ class SshTarget(Protocol):
 
 @dataclass(frozen=True)
 class SshOptions:
-    """How to reach one host. `known_hosts` are read in order; the first is the one to append to.
+    """The settings to reach one host. `known_hosts` are read in order; new keys are appended to the first.
 
-    Of an identity file perhaps only the public part (`.pub`) is there. `agent` is a socket, "" for none, None for the
-    usual one. `host_key_algorithms` is empty where nothing says which ones are wanted.
+    An identity file may be there as its public part (`.pub`) alone. `agent` is a socket, "" for none, None for the
+    usual one. `host_key_algorithms` is empty where the configuration doesn't limit them.
     """
 
     hostname: str
@@ -64,7 +64,7 @@ class SshOptions:
     host_key_algorithms: tuple[str, ...]
     proxy_command: str | None
     connect_timeout_s: float
-    # By preference; none where there is no ssh to ask.
+    # The best first; empty where there is no ssh to ask.
     ciphers: tuple[str, ...] = ()
 
 
@@ -87,7 +87,7 @@ def resolve(target: SshTarget) -> SshOptions:
 
 
 def parse_ssh_g(text: str) -> dict[str, list[str]]:
-    """`ssh -G` output: lower-case keywords, each with its values in order."""
+    """Parse the output of `ssh -G`: lower-case keywords, each with its values in order."""
     values: dict[str, list[str]] = {}
     for line in text.splitlines():
         keyword, _, value = line.strip().partition(" ")
@@ -97,7 +97,7 @@ def parse_ssh_g(text: str) -> dict[str, list[str]]:
 
 
 def ssh_options(host: str, target: SshTarget, identity: Path | None, values: Mapping[str, Sequence[str]]) -> SshOptions:
-    """Put a target's own fields over what the configuration says."""
+    """Put a target's own fields over the values of the configuration."""
 
     def first(keyword: str) -> str | None:
         value = values.get(keyword, [""])[0]
@@ -127,7 +127,7 @@ def ssh_options(host: str, target: SshTarget, identity: Path | None, values: Map
         known_hosts=(known,) if known else _known_hosts_files(values, tokens),
         hash_known_hosts=first("hashknownhosts") == "yes",
         host_key_alias=first("hostkeyalias"),
-        # An addition to a list that isn't known (`+ssh-rsa`) takes nothing away.
+        # A value like `+ssh-rsa` changes a list that isn't known here, so it sets no limit.
         host_key_algorithms=() if algorithms[:1] in "+-^" else tuple(algorithms.split(",")),
         proxy_command=_proxy_command(first("proxycommand"), first("proxyjump"), tokens),
         connect_timeout_s=float(first("connecttimeout") or 0) or CONNECT_TIMEOUT_S,
@@ -136,12 +136,12 @@ def ssh_options(host: str, target: SshTarget, identity: Path | None, values: Map
 
 
 def public_file(path: Path) -> Path:
-    """Where the public part of an identity file lies; a configuration may also name that part itself."""
+    """The path of an identity file's public part; a configuration may also name that part itself."""
     return path if path.suffix == ".pub" else path.with_name(path.name + ".pub")
 
 
 def _agent(value: str | None, tokens: Mapping[str, str]) -> str | None:
-    """IdentityAgent: a socket, the name of a variable that has it, `SSH_AUTH_SOCK` for the usual one, or `none`."""
+    """The `agent` by IdentityAgent: a socket, a variable with one, `SSH_AUTH_SOCK` for the usual, or `none`."""
     if value is None or value == "SSH_AUTH_SOCK":
         return None
     if value.lower() == "none":
@@ -198,7 +198,7 @@ def _proxy_command(command: str | None, jump: str | None, tokens: Mapping[str, s
     if command:
         for token in ("%h", "%n", "%r"):
             if token in command and _FOR_A_SHELL.search(tokens[token]):
-                # The command is a shell's, as it is for ssh, which refuses such names too.
+                # A shell reads the command, as it does for ssh, which refuses such names too.
                 raise ConfigError(f"{tokens[token]!r} can't stand in the ProxyCommand '{command}'")
         return _filled(command, tokens)
     if not jump:
@@ -209,14 +209,14 @@ def _proxy_command(command: str | None, jump: str | None, tokens: Mapping[str, s
     config_file = os.environ.get(CONFIG_VARIABLE)
     argv = ["ssh", *(["-F", config_file] if config_file else [])]
     argv += ["-J", ",".join(before)] if before else []
-    # Without a timeout of its own, a jump host whose link is cut keeps the connection open for ever.
+    # Without a timeout of its own, the ssh to a jump host whose link is cut keeps the connection open for ever.
     argv += ["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=2", "-W", address]
     join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
     return join([*argv, "--", last if last.startswith("ssh://") else f"ssh://{last}"])
 
 
 def _filled(text: str, tokens: Mapping[str, str]) -> str:
-    # In one go: what is filled in may have a per cent sign of its own, as fe80::1%p2p1 has.
+    # In one go: a value that is filled in may have a per cent sign of its own, as fe80::1%p2p1 has.
     return re.sub("%.", lambda match: "%" if match[0] == "%%" else tokens.get(match[0], match[0]), text)
 
 

@@ -21,7 +21,7 @@ from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
 
 
 class SftpFiles(ABC):
-    """What transports with an SFTP session have in common. `where` begins every message."""
+    """The common part of transports with an SFTP session. `where` begins every message."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -45,8 +45,8 @@ class SftpFiles(ABC):
         end: End | None = None,
         pace: Pace | None = None,
     ) -> Iterator[int]:
-        """Besides the Protocol's: CorruptBundle when `source` can't be read, RemoteCommandFailed when the
-        server refuses to write."""
+        """Raises, besides the Protocol's errors, CorruptBundle when `source` can't be read, RemoteCommandFailed when
+        the server refuses to write."""
         path = sftp_path(destination)
         with _reading(source) as data, self._translated(f"writing {path}"):
             total = source.stat().st_size
@@ -67,7 +67,7 @@ class SftpFiles(ABC):
                     raise
 
     def _open(self, path: str, *, keep: bool) -> Any:
-        """A file to write to, made where there is none, for this user alone; with `keep` what is in it stays."""
+        """Open a file to write to, created for this user alone if there is none; with `keep` its content stays."""
         flags = TO_WRITE | TO_CREATE | (0 if keep else TO_TRUNCATE)
         private = paramiko.SFTPAttributes()
         private.st_mode = 0o600
@@ -113,14 +113,14 @@ class SftpFiles(ABC):
             raise device_full(self._where, needs, free, folder)
 
     def _explain_full(self, path: str, needs: int, exc: OSError) -> None:
-        """A full disk is only `Failure` in SFTP; ask for the free space to tell it from other failures."""
+        """Raise DeviceFull if the disk is full: SFTP only says `Failure`, so the server is asked for the free space."""
         folder = posixpath.dirname(path) or "."
         free = self._free_bytes(folder)
         if free is not None and free < needs:
             raise device_full(self._where, needs, free, folder) from exc
 
     def _free_bytes(self, folder: str) -> int | None:
-        """Free space for this user, None where the server has no statvfs@openssh.com."""
+        """The free bytes for this user; None where the server has no statvfs@openssh.com."""
         try:
             reply = sftp_request(self._files(), EXTENDED, "statvfs@openssh.com", folder)
         except OSError:
@@ -157,7 +157,7 @@ def sessions_refused(where: str, reason: str) -> RemoteCommandFailed:
 
 def no_sftp(where: str, reason: object) -> RemoteCommandFailed:
     hint = "install openssh-sftp-server there (Subsystem sftp in sshd_config)"
-    if isinstance(reason, paramiko.SFTPError):  # something else was said where its first packet should stand
+    if isinstance(reason, paramiko.SFTPError):  # something else came in place of its first packet
         hint = (
             "the login shell there must print nothing by itself; or set Subsystem sftp internal-sftp in sshd_config, "
             "which needs neither that shell nor openssh-sftp-server"
@@ -181,7 +181,7 @@ def _reading(source: Path) -> Iterator[FileIO]:
 
 
 def _read(upload: PipelinedWrite, data: FileIO, end: End | None) -> int:
-    """A local read error must not look like one of the link."""
+    """Read the next bytes of the local file. Raises CorruptBundle, as its errors must not look like the link's."""
     try:
         left = CHUNK_BYTES if end is None else end(data.tell()) - data.tell()
         return upload.read(data, max(0, left))

@@ -1,7 +1,7 @@
-"""Every part of paramiko that it doesn't offer: names that begin with `_`, and constants that it doesn't export.
+"""Every part of paramiko in use that isn't public: names that begin with `_`, and constants that it doesn't export.
 
-No other module names one. A new release may change each without a word: tests/device/ssh/test_internals.py tells which
-one it changed. pyproject.toml therefore has an upper bound (docs/decisions/0014-ssh-clients.md).
+No other module names one. A new release may change each without notice: tests/device/ssh/test_internals.py names those
+that it changed. pyproject.toml therefore has an upper bound (docs/decisions/0014-ssh-clients.md).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def send_message(transport: Any, message: Any) -> None:
 
 
 def window_of(channel: Any) -> Callable[[int], int]:
-    """A function that takes up to so many bytes of the server's window, waiting for some, and returns how many: 0
-    once the channel is closed. It is called with `channel.lock` held.
+    """A function that takes up to a given number of bytes from the server's window, waiting until it has some, and
+    returns the number taken: 0 once the channel is closed. Call it with `channel.lock` held.
 
-    Public `send` takes a packet's worth and sends it at once. Bound here, since every packet calls it.
+    Public `send` takes a packet's worth and sends it at once. The method is bound here, since every packet calls it.
     """
     waits: Callable[[int], int] = channel._wait_for_send_window
     return waits
@@ -51,14 +51,14 @@ def window_of(channel: Any) -> Callable[[int], int]:
 def ask_for_new_keys(packetizer: Any) -> None:
     """Have the transport exchange keys when it next can.
 
-    Public `Transport.renegotiate_keys` waits for their end, which a sender that is in the middle of a packet mustn't.
+    Public `Transport.renegotiate_keys` waits until the keys are there; a sender in the middle of a packet mustn't.
     """
     packetizer._trigger_rekey()
 
 
 def sftp_request(sftp: Any, kind: int, *arguments: Any) -> Any:
-    """Send a request, and wait for its answer: the message, read up to the request's number. Raises OSError when the
-    server refuses.
+    """Send a request and wait for its answer; return the message, read past the request's number. Raises OSError when
+    the server refuses.
 
     SFTPClient has no public method for `statvfs@openssh.com`, and its `open` gives a new file no mode.
     """
@@ -66,21 +66,21 @@ def sftp_request(sftp: Any, kind: int, *arguments: Any) -> Any:
 
 
 class LaterAnswers(ABC):
-    """Something that sends requests over an SFTP session, and gets the answers as they come.
+    """A sender of requests over an SFTP session that gets the answers as they come.
 
     SFTPClient's public methods wait for each answer, and its pipelined files drop the last ones.
     """
 
     def __init__(self, sftp: Any) -> None:
         self._session = sftp
-        # Reads one answer, waiting for it, and hands it to whoever has asked.
+        # Waits for one answer, and hands it to the sender of its request.
         self._read_answer: Callable[[], object] = sftp._read_response
-        # Raises OSError, or EOFError, for an answer that says so.
+        # Raises OSError, or EOFError, for an answer that reports an error.
         self._raise_refusal: Callable[[Any], None] = sftp._convert_status
         self._numbers, self._expected = sftp._lock, sftp._expecting
 
     def _next_number(self) -> int:
-        """A number for the next request: its answer will come to `_answered`."""
+        """Take a number for the next request, whose answer will come to `_answered`."""
         with self._numbers:
             number = int(self._session.request_number)
             self._session.request_number = number + 1
@@ -103,9 +103,9 @@ def _on_channel_request(channel: Any, message: Any) -> None:
 
 
 class ListeningTransport(paramiko.Transport):  # type: ignore[misc]
-    """paramiko's, which keeps what the server offers, and tells of what it asks on a channel.
+    """paramiko's transport, which also keeps the server's offers and passes on the server's requests on a channel.
 
-    Publicly neither can be had: paramiko forgets an offer once it has read it, and heeds `exit-status` alone.
+    paramiko makes neither public: it forgets an offer once it has read it, and heeds `exit-status` alone.
     """
 
     _channel_handler_table: ClassVar[dict[int, Any]] = {
@@ -118,18 +118,18 @@ class ListeningTransport(paramiko.Transport):  # type: ignore[misc]
         super().__init__(sock, packetizer_class=packetizer_class)
 
     def hear_request(self, channel: Any, message: Any) -> bool:  # noqa: ARG002
-        """Deal with a request of the server and return True, or leave it to paramiko."""
+        """Deal with a request of the server and return True, or return False to leave it to paramiko."""
         return False
 
     def _really_parse_kex_init(self, m: Any, ignore_first_byte: bool = False) -> Any:
         parsed = super()._really_parse_kex_init(m, ignore_first_byte)
-        if not ignore_first_byte:  # else it is our own
+        if not ignore_first_byte:  # else the offer is our own
             self.offered = parsed
         return parsed
 
 
 class SocketAgent(paramiko.Agent):  # type: ignore[misc]
-    """An agent at a socket of its own, one without keys for an empty path: paramiko's knows SSH_AUTH_SOCK's alone."""
+    """The agent at a given socket, one without keys for an empty path: paramiko's knows that of SSH_AUTH_SOCK alone."""
 
     def __init__(self, path: str) -> None:
         AgentSSH.__init__(self)

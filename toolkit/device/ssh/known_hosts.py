@@ -27,7 +27,7 @@ class KnownKey:
     blob: bytes
 
     def names(self, host: str) -> bool:
-        """Whether the line is about `host` (`name`, or `[name]:port`)."""
+        """Tell if the line is about `host` (`name`, or `[name]:port`)."""
         wanted = False
         for pattern in self.patterns:
             if pattern.startswith("|1|"):
@@ -50,7 +50,7 @@ def host_names(hostname: str, port: int, alias: str | None) -> tuple[str, ...]:
 
 
 def parse_known_hosts(text: str, file: Path) -> Iterator[KnownKey]:
-    """The readable lines; OpenSSH skips the others as well."""
+    """Give the readable lines; OpenSSH skips the others as well."""
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
@@ -88,7 +88,7 @@ def append_known_host(file: Path, host: str, key_type: str, blob: bytes) -> None
 
 
 def hashed(host: str) -> str:
-    """The name as HashKnownHosts has it written: who reads the file doesn't learn where its owner goes."""
+    """The name as HashKnownHosts has it written, so that the file doesn't tell which hosts its owner uses."""
     salt = os.urandom(hashlib.sha1().digest_size)
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(_name_digest(salt, host)).decode()}"
 

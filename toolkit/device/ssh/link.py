@@ -1,4 +1,4 @@
-"""From an address to an encrypted connection whose host key is verified; nobody has logged in yet."""
+"""Connections up to the login: from an address to an encrypted link whose host key is verified."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
 
 LINK_TIMEOUT_S = 20
 KEEPALIVE_S = 10
-# No system but Linux gives up a connection whose other side fell silent, and Linux not one through a proxy or a
-# half-dead router. One write of an upload takes that long at 4 kB/s.
+# Only Linux gives up a connection whose other side fell silent, and not even Linux one through a proxy or a half-dead
+# router. One write of an upload takes SILENCE_S at 4 kB/s.
 SILENCE_S = 60.0
 _WATCH_S = 1.0
 _READ_AHEAD_BYTES = 64 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
 # sshd hangs up without a greeting while too many others are logging in (MaxStartups).
 _TRIES, _PAUSE_S = 4, 0.5
-# The numbers that shells add to 128, by the names of RFC 4254.
+# The signals' numbers, which shells add to 128, by their names in RFC 4254.
 _SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "ABRT": 6, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11}
 _SIGNALS |= {"USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15}
 
 
 class _Transport(ListeningTransport):
-    """paramiko's, which ignores `exit-signal`: a command that was killed would look like a cut link.
+    """paramiko's transport that also heeds `exit-signal`: else a command that was killed would look like a cut link.
 
-    It also remembers what the server offers, for the message when nothing of that is known here.
+    It also keeps the algorithms that the server offers, for the message when none of them is known here.
     """
 
     def __init__(self, sock: _Watched) -> None:
@@ -63,7 +63,7 @@ class _Transport(ListeningTransport):
 
 
 class _Watched:
-    """A socket that knows when it was last heard of. paramiko takes it for a socket."""
+    """A socket that keeps the time of its last bytes in `heard_at`. paramiko takes it for a plain socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -71,14 +71,14 @@ class _Watched:
         self._ahead = b""
 
     def recv(self, count: int) -> bytes:
-        # A push is acknowledged in packets of some twenty bytes, which paramiko asks for in two pieces each.
+        # A server acknowledges a push in packets of some twenty bytes, each of which paramiko reads in two pieces.
         ahead = self._ahead or self._sock.recv(max(count, _READ_AHEAD_BYTES))
         self.heard_at = time.monotonic()
         data, self._ahead = ahead[:count], ahead[count:]
         return data
 
     def give_up(self) -> None:
-        """Whoever reads or writes there gets an error; closing alone would leave a reader waiting."""
+        """Shut down and close, so that a reader or writer gets an error; close alone would leave a reader waiting."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
@@ -88,7 +88,7 @@ class _Watched:
 
 
 def _watch(transport: Any, sock: _Watched) -> None:
-    """End a connection that has been silent for too long though it was asked for answers."""
+    """End the connection once the server has sent nothing for SILENCE_S, though it was asked for answers."""
     while transport.is_active():
         if time.monotonic() - sock.heard_at > SILENCE_S:
             sock.give_up()
@@ -97,7 +97,7 @@ def _watch(transport: Any, sock: _Watched) -> None:
 
 
 def _ask_for_an_answer(transport: Any) -> None:
-    """A request that every server answers, if only with a refusal; paramiko's own keepalive asks for none."""
+    """Send a request that every server answers, if only with a refusal; paramiko's own keepalive asks for no answer."""
     message = paramiko.Message()
     message.add_byte(GLOBAL_REQUEST)
     message.add_string("keepalive@openssh.com")
@@ -115,8 +115,8 @@ class Link:
     proxy: Proxy | None
 
     def watch(self) -> None:
-        """From now on end the connection when the other side falls silent. Not before somebody has logged in: people
-        take their time to answer."""
+        """From now on end the connection when the other side falls silent. Call this after the login: people take
+        their time to answer."""
         transport = self.transport
         transport.packetizer.set_keepalive(KEEPALIVE_S, partial(_ask_for_an_answer, transport))
         threading.Thread(target=_watch, args=(transport, transport.sock), daemon=True).start()
@@ -129,9 +129,9 @@ class Link:
 
 @contextmanager
 def connected(target: SshTarget, options: SshOptions, key_types: Sequence[str] = ()) -> Iterator[Link]:
-    """Dial and negotiate; the link is closed when the block raises, and the caller's when it ends well.
+    """Dial and negotiate. The link is closed if the block raises; else the caller closes it.
 
-    `key_types` first among the host key types. The host key isn't verified: `verify_host_key` does that.
+    `key_types` come first among the host key types. The host key isn't verified: `verify_host_key` does that.
     Raises HostUnreachable.
     """
     where = _where(target, options)
@@ -153,7 +153,7 @@ def connected(target: SshTarget, options: SshOptions, key_types: Sequence[str] =
 
 
 class _HungUp(HostUnreachable):
-    """The server closed the connection before it said what it is."""
+    """The server closed the connection before its greeting."""
 
 
 def _connect(options: SshOptions, where: str, key_types: Sequence[str]) -> Link:
@@ -192,7 +192,7 @@ def authorities(options: SshOptions) -> list[KnownKey]:
 
 
 def verify_host_key(link: Link, name: str) -> None:
-    """Compare the server's key, or who has certified it, with the known_hosts files.
+    """Look for the server's key, or for the authority that certified it, in the known_hosts files.
 
     Raises HostKeyUnknown, or HostKeyChanged when there is another key of that type or this one is revoked.
     """
@@ -302,9 +302,9 @@ def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types:
 
 
 def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[str]) -> tuple[str, ...]:
-    """Host key types, best first: certificates where somebody may issue them, then what known_hosts has of the host.
+    """The host key types, best first: certificates if known_hosts has an authority, then the types of the known keys.
 
-    What HostKeyAlgorithms leaves out isn't among them, unless it leaves nothing.
+    Types that HostKeyAlgorithms leaves out are dropped, unless it leaves out all.
     """
     certified = bool(authorities(options))
     order = sorted(known, key=lambda name: (not (certified and name.endswith(SUFFIX)), _family(name) not in key_types))

@@ -1,7 +1,7 @@
 """SSH to a target with the system's OpenSSH client, which encrypts in a process of its own.
 
 One `ssh` carries an SFTP session and, by its control socket, every command. It decides about host keys and logs in as
-the user's configuration says, and asks nothing: what it wants to ask for is an error.
+the user's configuration says. It never asks the user: it fails where it would have to ask.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 # A security key waits to be touched; nothing else takes so long.
 _LOGIN_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 2.0
-# What ssh says of its own troubles; a command there may say it too.
+# ssh's exit code for its own errors; a command there may end with it too.
 _SSH_FAILED = 255
 _UNANSWERED = 2
 _READ_BYTES = 64 * 1024
@@ -91,7 +91,7 @@ class _Stream:
 
 
 class OpenSshProcess(LocalProcess):
-    """A command over the connection's control socket. Which signal killed it isn't told: it ends with 255."""
+    """A command over the connection's control socket. ssh doesn't tell the signal that killed it: it ends with 255."""
 
     def __init__(self, argv: Sequence[str], transport: OpenSshTransport) -> None:
         super().__init__(argv, Path.home())
@@ -105,7 +105,7 @@ class OpenSshProcess(LocalProcess):
 
     def lines(self) -> Iterator[bytes]:
         yield from super().lines()
-        # A command may close its stdout and go on; ssh then has an end of its own.
+        # A command may close its stdout and go on: then ssh doesn't end in this time.
         with suppress(subprocess.TimeoutExpired):
             self._check(self._child.wait(_END_TIMEOUT_S))
 
@@ -139,7 +139,7 @@ class OpenSshTransport(SftpFiles):
         self._ssh = _find_ssh(target)
         self._options = resolve(target)
         super().__init__(f"{target.name} ({self._options.hostname}:{self._options.port})")
-        # ssh doesn't tell what the server greets with.
+        # ssh doesn't tell the server's greeting, so the target's file alone decides.
         self.windows = target.os == "windows"
         self._shell = ServerShell(self._exec, windows=self.windows)
         self._folder = Path(tempfile.mkdtemp(prefix="edgephi-ssh-"))
@@ -174,7 +174,7 @@ class OpenSshTransport(SftpFiles):
     def _exec(self, line: str) -> OpenSshProcess:
         if self.is_lost():
             raise self.lost("starting a command")
-        # Without a control socket ssh would connect by itself, as nobody asked it to.
+        # Without a control socket ssh would open a connection of its own: the ProxyCommand makes that fail.
         client = [self._ssh, "-F", "none", "-S", str(self._control), "-T", "-o", "ProxyCommand=false"]
         client += ["-o", "LogLevel=ERROR", "-o", "EscapeChar=none"]
         return OpenSshProcess([*client, "--", "target", line], self)
@@ -188,7 +188,7 @@ class OpenSshTransport(SftpFiles):
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def is_lost(self, timeout_s: float = 0) -> bool:
-        """Whether the connection is gone, or goes within that time."""
+        """Tell if the connection is gone, or goes within that time."""
         return self._stream.ended or self._has_ended(timeout_s)
 
     def _has_ended(self, timeout_s: float) -> bool:
@@ -208,14 +208,14 @@ class OpenSshTransport(SftpFiles):
         return self._folder / "s"
 
     def _begin(self, target: SshTarget) -> Any:
-        """The SFTP session, once ssh has logged in."""
+        """Wait for ssh's login and open the SFTP session."""
         too_long = threading.Timer(self._options.connect_timeout_s + _LOGIN_TIMEOUT_S, self._child.kill)
         too_long.start()
         try:
             return paramiko.SFTPClient(self._stream)
         except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as exc:
             if not self._has_ended(_END_TIMEOUT_S):
-                # A login shell that prints something by itself is taken for SFTP.
+                # A login shell printed something by itself where SFTP's answer should have come.
                 raise no_sftp(self._where, exc) from exc
             self._tail.finish(timeout_s=1)
             raise self._explained(target) from exc
@@ -223,7 +223,7 @@ class OpenSshTransport(SftpFiles):
             too_long.cancel()
 
     def _explained(self, target: SshTarget) -> Exception:
-        """Why ssh ended; what our own connection meets is worded by that one."""
+        """The error that says why ssh ended. If a connection of our own fails too, this raises that one's error."""
         said, status = self._tail.text().strip(), self._child.returncode
         last = said.splitlines()[-1] if said else f"ssh ended with exit code {status}"
         if "Permission denied" in said or "authentication failures" in said:
@@ -250,7 +250,7 @@ class OpenSshTransport(SftpFiles):
 
 
 def ssh_is_here() -> bool:
-    """Whether this system has an OpenSSH client that can share a connection; Windows' can't."""
+    """Tell if this system has an OpenSSH client that can share a connection; Windows' can't."""
     return sys.platform != "win32" and shutil.which("ssh") is not None
 
 
@@ -266,7 +266,7 @@ def _find_ssh(target: SshTarget) -> str:
 
 
 def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
-    """What a target's own fields, and we, say to ssh; the rest is left to its configuration."""
+    """The arguments for ssh from a target's own fields and from us; the rest is left to ssh's configuration."""
     settings = dict(_FIXED)
     settings["ConnectTimeout"] = str(max(1, round(options.connect_timeout_s)))
     settings["ServerAliveInterval"] = str(max(1, round(ssh_link.KEEPALIVE_S)))
@@ -286,5 +286,5 @@ def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
 
 
 def _quoted(path: Path | str) -> str:
-    """A file as a value of ssh's configuration, in which blanks divide and % begins a token."""
+    """A path quoted for ssh's configuration, in which blanks divide values and % begins a token."""
     return '"{}"'.format(str(Path(path).expanduser()).replace("%", "%%"))

@@ -1,6 +1,6 @@
-"""Packets of much data: sealed with AES-GCM and sent many at a time, where paramiko copies each a dozen times.
+"""Bulk data in packets that are sealed with AES-GCM and sent many at a time; paramiko would copy each a dozen times.
 
-paramiko stays in charge of everything else; with other ciphers it does this too.
+paramiko does everything else, and with other ciphers this too.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class _Burst(list[_Data]):
 
 
 class BurstPacketizer(Packetizer):  # type: ignore[misc]
-    """paramiko's, which also takes a burst of messages for one."""
+    """paramiko's packetizer, which also takes a burst of messages in place of one."""
 
-    # What RFC 4344 allows ciphers with blocks of 128 bits, and OpenSSH does; paramiko stops for new keys each 512 MiB.
+    # The limits of RFC 4344 for ciphers with 128-bit blocks, as OpenSSH has them; paramiko changes keys each 512 MiB.
     REKEY_BYTES = 2**36
     REKEY_PACKETS = 2**31
 
@@ -83,7 +83,7 @@ class BurstPacketizer(Packetizer):  # type: ignore[misc]
             ask_for_new_keys(self)
 
     def _seal_one(self, head: bytes, body: bytes | memoryview, at: int) -> int:
-        """Put a packet into the outgoing buffer `at` a position; its length."""
+        """Put a packet into the outgoing buffer `at` a position; return its length."""
         size = len(head) + len(body)
         padding = _LEAST_PADDING + -(1 + size + _LEAST_PADDING) % _BLOCK_BYTES
         end = _HEADER.size + size + padding
@@ -105,7 +105,7 @@ class BurstPacketizer(Packetizer):  # type: ignore[misc]
 
 
 def send_all(channel: Any, data: memoryview) -> None:
-    """`channel.sendall`, with as many packets at once as the server has opened its window for.
+    """Do as `channel.sendall`, but send as many packets at once as the server's window has room for.
 
     Raises OSError when the channel is closed.
     """
@@ -122,5 +122,5 @@ def send_all(channel: Any, data: memoryview) -> None:
                 head = _DATA_HEAD.pack(CHANNEL_DATA, channel.remote_chanid, size)
                 burst.append(_Data(head, data[:size]))
                 data = data[size:]
-        # Not under the channel's lock: new keys may be waited for.
+        # Not under the channel's lock: this may wait for new keys.
         send_message(channel.transport, burst)

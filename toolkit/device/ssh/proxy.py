@@ -12,17 +12,17 @@ from typing import IO
 
 from toolkit.device.streams import Tail
 
-# On Windows sockets aren't files that a command could have for its streams.
+# On Windows a socket isn't a file, so a command can't have one for its streams.
 _TAKES_SOCKET = os.name != "nt"
 _READ_BYTES = 64 * 1024
-# What an outer hop says when an inner one has said why.
+# The message of an outer hop, which follows an inner hop's message with the cause.
 _OUTER = "Connection closed by UNKNOWN"
 
 
 class Proxy:
-    """A command that carries what is said over one end of a socket pair; the other one is `sock`.
+    """A command that carries a connection over one end of a socket pair; the other end is `sock`.
 
-    paramiko.ProxyCommand reads for ever after its command has ended, so it isn't used.
+    paramiko.ProxyCommand isn't used, because it reads for ever after its command has ended.
     """
 
     def __init__(self, command: str) -> None:
@@ -40,7 +40,7 @@ class Proxy:
         self._said = Tail(partial(self._child.stderr.read, _READ_BYTES))
 
     def end(self, patience_s: float = 0.0) -> str:
-        """End the command, unless it does so by itself; the last line on its stderr that tells something."""
+        """End the command, unless it does so by itself; return the last line of its stderr that tells something."""
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(patience_s)
         self._child.kill()
@@ -52,7 +52,7 @@ class Proxy:
 
 
 def _start(command: str, stream: int) -> subprocess.Popen[bytes]:
-    # A shell reads it, as ssh has it read; on Windows that is cmd.exe.
+    # A shell reads the command, as it does for ssh; on Windows the shell is cmd.exe.
     line = command if os.name == "nt" else f"exec {command}"
     return subprocess.Popen(line, shell=True, bufsize=0, stdin=stream, stdout=stream, stderr=subprocess.PIPE)
 

@@ -34,18 +34,18 @@ class PipelinedWrite(LaterAnswers):
         self._send_all = send_all
         self._handle = file.handle
         self._data_at = _HEAD.size + len(self._handle) + _PLACE.size
-        # The one packet that every write goes through: a fresh one each time would cost more than its encryption.
+        # Every write uses this one packet: a fresh one each time would cost more than its encryption.
         self._packet = memoryview(bytearray(self._data_at + CHUNK_BYTES))
         self._packet[_HEAD.size : _HEAD.size + len(self._handle)] = self._handle
         self._pending: dict[int, int] = {}
         self._error: OSError | None = None
 
     def read(self, source: FileIO, count: int) -> int:
-        """Fetch up to `count` bytes, CHUNK_BYTES at most, for the next `write`; how many there were."""
+        """Fetch up to `count` bytes, CHUNK_BYTES at most, for the next `write`; return their number."""
         return source.readinto(self._packet[self._data_at : self._data_at + min(count, CHUNK_BYTES)]) or 0
 
     def write(self, count: int) -> int:
-        """Send `count` bytes that were read; gives those acknowledged meanwhile. Raises an earlier write's error."""
+        """Send the `count` bytes read last; return the number acknowledged since. Raises an earlier write's error."""
         stream = self._session.get_channel()
         while len(self._pending) >= _IN_FLIGHT or (self._pending and stream.recv_ready()):
             self._read_answer()
@@ -61,7 +61,7 @@ class PipelinedWrite(LaterAnswers):
         return self._news()
 
     def finish(self) -> int:
-        """Wait for every acknowledgement still due; their bytes. Raises the first error among them."""
+        """Wait for every acknowledgement still due; return the number of their bytes. Raises the first error."""
         while self._pending:
             self._read_answer()
         if self._error is not None:
