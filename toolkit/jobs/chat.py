@@ -16,9 +16,7 @@ from toolkit.events import Progress, Service, Step, Token, Warning_
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer: its text, the time to its first token in ms, tokens a second after that (None for one
-    token).
-    """
+    """One answer: its text, the time to its first token in ms, the tokens a second after that (None for one token)."""
 
     text: str
     prompt_tokens: int
@@ -29,9 +27,7 @@ class Turn:
 
 
 class Conversation:
-    """An agent on the device that keeps the model loaded and its KV cache warm. Use `converse`, which ends
-    it.
-    """
+    """An agent on the device that keeps the model loaded and its KV cache warm. Use `converse`, which ends it."""
 
     def __init__(self, device: Device, process: Process) -> None:
         self._device = device
@@ -39,7 +35,7 @@ class Conversation:
         self._messages = device.agent.messages(process)
 
     def wait_until_loaded(self) -> Service[float]:
-        """The load time in seconds."""
+        """Wait until the model is loaded; return the load time in seconds."""
         yield Step(f"{self._device.target.name}: load the model")
         for said in self._messages:
             if isinstance(said, ModelReady):
@@ -47,7 +43,7 @@ class Conversation:
         raise AgentError(f"{self._device.target.name}: the conversation ended before the model was loaded")
 
     def say(self, text: str, *, max_new_tokens: int, system: str | None = None) -> Service[Turn]:
-        """Send one user turn; yields the answer's tokens as they come."""
+        """Send one user turn; yield the answer's tokens as they come, and return the turn."""
         turn = {"user": text, "system": system, "max_new_tokens": max_new_tokens}
         self._process.send(json.dumps(turn).encode() + b"\n")
         pieces: list[str] = []

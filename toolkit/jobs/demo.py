@@ -1,4 +1,4 @@
-"""The main job on what edgephi ships: reference model, loopback device, real SSH, real Olive, real runtime."""
+"""The whole loop with edgephi's own reference model and loopback device, over real SSH, with real Olive and runtime."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ RECIPES = ("fp32", "int4-rtn-b32", "int4-kquant-b32", "int4-gptq-b32")
 def demo(*, embedded: bool = False, fresh: bool = False) -> Service[list[LoopRow]]:
     """Start a device on loopback and run the whole loop against it.
 
-    The device's disk is a folder that stays between demos, so a second one finds its runtime and releases
-    there.
+    The device's disk is a folder that stays between demos, so a second demo finds its runtime and releases there.
     """
     root = cache_dir() / "demo"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -29,9 +29,9 @@ WORKLOAD = "quick"
 
 @dataclass(frozen=True)
 class LimitCheck:
-    """One limit by its key in the profile. `ok` is None where the figure says nothing about this device.
+    """The check of one limit, by its key in the profile. `ok` is None where the figure says nothing about this device.
 
-    `low` and `high` are the 95 % interval of what was measured, where there is one; `note` says what to know about it.
+    `low` and `high` bound the 95 % interval of `measured`, where there is one; `note` explains the check.
     """
 
     limit: str
@@ -45,7 +45,7 @@ class LimitCheck:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """What became of a bundle at the gate. `active` is the release that is active now, None when nothing is."""
+    """The gate's verdict on a bundle. `active` is the release that is active now, None when no release is."""
 
     bundle: Bundle
     target: str
@@ -58,7 +58,7 @@ class GateVerdict:
         return all(check.ok is not False for check in self.checks)
 
     def enforce(self) -> None:
-        """Raise GateFailed that names each bound that isn't held."""
+        """Raise GateFailed, which names each bound that isn't held, if there is one."""
         failed = ", ".join(_words(check) for check in self.checks if check.ok is False)
         if failed:
             now = f"{self.active[:12]} is active" if self.active else "nothing is active"
@@ -87,18 +87,18 @@ def _words(check: LimitCheck) -> str:
 def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> Service[GateVerdict]:
     """Install a bundle, measure it on the device, and activate it only if every limit of the profile is held.
 
-    One that isn't leaves the earlier release active; if the bundle was active itself, it is rolled back, or deactivated
-    where nothing came before it. Raises what `with_gate_figures` does, and whatever `deploy` raises.
+    If one isn't held, the earlier release stays active; a bundle that was active itself is rolled back, or deactivated
+    where no release came before it. Raises the errors of `with_gate_figures` and of `deploy`.
     """
     limits = device.profile.limits
-    # Here too: nothing is measured for a bundle that can't be installed.
+    # `install` asks for approval too; asking here keeps figures from being measured for a bundle that it would refuse.
     delivery = delivery.approved(bundle, device.target)
     bundle = yield from with_gate_figures(bundle, device.profile)
     release = yield from install(bundle, device, delivery)
     try:
         report = yield from bench(device, release.bundle_id, load_workload(WORKLOAD), prepared=release.prepared)
     except AgentError:
-        # What can't even be measured there must not be active either.
+        # A bundle that can't even be measured there must not be active either.
         yield from withdraw(device, bundle)
         raise
     checks = tuple(check_limits(limits, report, headline(bundle.manifest.quality), release.prepared.probe.arch))
@@ -111,9 +111,9 @@ def deploy_gated(bundle: Bundle, device: Device, delivery: Delivery = PLAIN) -> 
 
 
 def with_gate_figures(bundle: Bundle, profile: Profile) -> Service[Bundle]:
-    """The bundle with the quality figures that the profile's limits ask for, measured now if it has none.
+    """Return the bundle with the quality figures that the profile's limits ask for; measure them if they are missing.
 
-    Raises ConfigError without limits, or when there is nothing to compare the bundle with.
+    Raises ConfigError for a profile without limits, or when there is no reference to compare the bundle with.
     """
     limits = profile.limits
     if limits == Limits():
@@ -143,7 +143,7 @@ def with_gate_figures(bundle: Bundle, profile: Profile) -> Service[Bundle]:
 
 
 def check_limits(limits: Limits, report: Report, quality: Quality | None, arch: str) -> Iterator[LimitCheck]:
-    """Hold what was measured against every limit that is set, in the order of the profile's keys."""
+    """Compare the measured figures with every limit that is set, in the order of the profile's keys."""
     found = metrics(report)
     if limits.max_memory_bytes is not None:
         memory = found.get("rss_peak_bytes")
@@ -184,7 +184,7 @@ def _token_match(bound: float, quality: Quality, arch: str) -> LimitCheck:
 
 
 def withdraw(device: Device, bundle: Bundle) -> Service[str | None]:
-    """See to it that a bundle isn't active, under whatever id; returns the release that is."""
+    """Make sure that a bundle isn't active, under any of its ids; return the release that is active, None for none."""
     while True:
         state = device.ask(ListReleases())
         active = next((entry for entry in state.releases if entry.active), None)

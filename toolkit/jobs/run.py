@@ -18,7 +18,7 @@ from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, optimize
 
 @dataclass(frozen=True)
 class LoopRow:
-    """What came of one target and recipe: a report, or the error that ended it."""
+    """The outcome for one target and recipe: a report, or the error that ended the row."""
 
     target: str
     recipe: str
@@ -28,7 +28,7 @@ class LoopRow:
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What holds for every row of a run."""
+    """The options that hold for every row of a run."""
 
     workload: Workload
     build: BuildOptions = AS_PLANNED
@@ -42,9 +42,9 @@ class LoopOptions:
 def run(model: str, targets: Sequence[Target], recipes: Sequence[str], options: LoopOptions) -> Service[list[LoopRow]]:
     """Run the loop for every target and recipe; without recipes, each profile's default one.
 
-    A row that fails doesn't take the others along: its error stands in the row. Targets are reached and their
-    runtimes provisioned before anything is built, so that a board that is off is known at once and not after
-    the build. Calibration text goes to the recipes that look at some; ConfigError is raised when none does.
+    A row that fails doesn't end the others: its error stands in the row. Targets are reached and their runtimes
+    provisioned before anything is built, so that a board that is off is known at once and not after the build.
+    Calibration text goes to the recipes that use such text; if none of them does, ConfigError is raised.
     """
     check_calibration([load_recipe(name) for name in recipes], options.build.calibration)
     wanted: dict[str, Sequence[str]] = {}

@@ -1,4 +1,4 @@
-"""Checks of this machine and of a target, step by step, each with what to type next. They change nothing."""
+"""Checks of this machine and of a target, step by step, with hints. They change nothing but the agent on the target."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a doctor says of one thing, and the judgements that only need what a probe told."""
+"""The result of one check, and the judgements that need nothing but a probe's facts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CLOCK_SKEW_S = 60
 # The runtime's wheels, unpacked, have about 0.2 GB; Phi-3-mini's bundles 2.0 to 2.7 GB.
 LEAST_DISK_BYTES, PLENTY_DISK_BYTES = 500_000_000, 4_000_000_000
 _TAKEN_DISK_BYTES = 3_000_000_000
-# A push has files, the right to push, and a question open at once.
+# A push has three sessions open at once: for files, for its hold, and for a request.
 PUSH_SESSIONS = 3
-# Before any work: boards begin to slow down at 80 to 85.
+# The temperature that is warm before any work: boards begin to slow down at 80 to 85 °C.
 WARM_C = 75.0
 _POLICY_GLIBC = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
-# Their `powersave` isn't the lowest frequency, but the usual way of choosing one.
+# The `powersave` of these drivers isn't the lowest frequency, but the usual way of choosing one.
 _ADAPTIVE_DRIVERS = {"intel_pstate", "amd-pstate-epp", "amd-pstate"}
 _SLOW_MODES = {"low-power", "quiet", "cool"}
 _TO_CHANGE_IT = "set the right profile in the target's file"
@@ -31,7 +31,7 @@ _TO_CHANGE_IT = "set the right profile in the target's file"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: `seen` is what was found, `hint` what to type. `skipped` says nothing of it."""
+    """The result of one check: `seen` tells the finding, `hint` the next step. A skipped check judges nothing."""
 
     name: str
     state: Literal["ok", "warn", "failed", "skipped"]
@@ -48,7 +48,7 @@ def skipped(name: str, why: str) -> Check:
 
 
 def sessions(at_once: int) -> Check:
-    """`at_once` is what one connection may have open, counted up to PUSH_SESSIONS."""
+    """Judge `at_once`, the number of sessions that one connection may have open, counted up to PUSH_SESSIONS."""
     if at_once >= PUSH_SESSIONS:
         return ok("sessions", f"{at_once} at once on a connection, which a push uses")
     hint = "on the device: MaxSessions 10 in /etc/ssh/sshd_config, then sudo systemctl reload ssh"
@@ -57,7 +57,7 @@ def sessions(at_once: int) -> Check:
 
 
 def shell(name: str, noise: Sequence[str]) -> Check:
-    """What reads the commands there; `noise` are lines that it, or the server, prints by itself."""
+    """Judge the shell that reads the commands there by `noise`, the lines that it or the server prints by itself."""
     if not noise:
         return ok("shell", name)
     hint = "it is left out, but disturbs scp and rsync: let it (~/.bashrc, /etc/motd) print only where somebody types"
@@ -65,7 +65,7 @@ def shell(name: str, noise: Sequence[str]) -> Check:
 
 
 def install_root(probe: ProbeFacts) -> Check:
-    """Writable, and nobody else's business: who can write there can run programs as this user."""
+    """Check that the root is writable, and private: anybody who can write there can run programs as this user."""
     name, root = "install root", probe.install_root
     if probe.root_error is not None:
         hint = "on the device: sudo chown -R $USER ROOT, chmod 700 ROOT; if the disk is read-only, dmesg says why"
@@ -119,7 +119,7 @@ def glibc(profile: Profile, probe: ProbeFacts) -> Check:
 
 
 def memory(profile: Profile, probe: ProbeFacts) -> Check:
-    """What is free now against what the profile leaves to a model."""
+    """Compare the memory that is free now with the memory that the profile leaves to a model."""
     total, available = probe.ram_bytes, probe.mem_available_bytes
     if not total or not available:
         return skipped("memory", "the device doesn't tell")
@@ -145,7 +145,7 @@ def disk(probe: ProbeFacts) -> Check:
 
 
 def clock(skew_s: float) -> Check:
-    """`skew_s` is the device's clock minus this machine's."""
+    """Judge `skew_s`, the device's clock minus this machine's."""
     if abs(skew_s) <= CLOCK_SKEW_S:
         return ok("clock", f"{abs(skew_s):.0f} s apart")
     seen = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} this machine"
@@ -189,7 +189,7 @@ def temperature(probe: ProbeFacts) -> Check:
 def throttling(probe: ProbeFacts) -> Check:
     flags = probe.throttled
     if flags is None:
-        # Only members of that group may ask a Raspberry Pi's firmware.
+        # Only members of the group video may ask a Raspberry Pi's firmware.
         hint = "on the device: sudo usermod -aG video $USER" if "Raspberry Pi" in probe.board else None
         return Check("throttling", "skipped", "the device doesn't tell", hint)
     raised = [name.replace("_", " ") for name, on in flags.items() if on]
@@ -201,7 +201,7 @@ def throttling(probe: ProbeFacts) -> Check:
 
 
 def profile_fits(target: Target, profile: Profile, probe: ProbeFacts, profiles: Sequence[Profile]) -> Check:
-    """Whether the profile can serve this device, and whether it is meant for it."""
+    """Check that the profile can serve this device, and that it is meant for it."""
     reason, knows = misfit(profile, probe), profile.hardware.recognized_by
     if reason is None and (knows is None or recognized(profile, probe)):
         return ok("profile", f"{profile.name} fits {probe.board}")

@@ -1,4 +1,4 @@
-"""Looks at this machine: what edgephi needs here, one thing after the other."""
+"""The checks of this machine, one after the other: the things that edgephi needs here."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from toolkit.metrics.build_needs import free_disk_bytes
 from toolkit.units import memory_text, size_text
 
 DISTRIBUTION, EXTRA = "edgephi", "optimize"
-# The hub's cache takes Phi-3-mini's 7.6 GB, a build up to three times its bundle of 2.7.
+# The hub's cache takes Phi-3-mini's 7.6 GB, a build up to three times the 2.7 GB of its bundle.
 _PLENTY_DISK_BYTES, _LEAST_DISK_BYTES = 20_000_000_000, 1_000_000_000
 _PLENTY_MEMORY_BYTES = 8 * 2**30
 
 
 def examine_host() -> Iterator[Check]:
-    """Every check of this machine, each as soon as it is done."""
+    """Give every check of this machine as soon as it is made."""
     yield _own_python()
     yield _extra()
     yield _cache_disk()
@@ -74,7 +74,7 @@ def _extra() -> Check:
 
 
 def extra_pins(requires: Iterable[str]) -> dict[str, str]:
-    """What the extra asks for, by package, out of a distribution's `Requires-Dist`."""
+    """The versions that the extra asks for, by package, out of a distribution's `Requires-Dist`."""
     from packaging.requirements import Requirement
 
     every = [Requirement(text) for text in requires]
@@ -88,7 +88,7 @@ def extra_pins(requires: Iterable[str]) -> dict[str, str]:
 
 
 def judge_extra(wanted: Mapping[str, str], found: Mapping[str, str | None]) -> Check:
-    """Versions that are installed against those that were seen to work together."""
+    """Compare the versions that are installed with those that were seen to work together."""
     from packaging.specifiers import SpecifierSet
 
     name, install = f"{EXTRA} extra", f"pip install '{DISTRIBUTION}[{EXTRA}]' -c constraints.txt"
@@ -140,7 +140,7 @@ def _ssh_client() -> Check:
 
 
 def _files(kind: str, load: Callable[[str], object]) -> Check:
-    """All files of a kind that a name reaches. A target needs its profile too."""
+    """Check that all files of a kind that a name reaches can be loaded; a target needs its profile too."""
     names = list(find_toml(kind))
     wrong = []
     for name in names:

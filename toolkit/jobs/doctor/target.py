@@ -1,4 +1,4 @@
-"""Looks at a target, from its file to its active release, one thing after the other."""
+"""The checks of a target, one after the other, from its file to its active release."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ON_DEVICE = (*_SYSTEM, *_CONDITION, "profile", "active release")
 
 
 def exit_code(target: str | None, found: Iterable[Check]) -> int:
-    """0 when nothing failed, 3 for what is wrong on this machine, 7 for a device."""
+    """The exit code: 0 when nothing failed, 3 when this machine or the target's file is at fault, 7 for a device."""
     failed = {check.name for check in found if check.state == "failed"}
     if not failed:
         return 0
@@ -54,7 +54,7 @@ def exit_code(target: str | None, found: Iterable[Check]) -> int:
 
 
 def examine_target(name: str, prompt_secret: PromptSecret | None = None) -> Iterator[Check]:
-    """Every check of a target, each as soon as it is done; those that a failed one keeps from being made are skipped.
+    """Give every check of a target as soon as it is made; checks that a failed one makes impossible are skipped.
 
     The agent is put there if it is missing; nothing else changes. `prompt_secret` as in `open_transport`.
     """
@@ -96,7 +96,7 @@ def _reach_here(target: Target) -> Generator[Check, None, Transport | None]:
 def _reach(
     target: Target, options: SshOptions, prompt_secret: PromptSecret | None
 ) -> Generator[Check, None, Transport | None]:
-    """From the name to a session for files; the connection, None when it can't be had."""
+    """Check the way from the name to a session for files; return the connection, None when a check failed."""
     name, port, host_key, login, sftp, sessions = REACHED_BY_SSH
     from toolkit.device.ssh.client import SshTransport
 
@@ -130,7 +130,7 @@ def _reach(
 def _open(
     target: Target, prompt_secret: PromptSecret | None, port: str, host_key: str, login: str
 ) -> Generator[Check, None, Transport | None]:
-    """One connection: how it ends tells how far it came."""
+    """Open one connection; if that fails, the error tells which check failed."""
     answers, known = ok(port, "an SSH server answers"), ok(host_key, "is the one in known_hosts")
     try:
         transport = open_transport(target, prompt_secret)
@@ -180,9 +180,9 @@ def _examine_device(device: Device) -> Iterator[Check]:
 
 
 def _python(device: Device) -> tuple[Check, bool, list[str]]:
-    """Whether a Python there suits the profile, whether the agent can at least be asked, what was said besides.
+    """Check the Python there against the profile; tell too if it can run the agent, and the lines printed besides.
 
-    Where the target names none, the one that `deploy` would take instead of the default is looked for.
+    Where the target names no Python, the one that `deploy` would take instead of the default is looked for.
     """
     name, wanted = "python", device.profile.runtime.python
     found, noise = _version(device)
@@ -196,7 +196,7 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
     runs = tuple(int(part) for part in found.split(".")[:2]) >= python.OLDEST
     refused = unsuitable_python(device.target, device.profile, found)
     if runs and not device.target.names_python:
-        with suppress(DeviceError):  # the install root may be what is wrong, and has a check of its own
+        with suppress(DeviceError):  # the install root may be at fault, and has a check of its own
             if other := other_python(device):
                 device.agent.use_python(other.path)
                 return ok(name, f"{refused.message}; {other.path} ({other.version}) is taken instead"), True, noise
@@ -204,7 +204,7 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
 
 
 def _version(device: Device) -> tuple[str | Check, list[str]]:
-    """What the Python there says of itself, a failed check when it isn't one; and what was said besides."""
+    """The version that the Python there tells, or a failed check if there is none; and the lines printed besides."""
     name, command = "python", device.target.python
     try:
         command = device.agent.python
@@ -221,12 +221,12 @@ def _version(device: Device) -> tuple[str | Check, list[str]]:
 
 
 def _runtime(device: Device, probe: ProbeFacts) -> Check:
-    """Whether what executes bundles is there."""
+    """Check if the runtime, which executes bundles, is installed there."""
     name = "runtime"
     try:
         runtime = describe(device.target, device.profile, probe)
         answer = device.ask(Provision(lock=runtime.lock, packages=runtime.packages, query_only=True))
-    except ToolkitError as exc:  # another check says what is wrong
+    except ToolkitError as exc:  # another check tells the fault
         return skipped(name, exc.message)
     if answer.installed is False:
         return ok(name, f"{runtime.lock} is installed")

@@ -1,4 +1,4 @@
-"""One bundle onto several targets, in waves, and the record of what came of it."""
+"""Rollouts: one bundle goes onto several targets, in waves, and a record keeps the outcome."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Rollouts: which devices get a bundle in which wave, and the record of what came of each."""
+"""The plan of a rollout's waves, and the record of the outcome on each device."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
 
 State = Literal["pending", "done", "failed"]
-# What a device that failed was left with, beside the state before; unknown when it didn't answer any more.
+# The state that a failed device was left in, beside the one before; unknown when it didn't answer any more.
 Restored = Literal["unchanged", "rolled back", "deactivated", "unknown"]
 
 
 def canary_count(canary: str, total: int) -> int:
-    """How many of `total` devices `2` or `10%` mean; a share above nothing is at least one device.
+    """The number of devices that `2` or `10%` means, of `total`; a share above zero is at least one device.
 
-    Raises ValueError when it is neither.
+    Raises ValueError for other texts.
     """
     if _COUNT.fullmatch(canary):
         return min(int(canary), total)
@@ -49,7 +49,7 @@ def _canary(text: str) -> str:
 
 
 class RolloutOptions(Record):
-    """How a bundle is rolled out. `canary` as `canary_count` reads it; the rest of the fields are `deploy`'s."""
+    """The options of a rollout. `canary_count` reads `canary`; `offline` and the fields below are `deploy`'s."""
 
     parallel: int = Field(8, ge=1)
     canary: Annotated[str, AfterValidator(_canary)] = "1"
@@ -63,7 +63,7 @@ class RolloutOptions(Record):
 
 @dataclass(frozen=True)
 class Wave:
-    """Targets that are worked on at once, numbered from 1."""
+    """The targets that are worked on at once; waves are numbered from 1."""
 
     number: int
     targets: tuple[str, ...]
@@ -71,9 +71,10 @@ class Wave:
 
 
 class DeviceRecord(Record):
-    """What came of one device: the figures of its last try.
+    """The outcome on one device: the figures of its last try.
 
-    `active` is the release that was active at the end of a try, as far as `restored` or `done` says that it is known.
+    `active` is the release that was active at the end of that try. None means no release only if `restored` is set and
+    isn't unknown; else it means that nobody knows.
     """
 
     target: str
@@ -106,13 +107,13 @@ class Rollout(Record):
         return [device for device in self.devices if device.state == state]
 
     def with_device(self, device: DeviceRecord) -> Rollout:
-        """The same with that device's record in the place of its earlier one."""
+        """The rollout with that device's record in the place of its earlier one."""
         devices = tuple(device if old.target == device.target else old for old in self.devices)
         return self.model_copy(update={"devices": devices})
 
 
 def plan_waves(targets: Sequence[str], options: RolloutOptions) -> tuple[Wave, ...]:
-    """First the canaries, then the rest, in the order given; never more than `parallel` at once."""
+    """Plan the waves: first the canaries, then the rest, in the order given; at most `parallel` targets in each."""
     first = canary_count(options.canary, len(targets))
     chunks = [
         (tuple(part[start : start + options.parallel]), canary)
@@ -123,7 +124,7 @@ def plan_waves(targets: Sequence[str], options: RolloutOptions) -> tuple[Wave, .
 
 
 def stop_reason(tried: Iterable[DeviceRecord], max_failures: int) -> str | None:
-    """Why no further wave may start after these devices, None when one may."""
+    """The reason that no further wave may start after these devices; None when one may."""
     failed = [device for device in tried if device.state == "failed"]
     canaries = [device.target for device in failed if device.canary]
     if canaries:
@@ -134,7 +135,7 @@ def stop_reason(tried: Iterable[DeviceRecord], max_failures: int) -> str | None:
 
 
 def rollout_exit_code(devices: Iterable[DeviceRecord]) -> int:
-    """0 when none failed; a gate's when a gate was among them; the one that all failures share, else a device's."""
+    """The exit code: 0 for no failure; a gate's if one failed; else the one that all failures share, or a device's."""
     codes = {device.exit_code for device in devices if device.exit_code is not None}
     if GateFailed.exit_code in codes:
         return GateFailed.exit_code
@@ -142,7 +143,7 @@ def rollout_exit_code(devices: Iterable[DeviceRecord]) -> int:
 
 
 def new_rollout(bundle: Bundle, targets: Sequence[str], options: RolloutOptions) -> Rollout:
-    """The record of a rollout before its first device. What makes two rollouts one and the same makes its id."""
+    """The record of a rollout before its first device. Its id is a hash of the bundle's id, targets and options."""
     identity = canonical_json([bundle.id, list(targets), options.model_dump(mode="json")])
     now = _now()
     return Rollout(
@@ -161,7 +162,7 @@ def new_rollout(bundle: Bundle, targets: Sequence[str], options: RolloutOptions)
 
 
 def rollouts_dir() -> Path:
-    """Where the records are kept."""
+    """The folder of the records."""
     return data_dir() / "rollouts"
 
 
@@ -172,7 +173,7 @@ def recall(rollout: Rollout) -> Rollout:
 
 
 def save_rollout(rollout: Rollout) -> Rollout:
-    """Keep a record, whole or not at all; returns it with the time in it. Raises ConfigError when that fails."""
+    """Keep a record, whole or not at all; return it with the new time in it. Raises ConfigError when that fails."""
     rollout = rollout.model_copy(update={"updated_utc": _now()})
     write_whole(_path(rollout.id), rollout.model_dump_json(indent=1))
     return rollout
@@ -188,7 +189,7 @@ def read_rollout(path: Path) -> Rollout:
 
 
 def list_rollouts() -> list[Rollout]:
-    """Every kept record, the newest first; unreadable ones are left out, `find_rollout` says why."""
+    """Every kept record, the newest first. Unreadable ones are left out; `find_rollout` raises their error."""
     found = []
     for path in rollouts_dir().glob("*.json"):
         try:
@@ -209,7 +210,7 @@ def find_rollout(reference: str) -> Rollout:
 
 @contextmanager
 def claim(rollout: Rollout) -> Iterator[None]:
-    """Have a rollout to oneself. Raises ConfigError when another process is at work on it."""
+    """Claim a rollout for this process alone. Raises ConfigError when another process is at work on it."""
     with locked(rollouts_dir() / f"{rollout.id}.lock", "runs the same rollout"):
         yield
 

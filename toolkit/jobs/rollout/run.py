@@ -1,7 +1,7 @@
-"""A bundle onto many targets: in waves, canaries first; a device that fails is rolled back, and all of it resumes.
+"""A rollout of a bundle in waves, canaries first: a device that fails is rolled back, and a rollout can be resumed.
 
-Every device is worked on in a thread with a connection of its own. The threads only talk: what they say goes through
-one queue to the generator, which alone writes the record.
+A thread with a connection of its own works on each device. The threads only send events, through one queue, to the
+generator, which alone writes the record.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from toolkit.jobs.rollout.record import (
     stop_reason,
 )
 
-# What an interrupted rollout waits for its threads; who hasn't ended by then dies with the process.
+# The time that an interrupted rollout waits for its threads; one that hasn't ended by then dies with the process.
 _CUT_S = 3.0
-# Of a larger wave only the first and the last device are named when it begins.
+# The largest wave whose devices are all named when it begins; of a larger one only the first and the last are.
 _NAMED = 8
 # Ctrl-C doesn't reach a Windows process that waits for a queue without an end.
 _LISTEN_S = 0.5
 
 
 class _Cut(Exception):
-    """The rollout was ended from outside; what was going on counts as not tried."""
+    """The rollout was ended from outside; a device that was being worked on counts as not tried."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What every device gets, and how."""
+    """The bundle that every device gets, and the way it gets there."""
 
     bundle: Bundle
     delivery: Delivery
@@ -61,7 +61,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _End:
-    """The last that a worker says: what came of its device, or what it couldn't cope with."""
+    """The last message of a worker: its device's record, or the exception that ended the worker."""
 
     target: str
     seconds: float
@@ -78,17 +78,17 @@ def roll_out(
 ) -> Service[Rollout]:
     """Deploy a bundle to targets, wave by wave, and return the record.
 
-    What goes wrong on a device stands in the record, and the device is left with what was active there before. A wave
-    starts only while no canary has failed and not more than `max_failures` devices have. The same rollout again goes
-    on: devices that are done are asked whether the bundle is still active there, the others are tried; with `fresh`
-    all are. Nobody is asked for passphrases. `limit_bytes_per_s` holds for each device. Raises ConfigError for
+    An error on a device goes into the record, and the device is left with the release that was active there before. A
+    wave starts only while no canary has failed and not more than `max_failures` devices have. Called again, the same
+    rollout goes on: devices that are done are asked if the bundle is still active there, the others are tried; with
+    `fresh` all are. Nobody is asked for passphrases. `limit_bytes_per_s` holds for each device. Raises ConfigError for
     profiles that are unknown or, with `gate`, have no limits, and while another process works on the same rollout;
     CorruptBundle; SignatureError before the first device when one of them wouldn't take the bundle. Closed in the
-    middle, it ends what runs on the devices and leaves the record as far as it has come.
+    middle, the generator ends the commands that run on the devices and leaves the record as far as it has come.
     """
     profiles = {target.profile: load_profile(target.profile) for target in targets}
     if options.gate:
-        # Here, and once: figures change the bundle's id, and this machine's speed is no device's business.
+        # Here, and once: figures change the bundle's id, and the time they take here isn't a device's time.
         for profile in profiles.values():
             bundle = yield from with_gate_figures(bundle, profile)
     delivery = Delivery(options.offline, options.wheels, options.force, source=options.source)
@@ -155,7 +155,7 @@ class _Rolling:
         return Ended(end.seconds, end.result.error)
 
     def _settle_rest(self, said: Queue[DeviceEvent | _End]) -> None:
-        """Keep what had come to its end unheard when the rollout was cut."""
+        """Keep the records of devices whose end nobody had heard of when the rollout was cut."""
         while not said.empty():
             event = said.get()
             if isinstance(event, _End) and isinstance(event.result, DeviceRecord):
@@ -190,7 +190,7 @@ def _cut(workers: Sequence[_Worker]) -> None:
 
 
 class _Worker(threading.Thread):
-    """One device's share of a wave."""
+    """The thread that works on one device of a wave."""
 
     def __init__(self, job: _Job, target: Target, record: DeviceRecord, said: Queue[DeviceEvent | _End]) -> None:
         # A daemon: an address that never answers must not hold up the end of the process.
@@ -204,11 +204,11 @@ class _Worker(threading.Thread):
 
     @property
     def reached(self) -> bool:
-        """Whether there was a connection. Without one there is nothing to end: once there is, it is closed."""
+        """Tell if there was a connection. Without one there is nothing to end: a later one is closed at once."""
         return bool(self._links)
 
     def cut(self) -> None:
-        """End what runs on the device and close the connections to it."""
+        """End the command that runs on the device and close the connections to it."""
         self._is_cut = True
         for link in self._links:
             link.cut()
@@ -247,13 +247,13 @@ class _Worker(threading.Thread):
         link = WatchedTransport(transport)
         self._links.append(link)
         if self._is_cut:
-            link.cut()  # whoever cuts may have been through the list already
+            link.cut()  # `cut` may have been through the list already
         return link
 
     def _bring(self) -> Service[DeviceRecord]:
-        """Have the bundle active and working there, or what was before; the record says which.
+        """Bring the bundle, active and working, or else bring back the release before; the record tells which.
 
-        A device that was done and still is keeps its record.
+        A device that was done keeps its record if the bundle is still active there.
         """
         record = DeviceRecord(target=self._record.target, wave=self._record.wave, canary=self._record.canary)
         bundle, entered = self._job.bundle, False
@@ -284,15 +284,15 @@ class _Worker(threading.Thread):
         yield from check_active(device)
 
     def _restore(self, before: str | None) -> Service[tuple[Restored, str | None]]:
-        """See to it that the bundle isn't active; what that took, and what is active now.
+        """Make sure that the bundle isn't active; return what that took, and the release that is active now.
 
-        Over a new connection: the old one may be what failed.
+        This takes a new connection, since the old one may have failed.
         """
         try:
             with self._reach() as device:
                 found = active = _active(device)
                 if found == self._job.bundle.id and before is None:
-                    # Older entries of the pointer's history weren't active when this rollout came.
+                    # Nothing was active when this rollout came, so older entries of the pointer's history don't count.
                     device.ask(Deactivate())
                     active = None
                 elif found == self._job.bundle.id:

@@ -1,4 +1,4 @@
-"""The search for recipe and settings by measuring on a target: study, trials, verdict, and what is written of it."""
+"""The search for recipe and settings by measuring on a target: study, trials, verdict, and the files it writes."""
 
 from typing import TYPE_CHECKING
 

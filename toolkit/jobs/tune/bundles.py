@@ -21,12 +21,12 @@ _WINDOW_TOKENS = 512
 
 
 class NoReference(Exception):
-    """There is no fp32 to compare with: the next recipe would fail the same way, after the same wait."""
+    """There is no fp32 bundle to compare with: the next recipe would fail the same way, after the same wait."""
 
 
 @dataclass
 class Bundles:
-    """Bundles of one model for one profile, and how much quality each has; the study keeps the figures."""
+    """Bundles of one model for one profile, and the quality figures of each, which the study keeps."""
 
     model: SourceModel
     profile: Profile
@@ -35,10 +35,10 @@ class Bundles:
     _made: dict[str, tuple[Bundle, dict[str, float]]] = field(default_factory=dict)
 
     def of(self, recipe: Recipe) -> Service[tuple[Bundle, dict[str, float]]]:
-        """The bundle of a recipe and its figures beside fp32, which are taken once a search.
+        """Return the bundle of a recipe and its figures beside fp32, which are measured once a search.
 
-        Without figures where none are wanted or this machine can't take them. Raises what `optimize` does, and
-        NoReference with the error that kept fp32 from being built.
+        There are no figures where none are wanted or this machine can't measure them. Raises the errors of `optimize`,
+        and NoReference with the error that kept fp32 from being built.
         """
         if recipe.name not in self._made:
             self._made[recipe.name] = yield from self._build(recipe)

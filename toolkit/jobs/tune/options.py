@@ -1,4 +1,4 @@
-"""How a search is made, and what makes two searches one and the same."""
+"""The options of a search, and the facts that make two searches one and the same."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DEFAULT_BUDGET_S = 1800.0
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search.
+    """The options of a search.
 
-    `budget_s` counts from this call and is looked at before each trial; `trials` counts those of earlier calls too.
+    `budget_s` counts from this call and is checked before each trial; `trials` counts those of earlier calls too.
     Without `quality` nothing is compared with the fp32 original, whose build takes 4 bytes a weight. `out` is the
     folder of the files, by default ./tuned/<model>-<target>.
     """
@@ -37,7 +37,7 @@ class SearchOptions:
 
 
 def identity(proposal: Proposal, question: Question, options: SearchOptions) -> dict[str, Any]:
-    """Everything that makes two searches one and the same, beside model and machine."""
+    """The facts that make two searches one and the same, beside model and machine."""
     return {
         "objective": question.objective,
         "quality": _bound(proposal, options) if options.quality else None,

@@ -29,9 +29,9 @@ def write_files(
 ) -> tuple[Path, Path]:
     """Write `recipes/<recipe>.toml` and `profiles/<profile>-tuned.toml` below `folder`, `notes` above each as comments.
 
-    The layout is that of a project's and of the user's own folder, so the names resolve where they lie. `calibration`
-    is the text that a calibrated recipe was built with instead of its own. Raises ConfigError when the folder can't be
-    written.
+    The layout is that of a project's and of the user's own folder, so that edgephi finds the files by name there.
+    `calibration` is the text that a calibrated recipe was built with instead of its own. Raises ConfigError when the
+    folder can't be written.
     """
     recipe_file = folder / "recipes" / f"{recipe.name}.toml"
     profile_file = folder / "profiles" / f"{profile.name}-tuned.toml"
@@ -39,7 +39,7 @@ def write_files(
         "schema_version": SCHEMA_VERSION,
         "extends": profile.name,
         "description": f"{profile.description}; tuned by measurement",
-        # Measured on a machine of the class just now, so what the class was tried on holds for this too.
+        # This profile was measured on a device of the class just now, so it has the status of the class.
         "status": profile.status,
         "runtime": settings.model_dump(exclude_none=True),
         "defaults": {"recipe": recipe.name} | ({"context": context_tokens} if context_tokens else {}),
@@ -55,7 +55,7 @@ def write_files(
 def _recipe_table(recipe: Recipe, folder: Path, calibration: Path | None) -> dict[str, Any]:
     table = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if recipe.calibration is not None:
-        # Defaults too: a table that isn't there means no calibration.
+        # Defaults are written too: a recipe without this table has no calibration.
         table["calibration"] = recipe.calibration.model_dump(mode="json", exclude_none=True)
         own = recipe.path.parent / recipe.calibration.file if recipe.calibration.file else None
         if text := calibration or own:

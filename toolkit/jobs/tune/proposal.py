@@ -1,4 +1,4 @@
-"""What a measured search would try: recipes held against the fit plan, and settings. Nothing is built or measured."""
+"""The proposal of a measured search: recipes checked against the fit plan, and settings. It builds nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DRAFT_TOKENS = (4, 8, 16)
 
 @dataclass(frozen=True)
 class Question:
-    """What is searched for. Without `recipes` all but fp32 are candidates, each also with `block_sizes`.
+    """The question of a search. Without `recipes` all but fp32 are candidates, each also with `block_sizes`.
 
     `max_ppl_increase` is relative to fp32 (0.03 is 3 %); None takes the profile's limit, or 3 % where it has none.
     """
@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Point:
-    """What one trial tries: a recipe by name, and settings in which every choice is made."""
+    """The point that one trial tries: a recipe by name, and settings in which every choice is made."""
 
     recipe: str
     settings: RuntimeSettings
@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Space:
-    """The choices. 0 among the chunk and n-gram sizes is off; drafts are only chosen where n-grams are on."""
+    """The choices of a search. 0 among chunk and n-gram sizes is off; drafts are only chosen where n-grams are on."""
 
     recipes: tuple[str, ...]
     threads: tuple[int, ...]
@@ -69,7 +69,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe that was thought of, with its plan, and why it isn't built if it isn't."""
+    """A recipe that was considered, with its plan; `pruned` is the reason that it isn't built, None if it may be."""
 
     recipe: Recipe
     fit: FitPlan | None
@@ -78,7 +78,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What would be searched. `default` is the profile's recipe and settings: what the best is compared with."""
+    """The proposal of a search. `default` is the profile's recipe and settings, which the best is compared with."""
 
     candidates: tuple[Candidate, ...]
     space: Space
@@ -102,10 +102,10 @@ def propose(
     context_tokens: int | None = None,
     cores: int | None = None,
 ) -> Proposal:
-    """The candidates, the profile's default first and then by predicted size, and the settings to choose from.
+    """Propose the candidates, the profile's default first and then by predicted size, and the settings to choose from.
 
-    `provider` is what bundles are built for, with room for `context_tokens`, by default the profile's; `cores` is what
-    the device has, if that is known. Raises ConfigError when a recipe that was asked for doesn't exist, and when the
+    Bundles are built for `provider`, with room for `context_tokens`, by default the profile's; `cores` is the number on
+    the device, if that is known. Raises ConfigError when a recipe that was asked for doesn't exist, and when the
     workload needs more than the context.
     """
     candidates = [
@@ -131,7 +131,7 @@ def _bound(profile: Profile, question: Question) -> float:
 
 
 def _recipes(profile: Profile, question: Question) -> list[Recipe]:
-    """The default is among them whatever was asked for: without it nothing can be said relative to it."""
+    """The recipes of a question, and always the profile's default, which the best is compared with."""
     asked = [load_recipe(name) for name in question.recipes]
     chosen = asked or [recipe for recipe in list_recipes() if recipe.bits < 32]
     found = {recipe.name: recipe for recipe in [load_recipe(profile.defaults.recipe), *chosen]}
@@ -143,7 +143,7 @@ def _recipes(profile: Profile, question: Question) -> list[Recipe]:
 
 
 def _with_blocks(recipe: Recipe, size: int) -> Recipe | None:
-    """The recipe with blocks of that size; None when it has none, or has these already."""
+    """The recipe with blocks of that size; None when it has no blocks, or has that size already."""
     own = recipe.block_size
     if own is None or own == size:
         return None
@@ -181,7 +181,9 @@ def _candidate(
 
 
 def _space(names: tuple[str, ...], default: RuntimeSettings, cores: int, workload: Workload) -> Space:
-    """Powers of two of the cores, chunks shorter than the prompt, some drafts; the default's own among them."""
+    """The choices: threads in powers of two up to the cores, chunks shorter than the prompt, some drafts; the default's
+    own are among them.
+    """
     threads = {1 << n for n in range(cores.bit_length())} | {cores, default.threads or cores}
     chunks = {size for size in _CHUNK_SIZES if size < workload.prompt_tokens}
     return Space(

@@ -1,8 +1,8 @@
-"""The measured search: which recipe and which settings are best for one model on one target.
+"""The measured search for the recipe and the settings that are best for one model on one target.
 
 A trial goes from the cheap to the dear: fit plan, build, quality on this machine, and only then the device. First each
-recipe is measured once with the profile's own settings; then the settings of the best one are searched. What is active
-on the target stays active.
+recipe is measured once with the profile's own settings; then the settings of the best one are searched. The release
+that is active on the target stays active.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from toolkit.metrics.report import report_path
 from toolkit.optimize import build_provider, require_extra, resolve_model, tool_versions
 
 SPECULATION_NOTE = "n-gram drafts gain as much as the text repeats itself: measure them on texts like yours"
-# What comparing recipes may use of the budget and of the trials; the rest is for the settings of the best.
+# The share of the budget and of the trials for comparing recipes; the rest is for the settings of the best recipe.
 _RECIPES_SHARE = 0.6
-# The device is off or can't be entered: that says nothing about a recipe.
+# The errors of a device that is off or can't be entered: they say nothing about a recipe.
 _NO_WAY_IN = (HostUnreachable, AuthFailed, HostKeyUnknown, HostKeyChanged)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search found; `recipe_file` and `profile_file` say it again, for edgephi."""
+    """The result of a search; `recipe_file` and `profile_file` hold it for edgephi."""
 
     model: str
     target: str
@@ -75,9 +75,9 @@ def tune(model_ref: str, target: Target, question: Question, options: SearchOpti
     """Search, and write down the recipe and the profile to use.
 
     A search of the same question goes on where it stopped, also after a kill. A trial that fails is noted and the
-    search goes on; a device out of reach ends it. Raises ConfigError when nothing fits or nothing holds the quality
-    bound, SignatureError for a target that takes only signed bundles, MissingExtra, DeviceError's children, and what
-    the first trial failed with when none gave figures.
+    search goes on; a device out of reach ends it. Raises ConfigError when no recipe fits or none holds the quality
+    bound, SignatureError for a target that takes only signed bundles, MissingExtra, DeviceError's children, and the
+    first failed trial's error when no trial gave figures.
     """
     require_extra()
     if target.signers_file is not None:
@@ -133,7 +133,7 @@ def _opened(about: dict[str, Any], proposal: Proposal, question: Question, *, fr
 
 
 class _QualityLost(Exception):
-    """The bundle doesn't hold the bound: it isn't pushed."""
+    """The bundle doesn't hold the quality bound, so it isn't pushed."""
 
 
 @dataclass
@@ -168,11 +168,13 @@ class _Search:
     def _stopped(self, elapsed_s: float, tried: int) -> str:
         if self.options.trials is not None and len(self.study.trials) >= self.options.trials:
             return f"{len(self.study.trials)} trials are done"
-        # One is always tried: a search without a figure has no answer.
+        # One trial is always made: a search without a figure has no answer.
         return "the budget is used" if tried and elapsed_s >= self.options.budget_s else ""
 
     def _next(self, again: list[Point], elapsed_s: float) -> Asked | None:
-        """The interrupted ones first, then every recipe with the default's settings, then the best one's settings."""
+        """Begin the next trial: the interrupted ones first, then each recipe with the default's settings, then the best
+        recipe's settings. None when nothing is left.
+        """
         if again:
             return self.study.ask(again.pop())
         trials = self.study.trials
@@ -193,7 +195,7 @@ class _Search:
         return self.study.suggest(best.point.recipe)
 
     def _trial(self, asked: Asked) -> Service[None]:
-        """Settle one trial, whatever happens to it; only a device out of reach leaves it open for the next call."""
+        """Make one trial and settle it, failed or not; only a device out of reach, or no fp32, leaves it open."""
         point = asked.point
         yield Step(f"trial {len(self.study.trials) + 1}: {point.text}")
         try:
@@ -256,7 +258,7 @@ class _Search:
         )
 
     def _judge(self, best: TrialRow, default: TrialRow | None) -> Service[Recommendation]:
-        """Both are measured once more: the best of many was also the luckiest, and devices warm up over a search."""
+        """Measure both once more and judge: the best of many was also the luckiest, and a search warms devices up."""
         objective = OBJECTIVES[self.question.objective]
         if default is None:
             why = next((row.reason for row in rows_of(self.study.trials) if row.point == self.proposal.default), None)
@@ -299,7 +301,7 @@ class _Search:
         )
 
     def _nothing(self, rows: Sequence[TrialRow]) -> ToolkitError:
-        """The error of a search without a figure: what the first failure was, in this call or in an earlier one."""
+        """The error of a search without a figure: the first failure's, of this call or of an earlier one."""
         if self.first_error is not None:
             return self.first_error
         failed = [trial.facts for trial in self.study.trials if trial.state == "failed"]

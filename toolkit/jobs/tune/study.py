@@ -15,7 +15,7 @@ from toolkit.files import locked
 from toolkit.jobs.tune.proposal import Point, Space
 
 SEED = 3821
-# Asked this often, the sampler has said nothing new: then one of what is left is drawn.
+# A sampler that proposes nothing new in so many tries isn't asked again: one of the points left is drawn instead.
 _SAME_AGAIN = 6
 _JOURNAL, _LOCK = "study.journal", "lock"
 
@@ -24,7 +24,7 @@ State = Literal["measured", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A settled trial. `facts` is what the search noted about it: figures, report, reason."""
+    """A settled trial. `facts` are the search's notes about it: figures, report, reason."""
 
     number: int
     point: Point
@@ -49,7 +49,7 @@ class Study:
 
     @property
     def trials(self) -> list[Trial]:
-        """All that are settled, in their order; interrupted and repeated ones aren't."""
+        """All settled trials, in their order; interrupted and repeated ones aren't among them."""
         found = []
         for trial in self._study.get_trials(deepcopy=False):
             facts = trial.user_attrs.get("facts")
@@ -58,12 +58,12 @@ class Study:
         return found
 
     def ask(self, point: Point) -> Asked:
-        """A trial of this point."""
+        """Begin a trial of this point."""
         self._study.enqueue_trial(_params(point))
         return self._next()
 
     def suggest(self, recipe: str) -> Asked | None:
-        """A trial of settings not tried yet with a recipe; None when all were."""
+        """Begin a trial of settings not tried yet with a recipe; None when all were tried."""
         seen = {trial.point for trial in self.trials}
         left = [point for point in self._space.points(recipe) if point not in seen]
         if not left:
@@ -77,7 +77,7 @@ class Study:
         return self.ask(random.Random(SEED + len(seen)).choice(left))
 
     def settle(self, asked: Asked, state: State, facts: dict[str, Any], value: float | None = None) -> None:
-        """Note what came of a trial; `value` is the objective's, for measured ones."""
+        """Note the outcome of a trial; `value` is the objective's value, for measured trials."""
         asked.handle.set_user_attr("state", state)
         asked.handle.set_user_attr("facts", facts)
         if state == "measured":
@@ -86,14 +86,14 @@ class Study:
             self._study.tell(asked.handle, state=_trial_state(state))
 
     def recall(self, name: str) -> Any:
-        """What `remember` kept, None when it didn't."""
+        """The value that `remember` kept under this name; None when there is none."""
         return self._study.user_attrs.get(name)
 
     def remember(self, name: str, value: Any) -> None:
         self._study.set_user_attr(name, value)
 
     def give_up_interrupted(self) -> list[Point]:
-        """End what a killed process left unsettled; the points that it was at work on."""
+        """End the trials that a killed process left unsettled; return the points that it was at work on."""
         while self._with_state("waiting"):
             self._study.tell(self._study.ask(), state=_trial_state("failed"))
         running = self._with_state("running")
@@ -117,7 +117,7 @@ class Study:
 
 @contextmanager
 def open_study(folder: Path, space: Space, *, maximize: bool, fresh: bool = False) -> Iterator[Study]:
-    """The study that lies in a folder, or a new one; `fresh` forgets what lies there.
+    """Open the study that lies in a folder, or a new one; `fresh` deletes the one that lies there.
 
     Raises ConfigError when another process works on it, or when its file is damaged.
     """
@@ -135,7 +135,7 @@ def _load(journal: Path, *, maximize: bool) -> Any:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Ours is the only process here, so a lock that lies there is a dead one's.
+    # No other process is at work here, so a lock that lies there was left by a dead one.
     Path(f"{journal}.lock").unlink(missing_ok=True)
     try:
         storage = JournalStorage(JournalFileBackend(str(journal), JournalFileOpenLock(str(journal))))
@@ -153,7 +153,7 @@ def _load(journal: Path, *, maximize: bool) -> Any:
 
 
 def _drop_half_written_line(journal: Path) -> None:
-    """What a kill in the middle of writing leaves; the next line would be appended to it."""
+    """Drop the part of a line that a kill in the middle of writing leaves; the next line would be appended to it."""
     if not journal.is_file():
         return
     content = journal.read_bytes()

@@ -19,7 +19,7 @@ _FRONT = ("bundle_bytes", "rss_peak_bytes", "ttft_ms", "decode_tps", "ppl_increa
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: what was tried and what came of it. `figures` are metrics of the report, and of `_FRONT`."""
+    """One trial with its outcome. `figures` are the metrics of the report."""
 
     number: int
     point: Point
@@ -60,7 +60,7 @@ def _row(trial: Trial) -> TrialRow:
 
 
 def kept_report(name: str) -> Report | None:
-    """A report by its file's name; None when somebody removed it."""
+    """A report by its file's name; None when it is gone or can't be read."""
     try:
         return read_report(reports_dir() / name)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Which of the measured configurations are worth having, and what may be said about the best of them. Pure."""
+"""The verdict on measured configurations: their Pareto front, and the sentence about the best of them. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from toolkit.metrics.report import decode_tps, ttft_ms
 from toolkit.metrics.stats import ratio, summarize
 from toolkit.units import memory_text
 
-# Of these, more is better; of every other figure, less is.
+# More of these figures is better; of every other figure, less is.
 MORE_IS_BETTER = frozenset({"decode_tps"})
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search is for. `metric` is a metric of reports; `compared` says a ratio in words."""
+    """The goal of a search. `metric` is a metric of reports; `compared` words a ratio."""
 
     metric: str
     text: Callable[[float], str]
@@ -69,7 +69,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """One sentence, and whether the best is really better than the default; `ratio` is best to default."""
+    """One sentence; `better` tells if the best is really better than the default; `ratio` is best to default."""
 
     sentence: str
     better: bool
@@ -77,9 +77,10 @@ class Recommendation:
 
 
 def front(points: Sequence[Mapping[str, float | None]]) -> list[int]:
-    """The indices of the points that no other one is at least as good as everywhere, and better somewhere.
+    """The indices of the Pareto front: the points that no other point dominates.
 
-    Figures that some point hasn't got aren't compared. Equal points stand together.
+    One point dominates another if it is at least as good in every figure and better in one. Figures that some point
+    lacks aren't compared. Equal points don't dominate each other.
     """
     names = set(points[0]).union(*points) if points else set()
     shared = [name for name in sorted(names) if all(point.get(name) is not None for point in points)]
@@ -97,9 +98,9 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def judge(objective: Objective, best: Contender, default: Contender | None, why_no_default: str = "") -> Recommendation:
-    """What may be recommended: the best one only where its advantage is outside the noise.
+    """Recommend the best one, but only where its advantage is outside the noise; else the default.
 
-    `why_no_default` is said where the default has no figures.
+    `why_no_default` goes into the sentence where the default has no figures.
     """
     if default is None:
         return Recommendation(f"{best.name} {_absolute(objective, best)}; {why_no_default}", better=True)
