@@ -171,8 +171,10 @@ def test_damaged_stored_bundle_is_assembled_again(name: str) -> None:
 
 def test_unfinished_leftovers_are_not_trusted(cache: Path) -> None:
     (key,) = (path.name for path in (cache / "builds").iterdir() if len(path.name) == 64)
-    leftover = cache / "builds" / f".{key}"
-    (cache / "builds" / key).rename(leftover)
+    leftover = cache / "builds" / f".{key[:32]}-0123abcd.part"
+    leftover.mkdir()
+    (leftover / "lock").touch()
+    (cache / "builds" / key).rename(leftover / "new")
     with pytest.raises(ZeroDivisionError):
         _interrupt_at_first_olive_step()
     assert not leftover.exists()
