@@ -1,4 +1,4 @@
-"""From a bundle on this machine to a verified, active release on a target."""
+"""The way from a bundle on this machine to a verified, active release on a target."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ CHECK_TOKENS = 4
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a bundle and its runtime get to a device.
+    """The way that a bundle and its runtime take to a device.
 
-    `offline` says whether the runtime's wheels are pushed from here or come from an index of the device's; None finds
-    out. `wheels` is a folder of some to prefer, `force` makes too little memory a warning, and `verified` says that the
-    bundle's files were held against its manifest here a moment ago. With `source` the device pulls the bundle's files
-    from there; of the bundle only its manifest need be here. `approvals` are answers about its signatures, which
-    aren't asked for again as long as they stand.
+    `offline` True has the runtime's wheels pushed from here, False has the device get them from its index, and None
+    tries the index first. `wheels` is a folder of wheels to prefer, `force` makes too little memory a warning, and
+    `verified` says that the bundle's files were held against its manifest here a moment ago. With `source` the device
+    pulls the bundle's files from there; of the bundle only its manifest need be here. `approvals` are answers about its
+    signatures, which aren't asked for again as long as they stand.
     """
 
     offline: bool | None = None
@@ -45,7 +45,7 @@ class Delivery:
     approvals: tuple[Approval, ...] = ()
 
     def approved(self, bundle: Bundle, *targets: Target) -> Delivery:
-        """The same for a bundle that these targets take. Raises SignatureError when one of them doesn't."""
+        """This delivery with the targets' approvals of a bundle. Raises SignatureError when a target refuses it."""
         return replace(self, approvals=approve_all(bundle, targets, self.approvals))
 
 
@@ -54,8 +54,8 @@ PLAIN = Delivery()
 
 @dataclass(frozen=True)
 class Prepared:
-    """A device that suits its profile, with the runtime there: what `prepare` found, for all that follows it on the
-    same connection.
+    """The result of `prepare`: the facts of a device that suits its profile, and the runtime that is installed there.
+    It holds for all that follows on the same connection.
     """
 
     probe: ProbeFacts
@@ -69,7 +69,7 @@ class Release:
     bundle_id: str
     target: str
     prepared: Prepared
-    # Every file was hashed there just now.
+    # True when every file was hashed there just now.
     fresh: bool
 
     @property
@@ -80,7 +80,7 @@ class Release:
 def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[Prepared]:
     """Probe the device, hold it against its profile, and have its runtime installed.
 
-    That takes two starts of the agent: services that need it take a `prepared` of the same connection instead.
+    That starts the agent twice: other services accept a `prepared` of the same connection instead.
     """
     yield Step(f"{device.target.name}: probe")
     probe = yield from suitable_probe(device)
@@ -91,7 +91,7 @@ def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[Prepared]:
 def install(
     bundle: Bundle, device: Device, delivery: Delivery = PLAIN, prepared: Prepared | None = None
 ) -> Service[Release]:
-    """Have a bundle verified in the target's store as a release, without activating it.
+    """Bring a bundle to the target and have it verified there as a release, without activating it.
 
     Raises SignatureError before anything is sent when the target demands a signature that the bundle hasn't;
     ConfigError when the device hasn't the memory for it; CorruptBundle, DeviceFull, AgentError, HostUnreachable, and
@@ -104,12 +104,12 @@ def install(
     if device.ask(FindMissing(artifacts=[], release=bundle.id)).installed:
         yield Step(f"{device.target.name}: {bundle.manifest.name} is installed", skipped=True)
         if approval is not None:
-            # It may have been signed since.
+            # The bundle may have been signed since it was installed.
             yield from _hand_over(bundle, device, {})
         return Release(bundle.id, device.target.name, prepared, fresh=False)
     yield from check_memory(bundle, device, prepared.probe, force=delivery.force)
     for last in (False, True):
-        # Lists of blocks that came from elsewhere may be wrong.
+        # Lists of blocks that came from elsewhere may be wrong: the second try of a pull does without them.
         blocks = yield from _bring(bundle, device, delivery, trust_lists=not last)
         yield Step(f"{device.target.name}: verify {bundle.manifest.name} there and install it")
         try:
@@ -118,7 +118,7 @@ def install(
         except CorruptBundle as exc:
             if last:
                 raise
-            # The device has thrown away what was damaged: a file that lay there, or one that has just arrived.
+            # The device has removed the damaged file: one that lay there already, or one that has just arrived.
             yield Warning_(f"{exc.message}: it is sent afresh")
     return Release(bundle.id, device.target.name, prepared, fresh=True)
 
@@ -126,9 +126,9 @@ def install(
 def _bring(
     bundle: Bundle, device: Device, delivery: Delivery, *, trust_lists: bool
 ) -> Service[dict[str, tuple[Block, ...]]]:
-    """Have the bundle's files on the device: pulled by it, or pushed from here.
+    """Have the device pull the bundle's files, or push them from here.
 
-    Returns what they may share with others, by file; nothing where they are linked instead of sent.
+    Returns the files' blocks, by SHA-256 of the file: none on a local target, or for a pull without `trust_lists`.
     """
     if delivery.source is not None:
         blocks = (yield from bundle_blocks(bundle)) if trust_lists else {}
@@ -146,12 +146,12 @@ def _bring(
 
 
 def _hand_over(bundle: Bundle, device: Device, blocks: Mapping[str, Sequence[Block]]) -> Service[None]:
-    """Have what has arrived become a release, with its signatures beside the manifest."""
+    """Have the agent make a release of the files that have arrived, with the signatures beside the manifest."""
     yield from device.call(install_request(bundle, blocks))
 
 
 def install_request(bundle: Bundle, blocks: Mapping[str, Sequence[Block]]) -> Install:
-    """A release of the files that have arrived, with the bundle's signatures and what its files share with others."""
+    """The request to make a release of the files that have arrived, with the bundle's signatures and files' blocks."""
     return Install(
         release=bundle.id,
         manifest=bundle.manifest_text,
@@ -161,9 +161,9 @@ def install_request(bundle: Bundle, blocks: Mapping[str, Sequence[Block]]) -> In
 
 
 def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bool) -> Service[None]:
-    """Hold what the bundle was planned to need against the memory that the device really has.
+    """Compare the memory that the bundle was planned to need with the memory that the device really has.
 
-    Bundles without a plan pass. Raises ConfigError when it is too little and `force` isn't set.
+    Bundles without a plan pass. Raises ConfigError when the device has too little and `force` isn't set.
     """
     footprint, context = bundle.manifest.plan, bundle.manifest.context_tokens
     needed = needed_bytes(bundle, device.profile)
@@ -189,7 +189,7 @@ def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bo
 
 
 def needed_bytes(bundle: Bundle, profile: Profile) -> int | None:
-    """The memory that a bundle was planned to need at once on such a device; None for one without a plan."""
+    """The memory that a bundle was planned to need at once on such a device; None without a plan."""
     plan = bundle.manifest.plan
     return None if plan is None else plan.needed_bytes(bundle.manifest.context_tokens, _prompt_tokens(profile))
 
@@ -203,7 +203,8 @@ def deploy(
 ) -> Service[Release]:
     """Install a bundle, prove that it loads and generates there, then activate it atomically.
 
-    One that lay there is hashed first, and what is damaged of it is sent afresh. Takes and raises what `install` does.
+    A release that lay there is hashed before, and its damaged files are sent afresh. Arguments and errors are those of
+    `install`, and the error of a check that fails.
     """
     delivery = delivery.approved(bundle, device.target)
     release = yield from install(bundle, device, delivery, prepared)
@@ -221,7 +222,7 @@ def deploy(
 
 
 def damaged_files(device: Device, release: str, *, repair: bool) -> Service[list[str]]:
-    """Hash an installed release again; the files that aren't what they were. With `repair` they go, and the release."""
+    """Hash an installed release again; returns its damaged paths. With `repair` they and the release are removed."""
     answer = yield from device.call(Verify(release=release, repair=repair))
     damaged = [path for checked in answer.releases for path in checked.damaged]
     if damaged:
@@ -230,7 +231,7 @@ def damaged_files(device: Device, release: str, *, repair: bool) -> Service[list
 
 
 def check_active(device: Device) -> Service[None]:
-    """Load what the target's pointer names, in the runtime that it names, and generate.
+    """Load the release that the target's pointer names, in the runtime that it names, and generate.
 
     Raises AgentError when that fails or nothing is active.
     """
@@ -241,7 +242,7 @@ def check_active(device: Device) -> Service[None]:
 def check_here(bundle: Bundle) -> Service[None]:
     """Load a built bundle on this machine in the pinned runtime of target `local`, and generate.
 
-    A provider that this machine hasn't is left to the device's own check, with a warning.
+    A bundle for another provider than the CPU isn't loaded: a warning leaves it to the device's own check.
     """
     if bundle.manifest.provider != "cpu":
         yield Warning_(f"built for {bundle.manifest.provider}: it can only be checked on the device")
@@ -260,12 +261,12 @@ def check_request(
     release: str | Omitted = OMITTED,
     model_folder: str | Omitted = OMITTED,
 ) -> CheckLoad:
-    """A load check of a release or a folder there, in the runtime that the pointer names unless another one is."""
+    """The request for a load check of a release or a folder there; release and runtime default to the pointer's."""
     return CheckLoad(
         runtime=runtime,
         release=release,
         model_folder=model_folder,
-        # What becomes active has been seen to work the way it will be used.
+        # The release is checked with the settings that it will be used with.
         settings=profile.runtime.settings,
         prompt=CHECK_PROMPT,
         tokens=CHECK_TOKENS,

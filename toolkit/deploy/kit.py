@@ -1,6 +1,6 @@
 """A kit: one folder with all that another engine needs to bring a bundle to devices through their agent.
 
-kit.json            what to ask the agent for, complete requests; see `export_kit`
+kit.json            the complete requests to the agent; see `export_kit`
 agent.pyz           the agent
 blobs/<sha256>      the bundle's files
 wheels/<sha256>     the runtimes' wheels, where they don't come from the devices' index
@@ -54,11 +54,11 @@ def export_kit(
     wheels: bool = False,
     source: BlobSource | None = None,
 ) -> Service[None]:
-    """Write the kit that brings a bundle to devices of these profiles, in place of the one that is there.
+    """Write the kit that brings a bundle to devices of these profiles, in place of a kit that is there.
 
-    `pythons` are the versions (3.12) that devices have, all that suit by default; `wheels` puts the wheels for them
-    into the kit; the devices pull the bundle's files from `source` if there is one, and of the bundle only its manifest
-    need be here. Raises ConfigError when the folder is something else, or a profile has no Python of these.
+    `pythons` are the versions (like 3.12) that devices have, by default all that suit; `wheels` puts the wheels for
+    them into the kit. With `source` the devices pull the bundle's files from there, and of the bundle only its manifest
+    need be here. Raises ConfigError when the folder is something else, or none of `pythons` suits a profile.
     """
     if folder.exists() and not (folder / KIT_FILE).is_file():
         raise ConfigError(f"{folder} is there and isn't a kit", "name a folder that doesn't exist yet")
@@ -103,7 +103,7 @@ def _put_wheels(runtime: Runtime, folder: Path) -> Service[list[SentWheel]]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Without a second copy of the bytes where the disk allows it; two files with one hash are one."""
+    """Link a file, or copy it where the disk allows no link. A target that is there has the same hash, and stays."""
     if target.exists():
         return
     try:
@@ -135,7 +135,7 @@ def _kit(
 
 
 def _profile_part(bundle: Bundle, profile: Profile, runtimes: dict[str, Any]) -> dict[str, Any]:
-    """What a device has to be; what its runtime is asked for, by its Python."""
+    """The kit's entry of a profile: the requirements on a device, and its runtimes' requests by version of Python."""
     needed = needed_bytes(bundle, profile)
     return {
         "arch": profile.hardware.arch,

@@ -1,4 +1,4 @@
-"""How fast to send: whether another connection is worth it, and how to stay below a limit."""
+"""The pace of sending: a number of connections that is worth it, and a limit on their rate."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import threading
 import time
 from collections.abc import Callable
 
-# More than this many are an assault on a small board's sshd (MaxStartups is 10).
+# More connections would be an assault on a small board's sshd (MaxStartups is 10).
 MOST_CONNECTIONS = 4
 # A connection that adds less isn't worth its CPU time at the other end.
 _WORTH = 1.15
 
 
 class Ramp:
-    """Told the rate of one connection, of two and so on, says whether another one is worth trying.
+    """Decides if another connection is worth trying, by the rates of one connection, of two and so on.
 
-    Loss holds a single TCP connection far below what the link carries; a link that is full gains nothing.
+    Packet loss holds a single TCP connection far below the link's capacity; on a full link another one gains nothing.
     """
 
     def __init__(self) -> None:
         self._rates: list[float] = []
 
     def another(self, rate: float) -> bool:
-        """`rate` is in any unit, with as many connections as this was asked for times before, and one."""
+        """Tell if one more is worth trying. `rate`, in any unit, is that of one connection first, then of two …"""
         grew = not self._rates or rate > _WORTH * self._rates[-1]
         self._rates.append(rate)
         return grew and rate > 0 and len(self._rates) < MOST_CONNECTIONS
 
 
 class Throttle:
-    """A limit for several threads together; who pays before sending waits as long as it takes.
+    """A limit on the rate of several threads together: each pays before it sends, and waits until it may.
 
-    Nothing is saved up: after a pause the rate is the limit again, and no more.
+    Unused bytes aren't saved up: after a pause the rate is the limit again, and no more.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The runtime on a device: a Python that suits it, and its wheels, from an index of the device's or from here."""
+"""The runtime on a device: a Python that suits it, and its wheels, from the device's index or from here."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from toolkit.events import Service, Step
 
 
 def suitable_probe(device: Device) -> Service[ProbeFacts]:
-    """What the device says of itself, asked with a Python that suits its profile's runtime.
+    """Probe the device with a Python that suits its profile's runtime.
 
-    Where the target's file names none and the default doesn't suit, the newest other one there that does is taken.
-    Raises ConfigError when the device isn't of its profile's class, or has no such Python, with what to type there.
+    If the target's file names no Python and the default one doesn't suit, the newest other one there that suits is
+    used. Raises ConfigError when the device isn't of its profile's class, or no such Python may be used; the hint says
+    what to type.
     """
     probe = yield from device.call(TakeProbe())
     check_profile(device, probe)
@@ -41,7 +42,7 @@ def suitable_probe(device: Device) -> Service[ProbeFacts]:
 
 
 def other_python(device: Device) -> Interpreter | None:
-    """The newest Python there that suits the profile's runtime, whatever the agent runs with."""
+    """The newest Python there that suits the profile's runtime, whichever the agent runs with; None if none suits."""
     found = (Interpreter(one.path, one.version, one.has_ensurepip) for one in device.ask(FindPythons()).pythons)
     return best((other for other in found if can_be_python(other.path)), device.profile.runtime.python)
 
@@ -49,7 +50,7 @@ def other_python(device: Device) -> Interpreter | None:
 def ensure_runtime(
     device: Device, probe: ProbeFacts, *, offline: bool | None = None, wheels: Path | None = None
 ) -> Service[Runtime]:
-    """Have the runtime that the profile asks for installed, and seen to import; what is there already stays beside it.
+    """Have the profile's runtime installed, and seen to import; other runtimes that are there stay beside it.
 
     Its wheels come from the device's index with `offline` False, from here with True or with a folder of `wheels`.
     With None they come from here when the device reaches no index.
@@ -77,7 +78,7 @@ def ensure_runtime(
 
 
 def _install(device: Device, runtime: Runtime, files: Sequence[Upload]) -> Service[Runtime]:
-    """From pushed files, or without any from the device's index."""
+    """Install a runtime from pushed files or, without any, from the device's index."""
     yield Step(f"{device.target.name}: install runtime {runtime.lock} ({', '.join(runtime.packages)})")
     wheels: list[SentWheel] = [{"name": file.source.name, "sha256": file.sha256} for file in files]
     answer = yield from device.call(provision_request(runtime, wheels))
@@ -85,7 +86,7 @@ def _install(device: Device, runtime: Runtime, files: Sequence[Upload]) -> Servi
 
 
 def provision_request(runtime: Runtime, wheels: Sequence[SentWheel]) -> Provision:
-    """What the agent is asked for: to install the named wheels, which are in its incoming/, or from its index."""
+    """The request to install a runtime from `wheels` in the agent's incoming/ or, without any, from its index."""
     if wheels:
         return Provision(lock=runtime.lock, packages=runtime.packages, wheels=wheels)
     if runtime.wheels is None:

@@ -1,4 +1,4 @@
-"""A bundle's files to a device that gets them itself, from a registry or its mirrors."""
+"""The host's side of a pull: a device gets a bundle's files itself, from a registry or its mirrors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def pull(
     source: BlobSource,
     blocks: Mapping[str, Sequence[Block]] | None = None,
 ) -> Service[int]:
-    """Have a device pull the files whose content it hasn't yet; returns the bytes that came.
+    """Have a device pull the files whose content it hasn't yet; returns the number of bytes that it pulled.
 
-    It asks the places of `source` in their order, and holds every file against its hash; but for those of which other
-    files there had a part by `blocks`: they are hashed when they are installed. Tokens for the places are got here,
-    for pulling from that repository alone; only registries without tokens have the device told the password itself.
-    Raises RegistryError when the device gets a file from nowhere, DeviceFull, HostUnreachable.
+    The device asks the places of `source` in their order, and holds every file against its hash, except those with
+    `blocks` of which it had parts: they are hashed when they are installed. The host gets the tokens for the places,
+    each for pulling from that repository alone; the device is told a password only for registries without tokens.
+    Raises RegistryError when no place gives a file, DeviceFull, HostUnreachable.
     """
     places = source.repositories()
     yield Step(f"{device.target.name}: pull from {', '.join(place.host for place in places)}")
@@ -50,7 +50,7 @@ def pull(
 
 
 def requested(artifacts: Sequence[Artifact], blocks: Mapping[str, Sequence[Block]]) -> list[WantedFile]:
-    """The files as the agent is asked for them, with the blocks of those that have some."""
+    """The files in the form of a request to the agent, with the blocks of those that have some."""
     wanted: list[WantedFile] = [{"sha256": a.sha256, "size_bytes": a.size_bytes} for a in artifacts]
     for file in wanted:
         if file["sha256"] in blocks:
@@ -66,9 +66,9 @@ def _hint(device: Device, places: Sequence[Repository]) -> str:
 
 
 class _Tokens:
-    """Answers a device whom a registry wants to know: what it is told is asked of the registry from here.
+    """Answers a device that a registry asks for credentials: the host itself gets them from the registry.
 
-    Not of what the device says that it was asked: a device isn't to learn where our passwords go.
+    The device names only the source's number: it must not decide where our passwords go.
     """
 
     def __init__(self, target: str, places: Sequence[Repository], artifacts: Sequence[Artifact]) -> None:

@@ -1,4 +1,4 @@
-"""Send files to a target: only what it lacks of them, over as many connections as help."""
+"""Send files to a target: only the pieces that it lacks, over as many connections as help."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from toolkit.errors import CorruptBundle, DeviceError, DeviceFull, ToolkitError
 from toolkit.events import Progress, Service, Step
 from toolkit.units import size_text
 
-# What the store and the runtime's own files may need on top of what is sent.
+# The room that the store and the runtime's own files may need on top of the sent files.
 SPARE_BYTES = 64 * 2**20
-# What has arrived is compared in chunks, and sent in pieces: opening a file costs round trips, so pieces are larger.
+# Files are compared in chunks, but sent in pieces: opening a file costs round trips, so pieces are larger.
 CHUNK_BYTES = 2**20
 PIECE_BYTES = 32 * CHUNK_BYTES
-# As long as so many connections are watched before another one is tried: bytes are acknowledged in large steps, and a
-# slow link's rate can't be told from a few of them.
+# The rate is measured over this time, or three times as long if fewer bytes went, before another connection is tried:
+# bytes are acknowledged in large steps, and a slow link's rate can't be told from a few of them.
 _STEP_BYTES = 255 * 1024
 _RAMP_S, _RAMP_BYTES = 2.0, 8 * _STEP_BYTES
-# How often progress is told: each acknowledgement would wake a thread that the sending ones have to wait for.
+# The interval of progress reports: one for each acknowledgement would wake a thread that the senders have to wait for.
 _TELL_S = 0.02
 
 
@@ -41,7 +41,7 @@ class Upload:
     source: Path
     sha256: str
     size_bytes: int
-    # Of a large file: what other files on the target may have of it.
+    # The parts of a large file, which other files on the target may have too.
     blocks: tuple[Block, ...] = ()
 
 
@@ -55,11 +55,11 @@ class Piece:
 
 
 def push(device: Device, files: Sequence[Upload]) -> Service[int]:
-    """Send the files whose content the target hasn't yet, and return the bytes that were sent.
+    """Send the files whose content the target hasn't yet, and return the number of bytes that were sent.
 
-    What broke off earlier goes on: chunks that arrived whole aren't sent again. While somebody else pushes there, it
-    waits. All connections together hold the device's `limit_bytes_per_s`. Raises DeviceFull before the first byte, and
-    HostUnreachable when the link breaks.
+    A push that broke off earlier goes on: chunks that arrived whole aren't sent again. While somebody else pushes
+    there, this push waits. All connections together keep to the device's `limit_bytes_per_s`. Raises DeviceFull before
+    the first byte, and HostUnreachable when the link breaks.
     """
     by_hash = {file.sha256: file for file in files}
     artifacts: list[WantedFile] = [{"sha256": file.sha256, "size_bytes": file.size_bytes} for file in by_hash.values()]
@@ -91,7 +91,7 @@ def _refuse_if_full(device: Device, total: int, free: int) -> None:
 
 
 def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
-    """Have the device copy what other files there have of these; the bytes that it found."""
+    """Have the device copy the blocks of these files that other files there have; returns the bytes of those."""
     wanted: list[WantedFile] = [
         {
             "sha256": file.sha256,
@@ -110,7 +110,7 @@ def _reuse(device: Device, files: Sequence[Upload]) -> Service[int]:
 
 
 def lacking(file: Upload, chunks: Sequence[str]) -> Iterator[Piece]:
-    """The pieces of a file that aren't on the target, which has chunks with these SHA-256 of it.
+    """The pieces of a file that the target lacks; `chunks` are the SHA-256 of the chunks that arrived, right or wrong.
 
     An empty file is one piece of no bytes.
     """
@@ -134,8 +134,8 @@ def _chunk_sha256(file: Upload, offset: int) -> str:
 
 @dataclass
 class _Range:
-    """A piece that a connection is sending: from `position` on to `end`, which comes nearer when another one takes the
-    rest."""
+    """A piece that a connection is sending, from `position` to `end`; `end` comes nearer when another one takes a part
+    of the rest."""
 
     file: Upload
     position: int
@@ -147,10 +147,11 @@ class _Range:
 
 
 class _Sending:
-    """Connections, each in a thread of its own, that take pieces from one queue, in the end halves of each other's.
+    """Connections, each in a thread of its own, that take pieces from one queue and, when it is empty, halves of each
+    other's pieces.
 
-    The device's own connection holds the lock there, and without it all ends; what another one breaks off goes back
-    into the queue.
+    The device's own connection holds the lock there: when it breaks, all of them end. When another one breaks, the rest
+    of its piece goes back into the queue.
     """
 
     def __init__(self, device: Device, pieces: Sequence[Piece]) -> None:
@@ -164,7 +165,7 @@ class _Sending:
         self._pace: Pace | None = None
         if device.limit_bytes_per_s is not None:
             self._pace = Throttle(device.limit_bytes_per_s, sleep=self._stop.wait).pay
-        # Who sets a limit wants less of the link, not more connections.
+        # A user who sets a limit wants to use less of the link, not more connections.
         self._may_grow = device.limit_bytes_per_s is None and device.target.transport != "local"
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
@@ -182,7 +183,7 @@ class _Sending:
             raise self._error
 
     def _watch(self) -> Service[None]:
-        """Tell how far it is, and try further connections, until every thread has ended."""
+        """Report progress, and try further connections, until every thread has ended."""
         ramp, told = Ramp(), 0
         since, before = time.monotonic(), self._done
         working: threading.Thread | None = self._threads[-1]
@@ -197,7 +198,7 @@ class _Sending:
             if working and self._may_grow and elapsed >= _RAMP_S * (1 if moved >= _RAMP_BYTES else 3):
                 rate = moved / elapsed
                 self._may_grow = ramp.another(rate)
-                # What is left has to be worth a handshake.
+                # The rest has to be worth a handshake.
                 if self._may_grow and self._total - done > rate * _RAMP_S:
                     self._add(self._over_another)
                 since, before = time.monotonic(), done
@@ -220,7 +221,7 @@ class _Sending:
         except (DeviceFull, CorruptBundle) as exc:
             self._fail(exc)
         except ToolkitError:
-            # A server may count connections, and a link may break; the connection that is there does the work.
+            # A server may limit connections, and a link may break; the connections that are there do the work.
             self._may_grow = False
         except BaseException as exc:
             self._fail(exc)
@@ -246,7 +247,7 @@ class _Sending:
                         self._waiting.append(_Range(mine.file, arrived, mine.end))
 
     def _next(self) -> _Range | None:
-        """A piece that nobody has begun, else the second half of the longest one; None when that isn't worth it."""
+        """Take a piece that nobody has begun, else half of the longest rest; None if it is too short, or at a stop."""
         with self._sharing:
             if self._stop.is_set():
                 return None
@@ -265,7 +266,7 @@ class _Sending:
     def _put(self, transport: Transport, mine: _Range) -> Iterator[int]:
         def end(position: int) -> int:
             with self._sharing:
-                # The step that begins now is sent whatever becomes of the rest.
+                # The step that begins now is sent, even if another connection takes the rest.
                 mine.position = min(position + _STEP_BYTES, mine.end)
                 return mine.end
 
@@ -274,6 +275,6 @@ class _Sending:
 
 
 def discard(device: Device, files: Sequence[Upload]) -> None:
-    """Remove files that were pushed and aren't for the store; over a broken link they stay."""
+    """Remove pushed files that aren't for the store from the device; when the link is broken they stay."""
     with suppress(DeviceError):
         device.ask(Discard(sha256=[file.sha256 for file in files]))

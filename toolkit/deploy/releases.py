@@ -1,4 +1,4 @@
-"""What is installed on a target: activate it, verify it, remove what is old."""
+"""The releases on a target: activate one, verify them, remove old ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Verification:
-    """What verifying a store found. `active` is the release that is active afterwards, None when nothing is."""
+    """The result of verifying a store. `active` is the release that is active afterwards, None when none is."""
 
     target: str
     releases: tuple[Checked, ...]
@@ -47,7 +47,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Pruned:
-    """Releases that were removed, or would be, those that stay, and the bytes of all that goes."""
+    """The releases that were removed, or would be, those that stay, and the bytes that this frees."""
 
     removed: tuple[str, ...]
     kept: tuple[str, ...]
@@ -57,9 +57,9 @@ class Pruned:
 def activate(device: Device, reference: str) -> Service[str]:
     """Activate an installed release by id, by the first characters of its id, or by name; returns its id.
 
-    It is hashed, loaded and generates before the pointer moves. Raises ConfigError when no release, or more than one,
-    fits; SignatureError when the target demands a signature that isn't kept there with it; CorruptBundle when a file of
-    it is damaged.
+    The release is hashed, and loaded to generate, before the pointer moves. Raises ConfigError unless exactly one
+    release fits; SignatureError when the target demands a signature that isn't kept there with the release;
+    CorruptBundle when one of its files is damaged.
     """
     runtime = (yield from prepare(device)).runtime
     fitting = [

@@ -1,4 +1,4 @@
-"""The pinned Python packages that execute bundles on a target: which ones, and their wheels."""
+"""The runtime: the pinned Python packages that execute bundles on a target, and their wheels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from toolkit.events import Service
 class Runtime:
     """A set of pins for one Python on one platform; `lock` names it on the target.
 
-    `wheels` are the files that are locked for it, None where edgephi ships no lock of these packages. `installed` is
-    everything that stands in the virtual environment, pins and what they pull in.
+    `wheels` are the files that are locked for it, None where edgephi ships no lock of these packages. `installed` are
+    all packages of the virtual environment: the pinned ones and their dependencies.
     """
 
     lock: str
@@ -34,7 +34,7 @@ class Runtime:
 def describe(target: Target, profile: Profile, probe: ProbeFacts) -> Runtime:
     """The runtime that a profile asks for, for the Python that the probe found on the target.
 
-    Its name follows from the hashes of the locked files: another set of them is another runtime.
+    Its name derives from the hashes of the locked files, or from the pins without a lock: other files are another one.
     Raises ConfigError when that Python is too old or too new for the pinned wheels.
     """
     wanted = profile.runtime
@@ -55,9 +55,9 @@ def runtime_for(profile: Profile, python: str) -> Runtime:
 
 
 def unsuitable_python(target: Target, profile: Profile, python: str, os_name: str | None = None) -> ConfigError:
-    """The error of a version of Python that can't hold the runtime; its hint is what to type there to get another.
+    """The error for a version of Python that doesn't suit the runtime; its hint says how to install another one there.
 
-    `os_name` is the system's, where a probe has told it.
+    `os_name` is the name of the device's system, where a probe has told it.
     """
     wanted = profile.runtime.python
     message = f"{target.name}: '{target.python}' is Python {python}, the runtime needs {wanted}"
@@ -65,10 +65,10 @@ def unsuitable_python(target: Target, profile: Profile, python: str, os_name: st
 
 
 def fetch_wheels(runtime: Runtime, local_folder: Path | None) -> Service[list[Path]]:
-    """Wheels of the runtime, all it needs and pip, for the target's platform; downloaded once, then cached.
+    """Fetch all wheels that the runtime needs, and pip's, for the target's platform; downloaded once, then cached.
 
     They are the locked ones, unless there is no lock or `local_folder` holds wheels to prefer; then they are resolved
-    by name and version. Raises ConfigError with pip's own last words when something can't be had.
+    by name and version. Raises ConfigError with pip's own last words when a wheel can't be had.
     """
     if runtime.wheels is not None and local_folder is None:
         return (yield from fetch_locked(runtime.wheels, runtime.platform))

@@ -1,4 +1,4 @@
-"""Wheels: sets that are locked by hash for one platform, and how they come into this machine's cache."""
+"""Wheels: sets that are locked by hash for one platform, and the download into this machine's cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WAITING = Progress("fetch wheels", 0, None)
 
 @dataclass(frozen=True)
 class Platform:
-    """What a wheel has to run on: CPython `python` (like 3.11) on `os` and `arch`; `tags` are accepted, best first."""
+    """The platform of a wheel: CPython `python` (like 3.11) on `os` and `arch`; `tags` are accepted, best first."""
 
     python: str
     os: str
@@ -40,7 +40,7 @@ class Platform:
     tags: tuple[str, ...]
 
     def accepts(self, wheel: str) -> bool:
-        """Whether a wheel of that file name is for this kind of system; its Python isn't looked at."""
+        """Tell if a wheel of that file name is for this kind of system; its version of Python isn't looked at."""
         from packaging.utils import parse_wheel_filename
 
         return any(tag.platform in (*self.tags, "any") for tag in parse_wheel_filename(wheel)[3])
@@ -60,7 +60,7 @@ class Wheel(Record):
 
     @property
     def requirement(self) -> str:
-        """A line for pip that nothing but this file answers."""
+        """The requirement line for pip that only this file satisfies."""
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
 
 
@@ -119,9 +119,9 @@ def read_lock(path: Path) -> WheelLock:
 
 
 def fetch_locked(lock: WheelLock, platform: Platform) -> Service[list[Path]]:
-    """The files of a lock and its pip, each verified by its hash; downloaded once, then cached by that hash.
+    """Fetch the files of a lock and its pip, each verified by its hash; downloaded once, then cached by that hash.
 
-    Raises ConfigError with pip's own last words when one can't be had.
+    Raises ConfigError with pip's own last words when a file can't be had.
     """
     return (yield from _in_turn(_fetch((*lock.wheels, lock.pip), platform)))
 
@@ -154,7 +154,7 @@ def _is_cached(wheel: Wheel) -> bool:
 
 
 def _keep(folder: Path, wheel: Wheel) -> None:
-    """Move a downloaded file to where its hash says, as one step."""
+    """Move a downloaded file into the cache, under its hash, in one step. Raises ConfigError for another hash."""
     found = folder / wheel.file
     if not found.is_file() or sha256_of(found) != wheel.sha256:
         raise ConfigError(f"the index's {wheel.file} isn't the locked file", "is it an index that you trust?")
@@ -165,13 +165,14 @@ def _keep(folder: Path, wheel: Wheel) -> None:
 def resolve(
     packages: Sequence[str], platform: Platform, folder_name: str, local_folder: Path | None
 ) -> Service[list[Path]]:
-    """Wheels for what no lock covers, all it needs and pip: resolved once by name and version, then cached.
+    """Fetch wheels of packages that no lock covers, all that they need, and pip's: resolved once by name and version,
+    then cached.
 
     `local_folder` is asked before the index, for wheels that no index has. Raises ConfigError with pip's own last
-    words when something can't be resolved.
+    words when a package can't be resolved.
     """
     if local_folder:
-        # Other wheels in that folder are another answer.
+        # With other wheels in that folder the answer may differ: it is cached under another name.
         found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in local_folder.glob("*.whl"))
         folder_name = f"{folder_name}-{digest([str(local_folder.resolve()), found])}"
     return (yield from _in_turn(_resolve(packages, platform, cache_dir() / "wheels" / folder_name, local_folder)))
@@ -188,8 +189,8 @@ def _resolve(
 
 
 def _in_turn(work: Service[T]) -> Service[T]:
-    """Run a service while nobody else, of this process or another, fetches: devices of one rollout want the same
-    wheels at the same time.
+    """Run a service while no other thread or process fetches: devices of one rollout want the same wheels at the same
+    time.
     """
     with (yield from in_turn(cache_dir() / "wheels" / ".lock", "fetches wheels")):
         return (yield from work)
@@ -201,7 +202,7 @@ def sha256_of(path: Path) -> str:
 
 
 def target_options(platform: Platform) -> list[str]:
-    """Options of pip that look for wheels of another machine."""
+    """The options that have pip look for wheels of another machine."""
     options = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", platform.python]
     for tag in platform.tags:
         options += ["--platform", tag]
@@ -226,7 +227,7 @@ def _download(platform: Platform, folder: Path, what: Sequence[str], named: str)
 
 
 def _run(argv: Sequence[str]) -> Service[tuple[int, str]]:
-    """Exit status and stderr of a command; whoever closes the service ends the command."""
+    """The exit status and stderr of a command; closing the service ends the command."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
