@@ -1,4 +1,4 @@
-"""Quality of a bundle beside the model it came from, with the kernels of this machine or of the device itself."""
+"""The quality of a bundle compared with the model it came from, by the kernels of this machine or the device itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from toolkit.optimize import AS_PLANNED, BuildOptions
 
 
 class Evaluation(Quality):
-    """Quality figures, and of what they are: a bundle on a target, on a text, beside a reference."""
+    """Quality figures and their subject: a bundle on a target, with a text, compared with a reference."""
 
     bundle_id: str
     bundle_name: str
@@ -52,7 +52,7 @@ class Evaluation(Quality):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, and how the agent is told of it: all but the texts."""
+    """The bundle to evaluate, and the request for it, in which the runtime and the texts are still missing."""
 
     manifest: Manifest
     id: str
@@ -88,9 +88,9 @@ def evaluate_on(
 
 
 def record(bundle: Bundle, evaluation: Evaluation) -> Service[Bundle]:
-    """Keep figures taken on this machine in the bundle's manifest; returns the bundle under its new id.
+    """Record figures that were taken on this machine in the bundle's manifest; returns the bundle under its new id.
 
-    Figures on more of the same text, which are there already, stay.
+    Figures that the manifest has stay if they are on more tokens of the same text.
     """
     known = bundle.manifest.quality.get(evaluation.text)
     if known is not None and _says_more(known, evaluation):
@@ -113,10 +113,10 @@ def _says_more(known: Quality, found: Quality) -> bool:
 
 
 def with_figures(bundle: Bundle, model: str | SourceModel, options: BuildOptions = AS_PLANNED) -> Service[Bundle]:
-    """A built bundle with figures on the shipped text in its manifest, measured now unless it has them.
+    """Give a built bundle figures on the shipped text in its manifest, measured now unless it has them.
 
-    Its reference is built from `model` with `options` when there is none. A bundle for a provider that this machine
-    hasn't stays as it is, with a warning.
+    Its reference is built from `model` with `options` when there is none. A bundle for another provider than the CPU
+    stays as it is, with a warning.
     """
     manifest = bundle.manifest
     if HELD_OUT in manifest.quality:
@@ -178,7 +178,7 @@ def _compare(device: Device, reference: Reference, request: Evaluate) -> Service
         yield from push(device, files)
         return (yield from _call(device, reference, request, lambda index: f"incoming/{files[index].sha256}.part"))
     finally:
-        # Nobody else needs them there; what stays over a broken link is where the next push goes on.
+        # Nothing else needs these files there. When the link is broken they stay, and the next push goes on from them.
         discard(device, files)
 
 
@@ -220,5 +220,5 @@ def _figures(found: Evaluated) -> dict[str, Any]:
 
 
 def _known(error: float | None) -> float | None:
-    """One window or prompt has no error to tell."""
+    """The error; None for that of a single window or prompt, which has none."""
     return None if error is None or math.isnan(error) else error

@@ -40,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """What a release scored. `limit` is the number of documents of each task, None for all."""
+    """The scores of a release. `limit` is the number of documents of each task, None for all."""
 
     bundle_id: str
     bundle_name: str
@@ -84,7 +84,7 @@ def run_tasks(
             asked.put(None)
             return answer(question)
 
-        # In a thread, because the harness calls back while this service has events to yield.
+        # The harness runs in a thread, because it calls back while this service has events to yield.
         running = pool.submit(_evaluate, ask, loaded, limit)
         count = 0
         while not running.done():
@@ -106,7 +106,7 @@ def _load_tasks(tasks: Sequence[str]) -> Any:
     folders = sorted({str(file.parent.resolve()) for file in files.values()})
     try:
         return TaskManager(include_path=folders or None).load(names)
-    # Whatever the hub, the file system and the harness raise for what isn't there: the words are theirs.
+    # The hub, the file system and the harness raise all kinds of errors for a missing task: the words are theirs.
     except Exception as exc:
         reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
         raise ConfigError(
@@ -116,7 +116,7 @@ def _load_tasks(tasks: Sequence[str]) -> Any:
 
 
 def task_name(path: Path) -> str:
-    """The task that a YAML file defines. Raises ConfigError."""
+    """The name of the task that a YAML file defines. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
@@ -201,7 +201,7 @@ def _of_kind(kind: type[S], found: Scored | Completed) -> S:
 
 
 def _scores(results: dict[str, Any]) -> Iterator[Score]:
-    """The harness's `{task: {"acc,none": …, "acc_stderr,none": …}}`; what isn't a number is no score."""
+    """The scores in the harness's `{task: {"acc,none": …, "acc_stderr,none": …}}`; only numbers are scores."""
     for task, values in results.items():
         for key, value in values.items():
             metric, _, filtered = key.partition(",")

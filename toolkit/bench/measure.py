@@ -1,4 +1,4 @@
-"""Measure a target for a second: how fast it reads memory and multiplies. Plans and predictions use it from then on."""
+"""Measure for a second how fast a target reads memory and multiplies. Plans and predictions use it from then on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from toolkit.metrics.measurement import Measurement, find_measurement, save_meas
 
 
 def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) -> Service[Measurement]:
-    """Measure the machine that `key` names, or find it measured; with `fresh` again.
+    """Measure the machine that `key` names, unless a measurement with both rates is kept; with `fresh` in any case.
 
-    Where `runtime` isn't installed only memory is measured. Raises AgentError and DeviceError's children.
+    Where `runtime` isn't installed only memory is measured. Raises AgentError and the subclasses of DeviceError.
     """
     kept = find_measurement(device.target.name, key)
     if kept is not None and kept.kernels_per_s is not None and not fresh:

@@ -1,4 +1,4 @@
-"""What bundles are compared with: the unquantized model's log-probabilities and greedy tokens, computed once."""
+"""References to compare bundles with: the unquantized model's log-probabilities and greedy tokens, computed once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _INDEX = "index.json"
 
 @dataclass(frozen=True)
 class EvalText:
-    """A text, how many of its tokens are read in windows of how many, and how many prompts are continued."""
+    """A text, the number of its tokens that are read, the length of a window, and the number of prompts to continue."""
 
     name: str
     text: str
@@ -65,7 +65,9 @@ def read_eval_text(
     window_tokens: int = WINDOW_TOKENS,
     prompts: int = PROMPTS,
 ) -> EvalText:
-    """A sample of a file's text, or of the shipped held-out text. Raises ConfigError for what can't be one."""
+    """A sample of a file's text, or of the shipped held-out text. Raises ConfigError for a text that can't be read, an
+    empty one, and fewer tokens than a window.
+    """
     if tokens < window_tokens:
         message = f"{tokens} tokens are less than one window of {window_tokens}"
         raise ConfigError(message, f"give --window {tokens} or less, or more --tokens")
@@ -81,13 +83,13 @@ def read_eval_text(
 
 
 def sample_for(*manifests: Manifest) -> EvalText:
-    """The shipped text, in windows that fit the planned contexts."""
+    """The shipped text, in windows that fit the planned contexts of all these bundles."""
     context = min(manifest.context_tokens for manifest in manifests)
     return read_eval_text(window_tokens=max(2, min(WINDOW_TOKENS, context - 1)))
 
 
 def find_reference(manifest: Manifest) -> Bundle:
-    """The unquantized bundle of the same weights among those built here, with the largest context.
+    """The unquantized bundle of the same weights that was built here; of several, that with the largest context.
 
     Raises ConfigError with the command that makes one.
     """
@@ -103,9 +105,9 @@ def find_reference(manifest: Manifest) -> Bundle:
 def ensure_reference(
     model: str | SourceModel, manifest: Manifest, options: BuildOptions = AS_PLANNED
 ) -> Service[Bundle]:
-    """`find_reference`, or that bundle built now for this machine from `model`; the rest is as in `BuildRequest`.
+    """The bundle of `find_reference`, or else one that is built now for this machine from `model` with `options`.
 
-    Its context is that of `manifest`, whatever `options` says, and it needs no calibration text.
+    Its context is that of `manifest`, and it needs no calibration text, whatever `options` say.
     """
     try:
         return find_reference(manifest)
@@ -117,7 +119,7 @@ def ensure_reference(
 
 
 def is_reference(other: Manifest, manifest: Manifest) -> bool:
-    """Whether `other` is the unquantized original of `manifest`'s bundle, for this machine's CPU."""
+    """Tell if `other` is the unquantized original of `manifest`'s bundle, for the CPU."""
     unquantized = other.recipe["algorithm"] == "none" and other.recipe.get("bits", 32) == 32
     return unquantized and other.provider == "cpu" and other.model.weights_sha256 == manifest.model.weights_sha256
 
@@ -127,8 +129,8 @@ def reference_files(
 ) -> Service[Reference]:
     """The files of `bundle` as a reference on `sample`, computed on this machine unless the cache has them.
 
-    `beside` is the device whose bundle they are for, maybe `prepared`; when it is this machine, its connection is used.
-    Memory holds one model and one window; the disk takes 2 bytes for each token of the text and of the vocabulary.
+    `beside` is the device of the bundle to compare; if it is this machine, its connection is used, and `prepared` too.
+    Memory holds one model and one window; the disk takes 2 bytes times the tokens of the text times the vocabulary.
     Raises ConfigError for a text shorter than a window, AgentError for logits that aren't numbers.
     """
     is_here = beside.target.name == "local"
@@ -153,7 +155,7 @@ def reference_files(
 
 
 class _Lengths(TypedDict):
-    """What a reference is made of, in tokens but for the number of prompts."""
+    """The measures of a reference: numbers of tokens, and the number of prompts."""
 
     tokens: int
     window_tokens: int
@@ -189,7 +191,7 @@ def _keep(folder: Path, sample: EvalText, made: ReferenceMade) -> Reference:
 
 
 def _kept(folder: Path) -> Reference | None:
-    """What the cache has whole; hashes are looked at where the files are used."""
+    """The cached reference; None unless its files have their sizes. Hashes are checked where the files are used."""
     try:
         found = _reference(folder, json.loads((folder / _INDEX).read_bytes()))
         whole = all(file.source.stat().st_size == file.size_bytes for file in found.files)
@@ -204,7 +206,7 @@ def _reference(folder: Path, index: dict[str, Any]) -> Reference:
 
 
 def check_comparable(manifest: Manifest, reference: Manifest, sample: EvalText) -> None:
-    """Refuse what can't be compared. Raises ConfigError: a window beyond a planned context, or another model."""
+    """Raise ConfigError for bundles that can't be compared: other weights, or a context that no window fits."""
     if manifest.model.weights_sha256 != reference.model.weights_sha256:
         raise ConfigError(
             f"{reference.name} is of another model than {manifest.name}: "

@@ -1,4 +1,4 @@
-"""Measure a release on a target: fresh processes there, raw samples back, a report kept here."""
+"""Measure a release on a target: fresh processes run there, raw samples come back, and a report is kept here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from toolkit.metrics.report import Run, save_report
 from toolkit.metrics.speed import find_speed, predict
 
 HELD_OUT_TEXT = data_path("heldout.txt")
-# Where prompts are cut from. They only have to be ordinary text; the held-out one is the text we have.
+# The length of the text that prompts are cut from. They only have to be ordinary text: the held-out one serves.
 PROMPT_CHARACTERS = 8000
 
 
@@ -100,7 +100,7 @@ def _predict(
     runtime: Runtime,
     key: str,
 ) -> Service[Predicted | None]:
-    """What the plan expects of the workload, on a machine that is measured the first time; None without a plan."""
+    """The speed that the plan predicts, on a machine that is measured unless it has been; None without a plan."""
     footprint = manifest.plan
     if footprint is None:
         return None
@@ -111,8 +111,8 @@ def _predict(
 
 
 def target_key(device: Device, probe: ProbeFacts) -> str:
-    """What makes figures of two benchmarks figures of the same machine: board, memory, cores, kernel, install
-    root.
+    """The key of a machine, by which figures of two benchmarks are known to be of the same one: a hash of board, CPU,
+    cores, memory, kernel, Python, host and install root.
     """
     facts = [probe.board, probe.arch, probe.cpu, probe.cores, probe.ram_bytes, probe.kernel, probe.python]
     return hashlib.sha256(repr([facts, device.target.host, probe.install_root]).encode()).hexdigest()[:16]
@@ -151,9 +151,9 @@ def _run(
         runtime=lock,
         workload=workload,
         settings=settings,
-        # The first load reads the disk, the others the page cache: both are asked for by name in the report.
+        # The first load reads the disk, the others read the page cache: the report shows both.
         cold=index == 0,
-        # A text that begins again would be what prompt-lookup speculation lives on.
+        # The text is long enough not to repeat itself, from which prompt-lookup speculation would profit.
         prompt=held_out_text()[: max(PROMPT_CHARACTERS, workload.prompt_tokens * 8)],
         # Eight characters a token is more than English prose has with any tokenizer of the family.
         quality_text=held_out_text()[: workload.quality_tokens * 8] if quality else None,
