@@ -1,4 +1,4 @@
-"""The program that runs on a device, and what host and device say to each other: archive, requests, answers, messages.
+"""The program that runs on a device, and the protocol of host and device: archive, requests, answers, messages.
 `agent.device` holds the program's parts; the host packs them into one file and never imports them.
 """
 

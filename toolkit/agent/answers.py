@@ -1,6 +1,6 @@
-"""What an agent says, parsed once: typed, bounded, and refused in words when it can't be right.
+"""An agent's answers, parsed once: typed, bounded, and refused in words when they can't be right.
 
-A device may be broken, may be somebody else's, and may lie: nothing of it is used before it has been through here.
+A device may be broken, may be somebody else's, and may lie: nothing that it says is used before it is parsed here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class Said(BaseModel):
-    """What an agent says is kept as it was said; what a newer one adds is passed over."""
+    """A part of an agent's message, kept as it was said; fields that a newer agent adds are passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -36,11 +36,11 @@ class Answer(Said):
 
 
 class Acknowledged(Answer):
-    """A result of which nothing is read, whatever it says."""
+    """A result whose content isn't read."""
 
 
 class Settled(Answer):
-    """Whether an agent that was sent stood there whole already."""
+    """The result of settling a sent agent: `was_whole` is True when it stood there whole already."""
 
     was_whole: StrictBool
 
@@ -88,7 +88,7 @@ class InstalledFile(Said):
 
 
 class InstalledManifest(Said):
-    """What every version of a manifest has, and the rest as it came; `Installed.parsed` reads all of it."""
+    """The fields that every version of a manifest has, and the rest as it came; `Installed.parsed` reads all of it."""
 
     model_config = ConfigDict(extra="allow")
     name: Text
@@ -108,25 +108,25 @@ class Installed(Said):
     active: StrictBool
 
     def parsed(self, who: str) -> Manifest:
-        """All of its manifest. Raises AgentError when it isn't one that this edgephi reads."""
+        """The release's whole manifest. Raises AgentError when it isn't one that this edgephi reads."""
         return parse(Manifest, self.manifest.model_dump(mode="json"), who, f"about release {self.release[:12]}")
 
 
 class Active(Said):
-    """A release and the runtime that executes it; neither where nothing is active."""
+    """A release and the runtime that executes it; both are None where nothing is active."""
 
     release: Sha256 | None
     runtime: Lock | None
 
 
 class Reused(Answer):
-    """Bytes of lacking files that were copied from others on the device."""
+    """The bytes of lacking files that were copied from other files on the device."""
 
     reused_bytes: Bytes
 
 
 class Pointer(Active):
-    """What is active now, and what was before, latest first."""
+    """The pair of release and runtime that is active now, and those that were active before, the latest first."""
 
     pointer_version: int = 1
     previous: tuple[Active, ...]
@@ -143,7 +143,8 @@ class RolledBack(Answer):
 
 
 class Provisioned(Answer):
-    """`installed` is None when there is no such runtime and nobody asked to make it, True when it was made now."""
+    """`installed` is True for a runtime that was made now, False for one that was there, None for one that a query
+    didn't find."""
 
     installed: StrictBool | None
     packages: tuple[Text, ...] = ()
@@ -184,7 +185,7 @@ class Measured(Answer):
 
 
 class Generated(Answer):
-    """A bundle loaded and generated."""
+    """The result of a load check: a bundle has loaded and generated."""
 
     load_ns: Nanoseconds
     generated_tokens: Count
@@ -196,7 +197,7 @@ class Continuation(Said):
 
 
 class ReferenceMade(Answer):
-    """Tokens of the windows whose log-probabilities were written, and greedy continuations."""
+    """The tokens of the windows whose log-probabilities were written, and greedy continuations of prompts."""
 
     text_tokens: Count
     windows: tuple[tuple[Count, ...], ...]
@@ -223,7 +224,7 @@ class Evaluated(Answer):
 
 
 class Probed(ProbeFacts, Answer):
-    """Facts; those that a newer agent adds are kept, unlike in other answers."""
+    """The facts of a probe; fields that a newer agent adds are kept, unlike in other answers."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -232,7 +233,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(model: type[M], payload: object, who: str, what: str) -> M:
-    """Raises AgentError that says what is wrong; `who` is the target's name, `what` follows "answer"."""
+    """Parse a payload. Raises AgentError that names the fault; `who` is the target's name, `what` follows "answer"."""
     try:
         return model.model_validate(payload)
     except ValidationError as exc:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 PROTOCOL = 1
 _PARTS = Path(__file__).parent / "device"
-# The rules that host and device hold manifests against; the parts import them as the host does.
+# The rules by which host and device judge manifests; the parts import them as the host does.
 _SHARED = Path(__file__).parents[1] / "untrusted.py"
-# Any Python understands it: one that is too old for the parts says so.
+# Every version of Python can run this: one that is too old for the parts says so.
 _START = b"""\
 import sys
 
@@ -25,7 +25,7 @@ from edgephi_agent.main import main
 
 main()
 """
-# The first that a zip can tell.
+# The earliest time that a zip can hold.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -33,7 +33,7 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 def agent_archive() -> bytes:
     """The parts of `device/` as a zip that Python runs: the same bytes on every host.
 
-    They are stored as they are: what a compression makes of them depends on the library's version.
+    They are stored uncompressed, because compressed bytes depend on the library's version.
     """
     import io
     import zipfile
@@ -57,7 +57,7 @@ def agent_sha256() -> str:
 
 @contextmanager
 def agent_file() -> Iterator[Path]:
-    """The archive as a private file, for as long as it takes to put it somewhere."""
+    """The archive as a private temporary file, for as long as the block runs."""
     with tempfile.TemporaryDirectory(prefix="edgephi-agent-") as folder:
         path = Path(folder) / "agent.pyz"
         path.write_bytes(agent_archive())

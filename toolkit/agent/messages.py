@@ -1,6 +1,6 @@
-"""An agent's lines: which of them are messages, and what those tell while an operation goes on.
+"""The messages among an agent's lines, and the events that they tell while an operation goes on.
 
-What an operation ends with is `answers`' business.
+The results of operations are parsed in `answers`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pydantic import Field, StrictBool, StrictStr, model_validator
 from toolkit.agent.answers import Missing, Nanoseconds, Said, parse
 from toolkit.catalog.facts import Count, Number, Text, UnixTime
 
-# A line holds a few kilobytes; a list of manifests or of log-likelihoods some hundred. More isn't our agent's.
+# A line holds a few kilobytes; a list of manifests or of log-likelihoods some hundred. A longer one isn't our agent's.
 LONGEST_LINE_BYTES = 16 * 2**20
 _DEEPEST = 32
-# How a message begins; what a login shell or a server prints by itself stands before the first one.
+# The beginning of every message; the words that a login shell or a server prints by itself stand before the first one.
 _FIRST_WORD = b'{"protocol": '
 _MOST_NOISE_BYTES = 64 * 1024
 
@@ -39,25 +39,25 @@ class Holder(Said):
 
 
 class Waiting(Said):
-    """Somebody else has the lock; who, isn't known in the moment before they have written it down."""
+    """Somebody else has the lock; `holder` is None in the moment before they have written down their name."""
 
     holder: Holder | None
 
 
 class Warned(Said):
-    """Something the user should know although the work goes on."""
+    """A warning to the user; the work goes on."""
 
     text: Text
 
 
 class Authorize(Said):
-    """One of the sources that a pull was given, by number, wants to know who asks."""
+    """The source of a pull with this number asks for credentials."""
 
     source: Count
 
 
 class Held(Said):
-    """The lock is ours, and that much of what was asked for is missing."""
+    """The lock is ours; `found` lists the missing ones of the requested files."""
 
     found: Missing
 
@@ -68,7 +68,7 @@ class ModelReady(Said):
 
 
 class Forgot(Said):
-    """The oldest turns of a conversation, which its context has no room for."""
+    """The number of a conversation's oldest turns that were dropped because its context has no room for them."""
 
     turns: Count
 
@@ -96,7 +96,7 @@ class TurnEnd(Said):
 
 
 class Scored(Said):
-    """How likely a continuation is, in nats, and whether it is what the model would say."""
+    """The log-likelihood of a continuation in nats; `greedy` is True when the model itself would generate it."""
 
     log_likelihood: Number
     greedy: StrictBool
@@ -108,13 +108,13 @@ class Completed(Said):
 
 @dataclass(frozen=True)
 class Result:
-    """What an operation ends with, not looked at yet."""
+    """The result of an operation, not parsed yet."""
 
     payload: dict[str, Any]
 
 
 class Failure(Said):
-    """Why an operation ended, by a code from the agent's short list."""
+    """The reason for which an operation failed, with a code from the agent's short list."""
 
     code: Text = "unknown"
     message: StrictStr
@@ -152,9 +152,9 @@ _EVENTS: dict[str, type[Event]] = {
 
 
 def without_noise(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """From the agent's first word on: a login shell or a server may print something by itself before it.
+    """The lines from the agent's first message on: a login shell or a server may print something by itself before it.
 
-    Where that word never comes, the last of what was said stands for it.
+    If none comes among the first _MOST_NOISE_BYTES, the last line of these takes its place.
     """
     noise_bytes, last = 0, b""
     for line in lines:
@@ -168,7 +168,7 @@ def without_noise(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def decode(line: bytes, protocol: int) -> tuple[str, dict[str, Any]]:
-    """A line to its kind (`event`, `result` or `error`) and what it says. Raises ValueError for anything else."""
+    """Decode a line to its kind (`event`, `result` or `error`) and payload. Raises ValueError for any other line."""
     if len(line) > LONGEST_LINE_BYTES:
         raise ValueError(f"a line of more than {LONGEST_LINE_BYTES} bytes")
     try:
@@ -193,7 +193,7 @@ def _finite(text: str) -> float:
 
 
 def _printable(value: Any, depth: int) -> Any:
-    """The same, without characters that would steer a terminal; line ends and tabs stay."""
+    """The value without characters that would steer a terminal; line ends and tabs stay."""
     if isinstance(value, str):
         if value.isprintable():
             return value
@@ -208,7 +208,7 @@ def _printable(value: Any, depth: int) -> Any:
 
 
 def parse_event(payload: dict[str, Any], who: str) -> Event | None:
-    """An event; None for one that a newer agent may know. Raises AgentError."""
+    """Parse an event; None for a type that only a newer agent may know. Raises AgentError."""
     kind = payload.get("type")
     model = _EVENTS.get(kind) if isinstance(kind, str) else None
     return None if model is None else parse(model, payload, who, f"('{kind}')")

@@ -1,7 +1,7 @@
 """Requests to an agent: one class for each of its operations, with the answer that the operation gives.
 
-Fields have the names, and the values, that stand in the JSON: kits hold the same messages, and the agent's own list of
-the keys that it reads (`OPS` in `agent/device/main.py`) is the same list.
+Fields have the names, and the values, that stand in the JSON: kits hold the same messages, and the agent itself lists
+the same keys (`OPS` in `agent/device/main.py`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ A = TypeVar("A", bound=BaseModel)
 
 
 class Omitted(Enum):
-    """The one value of a field that isn't said: the JSON hasn't its key. None is said, as null."""
+    """The single value of a field that is left out: the JSON hasn't its key. None isn't left out: it becomes null."""
 
     OMITTED = "omitted"
 
 
 OMITTED: Final = Omitted.OMITTED
-# A file's parts, each its length in bytes and its SHA-256.
+# A file's parts, each as its length in bytes and its SHA-256.
 BlockList = Sequence[Sequence[int | str]]
 
 
@@ -49,7 +49,7 @@ class SentWheel(TypedDict):
 
 
 class SentWindow(TypedDict):
-    """A window of text, and the file of what a reference says of it; a relative path counts from the install root."""
+    """A window of text, and a reference's file for it; a relative path counts from the install root."""
 
     tokens: Sequence[int]
     file: str
@@ -58,23 +58,23 @@ class SentWindow(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Generic[A]):
-    """An operation of the agent, with all that it is told; `A` is what it answers."""
+    """An operation of the agent, with its arguments; `A` is the type of its answer."""
 
     op: ClassVar[str]
     _answer: ClassVar[type[BaseModel]]
 
     def __init_subclass__(cls) -> None:
-        # The answer stands once, in the brackets behind the base.
+        # The answer's type stands once, in the brackets behind the base.
         cls._answer = get_args(cls.__dict__["__orig_bases__"][0])[0]
 
     def message(self, by: str) -> dict[str, Any]:
-        """All that the agent gets; `by` is who asks, for others that wait meanwhile."""
+        """The message to the agent; `by` names the sender to others that wait for it meanwhile."""
         said = {field.name: getattr(self, field.name) for field in fields(self)}
         told = {name: _plain(value) for name, value in said.items() if value is not OMITTED}
         return {"protocol": PROTOCOL, "op": self.op, "by": by, **told}
 
     def read(self, payload: dict[str, Any], who: str) -> A:
-        """The answer, typed. Raises AgentError that names the target `who` when it can't be one."""
+        """Parse the answer. Raises AgentError that names the target `who` when it can't be one."""
         return answers.parse(cast("type[A]", self._answer), payload, who, f"to '{self.op}'")
 
 
@@ -94,7 +94,7 @@ class TakeProbe(Request[answers.Probed]):
 
 @dataclass(frozen=True, kw_only=True)
 class FindMissing(Request[answers.Missing]):
-    """Nothing is missing where `release` is installed. What has arrived is hashed by `chunk_bytes`."""
+    """No file is missing where `release` is installed. Files that arrived are hashed in chunks of `chunk_bytes`."""
 
     op = "missing"
     artifacts: Sequence[WantedFile]
@@ -104,7 +104,7 @@ class FindMissing(Request[answers.Missing]):
 
 @dataclass(frozen=True, kw_only=True)
 class TakeHold(Request[answers.Acknowledged]):
-    """Keep the right to push for as long as stdin is open; what FindMissing finds is told as an event."""
+    """Keep the right to push for as long as stdin is open; an event tells the same as the answer to FindMissing."""
 
     op = "hold"
     artifacts: Sequence[WantedFile]
@@ -175,7 +175,7 @@ class Pull(Request[answers.Pulled]):
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(Request[answers.Verified]):
-    """All releases, unless one is named."""
+    """Verify all releases, unless one is named."""
 
     op = "verify"
     release: str | Omitted = OMITTED
@@ -198,7 +198,7 @@ class FindPythons(Request[answers.Pythons]):
 
 @dataclass(frozen=True, kw_only=True)
 class Provision(Request[answers.Provisioned]):
-    """A runtime from pushed `wheels`, else from the device's index: the `locked` requirements, or else `packages`.
+    """Install a runtime from pushed `wheels`, else from the device's index: `locked` requirements, or else `packages`.
 
     `smallest` is the requirement that the index is tried with. With `query_only` nothing is installed.
     """
@@ -236,7 +236,7 @@ class CheckLoad(_InRuntime[answers.Generated]):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeReference(_InRuntime[answers.ReferenceMade]):
-    """Files in `folder` for the first `tokens` of `text`; `prompts` cut from it are continued by `match_tokens`."""
+    """Write files for the first `tokens` of `text` to `folder`; `prompts` from it are continued by `match_tokens`."""
 
     op = "reference"
     text: str

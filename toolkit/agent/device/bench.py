@@ -93,7 +93,7 @@ def child_bench(request: dict[str, Any]) -> dict[str, Any]:
         if index >= workload["warmup"]:
             samples.append(sample)
         progress("measure", index + 1, rounds)
-    # Memory first, quality after it: the logits of whole windows are not what the workload costs.
+    # Memory is read before quality is measured: the logits of whole windows are no cost of the workload.
     result = {"load_ns": load_ns, "load_peak_bytes": load_peak, "samples": samples, **memory_facts()}
     if request.get("quality_text"):
         result["nll"] = negative_log_likelihood(og, model, tokenizer, request["quality_text"], workload)

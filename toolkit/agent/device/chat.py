@@ -60,7 +60,7 @@ def fit_conversation(tokenizer: Any, messages: list[dict[str, str]], context: in
 
 
 def continue_from(og: Any, model: Any, generator: Any, ids: list[int], context: int, request: dict[str, Any]) -> Any:
-    """A generator that has read `ids`, reusing what the last one has in common with them."""
+    """A generator that has read `ids`: the last one, rewound to the prefix in common, or a new one."""
     emit("event", {"type": "prefill", "tokens": len(ids)})
     if generator is not None:
         known = [int(token) for token in generator.get_sequence(0)]
@@ -70,7 +70,7 @@ def continue_from(og: Any, model: Any, generator: Any, ids: list[int], context: 
             generator.append_tokens(ids[common:])
             return generator
         except Exception as exc:
-            # Not every cache can be rewound (a sliding window's can't): read it all again.
+            # Not every cache can be rewound (a sliding window's can't): a new generator reads it all again.
             sys.stderr.write(f"no rewind: {first_line(exc)}\n")
     sampling = request.get("sampling") or {}
     generator = new_generator(og, model, settings_of(request), max_length=context, **sampling)
@@ -79,7 +79,7 @@ def continue_from(og: Any, model: Any, generator: Any, ids: list[int], context: 
 
 
 def answer(generator: Any, tokenizer: Any, prompt_tokens: int, max_new_tokens: int, submit: int) -> str:
-    """Generate one turn, a token event each piece; returns its text. Stamps count from `submit`."""
+    """Generate one turn, with a token event for each piece; returns its text. Stamps count from `submit`."""
     stream = tokenizer.create_stream()
     pieces: list[str] = []
     stamps: list[int] = []

@@ -29,9 +29,9 @@ def start_child(request: dict[str, Any], *, stdin: int | None, stdout: int | Non
 
 
 def request_file(text: str) -> str:
-    """A private file for the child: a request may be longer than an argument, and stdin is the conversation's.
+    """Write a private file for the child: a request may be longer than an argument, and stdin is the conversation's.
 
-    What is installed has to work on a full or read-only disk too: then the system's own folder for such files takes it.
+    A release has to work on a full or read-only disk too: then the file goes to the system's folder for temporary ones.
     """
     try:
         return private_file(text, ROOT)
@@ -51,9 +51,9 @@ def private_file(text: str, folder: Path | None) -> str:
 
 
 def wait_child(child: subprocess.Popen[bytes]) -> Any:
-    """Pass on what a child says; return its result.
+    """Pass on the events of a child; return its result.
 
-    A death without a word becomes a failure that names the signal.
+    Raises AgentFailure with the child's own error or, when it ended without a word, with the signal or exit code.
     """
     assert child.stdout is not None, "start it with stdout=PIPE"
     result = None
@@ -85,9 +85,9 @@ def in_runtime(request: dict[str, Any]) -> Any:
 
 
 def op_chat(request: dict[str, Any]) -> None:
-    """A conversation: after the request, every line of stdin is one JSON turn. Ends with stdin.
+    """Hold a conversation: after the request, every line of stdin is one JSON turn. It ends with stdin.
 
-    The child inherits both streams, so it is the child that says the result.
+    The child inherits both streams, and tells the result itself.
     """
     child = start_child(request, stdin=None, stdout=None)
     status = child.wait()

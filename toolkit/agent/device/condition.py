@@ -42,7 +42,7 @@ def usable_cores() -> int:
 
 
 def power_mode() -> str | None:
-    """A Jetson's, or a laptop's: `nvpmodel`, the firmware's platform profile, or Windows' power scheme."""
+    """The power mode of a Jetson or laptop: `nvpmodel`'s, the firmware's platform profile, or Windows' power scheme."""
     if sys.platform == "win32":
         return parse_powercfg(run_tool("powercfg", "/getactivescheme"))
     return parse_nvpmodel(run_tool("nvpmodel", "-q")) or read_text("/sys/firmware/acpi/platform_profile") or None

@@ -33,7 +33,7 @@ from .parsers import (
 )
 from .reading import read_text, run_tool, system_path
 
-# One start of PowerShell for all that Windows tells only there: it takes a second or two.
+# PowerShell is started once for all the facts that Windows tells only there: a start takes a second or two.
 WINDOWS_TIMEOUT_S = 40
 WINDOWS_FACTS = """
 $ErrorActionPreference = 'SilentlyContinue'; $ProgressPreference = 'SilentlyContinue'
@@ -61,7 +61,7 @@ def board_model() -> str:
 
 
 def emulated() -> str | None:
-    """The emulator that this device runs in, and what its figures are good for therefore; None on hardware."""
+    """The emulator that this device runs in, and the use of its figures; None on hardware."""
     return read_text("/run/edgephi/emulated") or None
 
 
@@ -90,7 +90,7 @@ def jetson() -> dict[str, str | None] | None:
 def accelerators(board: dict[str, str | None] | None, npus: list[str]) -> list[str]:
     """Accelerators whose drivers show themselves, each as `kind: name`.
 
-    `board` is what `jetson` found, `npus` the names that Windows gave.
+    `board` is the answer of `jetson`, `npus` are the names that Windows gave.
     """
     found = []
     if board is not None:
@@ -139,7 +139,7 @@ def disk_behind(mount: dict[str, str]) -> Path | None:
 
 
 def root_access() -> dict[str, Any]:
-    """Why the install root can't be written to (None when it can), its mode, and whether it is this user's own.
+    """The error of writing to the install root (None when there is none), its mode, and if this user owns it.
 
     A file is really made, without a name where the system can do that: permissions don't tell of read-only disks.
     """
@@ -149,7 +149,7 @@ def root_access() -> dict[str, Any]:
             pass
     except OSError as exc:
         found["root_error"] = exc.strerror or str(exc)
-    if hasattr(os, "geteuid"):  # Windows has lists of who may do what instead
+    if hasattr(os, "geteuid"):  # Windows has access control lists instead
         status = ROOT.stat()
         found.update(root_mode=f"{status.st_mode & 0o7777:04o}", root_owned=status.st_uid == os.geteuid())
     return found

@@ -1,6 +1,6 @@
-"""Files moved, linked and removed where systems differ in what they let be done.
+"""Moving, linking and removing files, in which systems differ.
 
-Windows refuses to move or remove what a program has open, for as long as it has: a scanner a moment, a chat for hours.
+Windows refuses to move or remove a file while a program has it open: a scanner for a moment, a chat for hours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE_S = 3.0
 POLL_S = 0.1
 # Windows' own limit, without the zero at the end.
 LONGEST_PATH = 259
-# What file systems without hard links answer: exFAT under Linux and, the last one, under Windows.
+# The errors of file systems without hard links: exFAT under Linux and, the last one, under Windows.
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS, errno.EINVAL}
 
 
@@ -41,7 +41,7 @@ def move(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """A file, or as much of a folder as goes; what isn't there is no error."""
+    """Remove a file, or as much of a folder as can be removed; a missing path is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -49,7 +49,7 @@ def remove(path: Path) -> None:
 
 
 def patiently(action: Callable[[], object], path: Path) -> None:
-    """Try for a while on Windows, where an open file is in the way. Raises AgentFailure when it stays there."""
+    """Run an action, on Windows again for a while when the file is open. Raises AgentFailure when it stays open."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -65,7 +65,7 @@ def patiently(action: Callable[[], object], path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """One file under two names; two files where the file system has no hard links."""
+    """Give a file a second name, or copy it where the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError as exc:
@@ -75,22 +75,22 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A second file with the same content, on the disk and read-only."""
+    """Make a second file with the same content, flushed to the disk and read-only."""
     shutil.copyfile(source, target)
     fsync_path(target)
     seal(target)
 
 
 def seal(path: Path) -> None:
-    """Make a file read-only; not on Windows, which removes no such file, whatever other name it goes by."""
+    """Make a file read-only; not on Windows, which then wouldn't remove any of the file's names."""
     if sys.platform != "win32":
-        # Another user's, hard-linked from a local push, is read-only already, and exFAT knows no modes.
+        # Another user's file, hard-linked by a local push, is read-only already, and exFAT knows no modes.
         with contextlib.suppress(PermissionError):
             path.chmod(0o444)
 
 
 def refuse_long_paths(paths: Iterable[str]) -> None:
-    """Say beforehand that Windows would refuse a path for its length. Raises AgentFailure."""
+    """Raise AgentFailure beforehand when Windows would refuse one of the paths for its length."""
     if sys.platform != "win32" or long_paths_allowed():
         return
     longest = max(paths, key=len, default="")

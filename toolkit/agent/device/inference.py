@@ -36,9 +36,9 @@ def first_line(exc: BaseException) -> str:
 
 
 def settings_of(request: dict[str, Any]) -> dict[str, Any]:
-    """Apply the profile's settings: threads, chunk_size, ngram_size, max_draft_tokens; None leaves one as it is.
+    """The profile's settings in a request: threads, chunk_size, ngram_size, max_draft_tokens; None for one not set.
 
-    A prompt that crosses a LongRoPE model's original context must be read at once: chunks of it would get one set of
+    chunk_size is left out when a prompt may cross a LongRoPE model's original context. Chunks would get one set of
     rotary frequencies before the crossing and another one after it, and the answer would be wrong without a word.
     """
     settings = dict(request.get("settings") or {})
@@ -83,7 +83,7 @@ def speculate(params: Any, settings: dict[str, Any]) -> None:
 
 
 def draft_facts(generator: Any) -> dict[str, int]:
-    """Count the tokens that speculation had checked, and those of them that held."""
+    """Count the tokens that speculation drafted and the model checked, and those of them that it accepted."""
     stats = generator.get_speculative_stats()
     return {"drafted_tokens": stats["draft_tokens_evaluated"], "accepted_tokens": stats["draft_tokens_accepted"]}
 

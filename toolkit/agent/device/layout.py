@@ -23,7 +23,7 @@ LOCK_NAME = re.compile(r"[0-9a-f]{16}\Z")
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush the thousands of files that other programs wrote into a folder: the whole system at once if it can be."""
+    """Flush the thousands of files that other programs wrote into a folder: all files of the system if that can be."""
     if hasattr(os, "sync"):
         os.sync()
         return

@@ -44,7 +44,7 @@ def last_logits_only(og: Any, model: Any) -> bool:
 def log_probabilities(og: Any, model: Any, tokens: list[int], stepwise: bool) -> Any:
     """Natural logarithms of the probabilities of every next token, float32 (len(tokens) - 1, vocabulary).
 
-    One window's logits are the most that is held. `stepwise` reads one token at a time, as a pruned head needs it.
+    At most one window's logits are in memory. `stepwise` reads one token at a time, as a pruned head needs it.
     """
     import numpy
 
@@ -88,7 +88,7 @@ def chosen_nll(log_probs: Any, tokens: list[int]) -> float:
 
 
 def greedy(og: Any, model: Any, prompt: list[int], count: int) -> list[int]:
-    """The `count` likeliest tokens after a prompt, one by one; an end of text doesn't stop it."""
+    """Generate `count` tokens after a prompt, each the likeliest; an end of text doesn't stop it."""
     generator = new_generator(og, model, max_length=len(prompt) + count, min_length=len(prompt) + count)
     generator.append_tokens(prompt)
     while not generator.is_done():

@@ -1,4 +1,4 @@
-"""The store's two locks: one for the process that changes it, one for the pusher. Who waits is told for whom."""
+"""The store's two locks: one for the process that changes it, one for the pusher. A waiting host is told for whom."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ LOCKED_BYTE = 1 << 30
 def held(name: str, request: dict[str, Any]) -> Iterator[None]:
     """Hold one of the store's locks, `lock` (it changes) or `push.lock` (files arrive); the system frees it at our end.
 
-    One that is taken is waited for, and the host hears of its holder again and again: a host that has gone ends us.
+    While another process holds it we wait, and name that one to the host again and again: if the host has gone, that
+    ends us.
     """
     ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (ROOT / name).open("a+b") as file:
@@ -52,7 +53,7 @@ def try_lock(file: Any) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            # Windows lets nobody read a locked byte: so the lock is on one far behind the holder's name.
+            # Windows lets nobody read a locked byte: the locked one is far behind the holder's name.
             file.seek(LOCKED_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:

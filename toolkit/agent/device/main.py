@@ -35,8 +35,8 @@ from .settle import refuse_if_damaged, refuse_if_exposed
 
 
 class Operation(NamedTuple):
-    """The part and the function that do it, and the keys that it reads of a request beside `protocol`, `op` and `by`:
-    those that it needs, and those that it does without.
+    """The part and the function of an operation, and the keys that it reads of a request beside `protocol`, `op` and
+    `by`: the required and the optional ones.
     """
 
     place: str
@@ -44,10 +44,10 @@ class Operation(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
-# What starts a process of a runtime, and what loads a model there, read these.
+# The keys that every operation in a process of a runtime may have: for starting it, and for loading a model there.
 IN_RUNTIME = ("release", "runtime", "model_folder", "settings")
 REFERENCE = ("text", "folder", "tokens", "window_tokens", "prompts", "prompt_tokens", "match_tokens")
-# A small board reads the part of one operation and what that needs, nothing else.
+# The places are texts, so that a small board imports only the part of the requested operation, and what that needs.
 OPS = {
     "settle": Operation("settle.op_settle"),
     "probe": Operation("facts.op_probe"),
@@ -76,7 +76,7 @@ OPS = {
     "chat": Operation("children.op_chat", (), (*IN_RUNTIME, "sampling")),
     "score": Operation("children.op_chat", (), IN_RUNTIME),
 }
-# The same in a process of a runtime, which is given the whole request.
+# The functions of operations in a process of a runtime, which is given the whole request.
 CHILD_OPS = {
     "check": "inference.child_check",
     "bench": "bench.child_bench",
@@ -89,7 +89,7 @@ CHILD_OPS = {
 
 
 def main() -> None:
-    # Whatever is made from here on, also by children, is this user's alone.
+    # All files that are made from here on, also by children, are this user's alone.
     os.umask(0o077)
     try:
         refuse_if_damaged()
@@ -132,7 +132,7 @@ def operate(text: str, places: dict[str, str]) -> Any:
     request = json.loads(text)
     if not isinstance(request, dict) or request.get("protocol") != PROTOCOL or request.get("op") not in places:
         raise AgentFailure("bad_request", f"unknown request: {text[:200]!r}")
-    if request["op"] not in ("probe", "settle"):  # one tells of it, the other cleans up first
+    if request["op"] not in ("probe", "settle"):  # probe reports an exposed root, settle first removes its own file
         refuse_if_exposed()
     part, _, name = places[request["op"]].partition(".")
     return getattr(importlib.import_module(f".{part}", __package__), name)(request)

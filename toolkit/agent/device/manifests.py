@@ -1,4 +1,4 @@
-"""Manifests and signatures as they arrive: distrusted here too, whatever the host has looked at."""
+"""Manifests and signatures as they arrive: the device distrusts them too, whatever the host has checked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_manifest(text: str, release: str) -> list[dict[str, Any]]:
 
 
 def distrust_artifacts(manifest: Any) -> list[dict[str, Any]]:
-    """Raises ValueError unless the manifest lists plain files, each once."""
+    """The artifacts of a manifest. Raises ValueError unless it lists plain files, each once."""
     artifacts = manifest.get("artifacts") if isinstance(manifest, dict) else None
     if not isinstance(artifacts, list) or len(artifacts) > MOST_ARTIFACTS:
         raise ValueError(f"no list of at most {MOST_ARTIFACTS} artifacts")

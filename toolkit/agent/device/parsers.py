@@ -12,7 +12,7 @@ ISA_FEATURES = {
     "amx_int8", "amx_bf16",
 }  # fmt: skip
 PCI_VENDORS = {"1022": "AMD", "10de": "NVIDIA", "17cb": "Qualcomm", "8086": "Intel"}
-# JetPack's first number by L4T's: for boards without the package that says it exactly.
+# JetPack's first number by L4T's: for boards without the package that tells the exact version.
 JETPACKS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
 
@@ -47,7 +47,7 @@ def parse_os_release(text: str) -> str | None:
 
 
 def parse_throttled(text: str) -> dict[str, bool] | None:
-    """`vcgencmd get_throttled` to its bits, e.g. {'under_voltage_now': False, ...}; None when it isn't one.
+    """`vcgencmd get_throttled` to its bits, e.g. {'under_voltage_now': False, ...}; None for other text.
 
     Bits 0-3 are now, 16-19 since boot: under-voltage, frequency cap, throttled, soft temperature limit.
     """
@@ -208,7 +208,7 @@ def parse_windows(text: str) -> dict[str, Any]:
 
 
 def npu_name(name: str, instance: str) -> str:
-    """A device's name in Windows with its maker before it where that is missing: AMD's doesn't say whose it is."""
+    """A device's name in Windows, with its maker before it where the name lacks that, as AMD's does."""
     match = re.match(r"PCI\\VEN_([0-9A-F]{4})", instance, re.IGNORECASE)
     vendor = PCI_VENDORS.get(match.group(1).lower(), "") if match else ""
     return name if not vendor or vendor.lower() in name.lower() else f"{vendor} {name}"

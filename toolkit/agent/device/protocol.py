@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 PROTOCOL = 1
-# Names the file that holds the request of a child, in its environment.
+# The environment variable that names the file with a child's request.
 CHILD_REQUEST = "EDGEPHI_AGENT_REQUEST_FILE"
 HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 CHUNK = 1 << 20
@@ -17,7 +17,7 @@ SIGKILL, SIGILL = 9, 4  # Windows' signal module hasn't got the first
 
 
 class AgentFailure(Exception):
-    """A failure the host can word: a code from a short list, what happened, what to do."""
+    """A failure that the host can word: a code from a short list, a message, and a hint what to do."""
 
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)

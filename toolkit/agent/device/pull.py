@@ -32,11 +32,11 @@ LEAST_GAP = 1 << 20
 def op_pull(request: dict[str, Any]) -> dict[str, Any]:
     """Get those of `artifacts` that have no blob here from the first of `sources` that has them, each with its hash.
 
-    A source is the URL of a repository: `https://host/v2/name`. What has arrived of a file earlier is gone on with, and
-    of an artifact with `blocks`, its parts, what other files here have is copied; whoever installs such a file hashes
-    it as a whole. At most `limit_bytes_per_s`, if that isn't null. A source that wants to know who asks is an event
-    `authorize` with its number; the host's next line on stdin has the `authorization` to send, or null and the
-    `reason`.
+    A source is the URL of a repository: `https://host/v2/name`. A file that has arrived in part is gone on with. An
+    artifact's `blocks` are its parts: those that other files here have are copied, and the file is hashed as a whole
+    only when it is installed. The rate is at most `limit_bytes_per_s`, unless that is null. When a source asks for
+    credentials, an event `authorize` tells its number; the host's next line on stdin has the `authorization` to send,
+    or null and the `reason`.
     """
     sources = [Source(number, url, ask_host) for number, url in enumerate(request["sources"])]
     artifacts = {artifact["sha256"]: artifact for artifact in request["artifacts"]}
@@ -54,7 +54,7 @@ def op_pull(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class Wanted:
-    """A file on its way, and the stretches that are lacking: pairs of where one begins and where it ends."""
+    """A file on its way, and the stretches of it that are lacking, each as its begin and its end."""
 
     def __init__(self, artifact: dict[str, Any]) -> None:
         self.sha256, self.size = artifact["sha256"], artifact["size_bytes"]
@@ -63,7 +63,7 @@ class Wanted:
         self.parts = checked_blocks(artifact["blocks"], self.size) if "blocks" in artifact else []
         self.arrival = INCOMING / f"{self.sha256}.part"
         self.stretches = [[0, self.size]]
-        # Its bytes don't all pass here in their order.
+        # True when its bytes don't all pass here in their order, so that their hash isn't known.
         self.patched = False
 
     def is_here(self) -> bool:
@@ -71,7 +71,7 @@ class Wanted:
         return blob.is_file() and bool(blob.stat().st_size == self.size)
 
     def look(self) -> None:
-        """Look which stretches of it are there, and drop a file that can't be gone on with."""
+        """Find the stretches that the arrived file lacks, and drop a file that can't be gone on with."""
         if not self.arrival.is_file():
             return
         state = self.arrival.stat()
@@ -122,7 +122,7 @@ def ask_host(number: int) -> str:
 
 
 class Pulling:
-    """All bytes that are pulled: the host is told of them, a limit holds them, and they are known to fit beforehand."""
+    """The progress of all files: it makes sure that they fit beforehand, reports to the host, and keeps to a limit."""
 
     def __init__(self, missing: list[Wanted], limit_bytes_per_s: float | None) -> None:
         self.total = sum(file.lacking for file in missing)
@@ -164,7 +164,7 @@ def pull_one(wanted: Wanted, sources: list[Source], pulling: Pulling) -> None:
 
 
 def pull_from(source: Source, wanted: Wanted, pulling: Pulling) -> None:
-    """Have a file whole. Raises Refused when that source doesn't lead to it."""
+    """Get a file whole from one source. Raises Refused when that source doesn't give it."""
     while True:
         resumed = wanted.stretches[:1] != [[0, wanted.size]]
         if download(source, wanted, pulling) in (wanted.sha256, None):
@@ -176,7 +176,7 @@ def pull_from(source: Source, wanted: Wanted, pulling: Pulling) -> None:
 
 
 def download(source: Source, wanted: Wanted, pulling: Pulling) -> str | None:
-    """Fill a file's stretches; returns the SHA-256 of all of it, None of one that is patched."""
+    """Fill a file's stretches; returns the SHA-256 of the whole file, None for a patched one."""
     digest = hashlib.sha256()
     with wanted.arrival.open("r+b" if wanted.arrival.exists() else "w+b") as file:
         while not wanted.patched and (chunk := file.read(CHUNK)):
@@ -184,7 +184,7 @@ def download(source: Source, wanted: Wanted, pulling: Pulling) -> str | None:
         while wanted.stretches:
             stretch = wanted.stretches[0]
             if not source.ranged:
-                # Else the bytes between would be sent again and again.
+                # This source sends the whole file each time: one stretch to its end is read, so that it does so once.
                 del wanted.stretches[1:]
                 stretch[1] = wanted.size
             file.seek(stretch[0])

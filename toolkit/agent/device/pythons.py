@@ -10,7 +10,7 @@ from typing import Any
 from .parsers import parse_py_launcher
 from .reading import run_tool
 
-# Where systems, uv, pyenv and conda put theirs; a session that isn't a login has few of them in its PATH.
+# The folders where systems, uv, pyenv and conda put Pythons; a shell that isn't a login shell has few in its PATH.
 PYTHON_FOLDERS = ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin", "/opt/conda/bin", "~/.local/bin")
 PYTHON_PLACES = (
     ".pyenv/versions/*/bin/python3",
@@ -19,7 +19,7 @@ PYTHON_PLACES = (
     "AppData/Roaming/uv/python/*/python.exe",
     ".pyenv/pyenv-win/versions/*/python.exe",
 )
-# Prints nothing for one that can't hold the runtime: not CPython, 32 bits, free-threaded, a preview, an environment.
+# It prints nothing for a Python that can't hold the runtime: not CPython, 32 bits, free-threaded, a preview, a venv.
 PYTHON_FACTS = """
 import json, sys, sysconfig
 from importlib.util import find_spec

@@ -24,7 +24,7 @@ from .protocol import AgentFailure, progress
 def child_reference(request: dict[str, Any]) -> dict[str, Any]:
     """Write a reference for bundles to be compared with: log-probabilities of each window of text, and greedy tokens.
 
-    No more than one window is held. One whose file stands in `folder` already, from an attempt that was cut off, stays.
+    At most one window is in memory. A window's file that an attempt which was cut off left in `folder` is kept.
     """
     og, model, tokenizer, _ = load_model(request)
     ids = [int(token) for token in tokenizer.encode(request["text"])][: request["tokens"]]
@@ -43,7 +43,7 @@ def child_reference(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_window(path: Path, log_probs: Any, tokens: list[int]) -> None:
-    """Half precision, with what must be exact beside it: the likeliest tokens and the text's own likelihood."""
+    """Write log-probabilities in half precision and, exactly, the likeliest tokens and the text's own likelihood."""
     import numpy
 
     top, nll = log_probs.argmax(axis=-1), chosen_nll(log_probs, tokens)

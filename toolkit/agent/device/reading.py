@@ -1,4 +1,4 @@
-"""Readers of files and small tools: what isn't there is empty, never an error."""
+"""Readers of files and small tools: a missing one gives empty text, never an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-SYSTEM = Path("/")  # what holds etc, proc and sys
+SYSTEM = Path("/")  # the folder of etc, proc and sys
 
 
 def system_path(path: str) -> Path:
@@ -14,7 +14,7 @@ def system_path(path: str) -> Path:
 
 
 def read_text(path: str | Path) -> str:
-    """A file's text; '' when it can't be read. Text names a file of the system. Device-tree strings end in NUL."""
+    """A file's text; '' when it can't be read. A str names a file of the system. Device-tree strings end in NUL."""
     file = path if isinstance(path, Path) else system_path(path)
     try:
         return file.read_text(encoding="utf-8", errors="replace").rstrip("\0\n")

@@ -1,4 +1,4 @@
-"""The pointer: which release is current, and the way back."""
+"""The pointer: the current release, and the way back."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def op_activate(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def op_rollback(request: dict[str, Any]) -> dict[str, Any]:
-    """Point `current` at the release that was active before, as often as there is one."""
+    """Point `current` at the release that was active before. Raises AgentFailure when none of those is left."""
     with held("lock", request):
         pointer = read_pointer()
         previous = [entry for entry in pointer["previous"] if (RELEASES / entry["release"]).is_dir()]
@@ -93,7 +93,7 @@ def op_rollback(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def op_deactivate(request: dict[str, Any]) -> dict[str, Any]:
-    """Point `current` at nothing: for a release that must not stay and has none before it."""
+    """Point `current` at nothing: for a release that must not stay active and has none before it."""
     with held("lock", request):
         pointer = read_pointer()
         write_durably(POINTER, json.dumps(dict(pointer, release=None, runtime=None, activated_unix_s=time.time())))
@@ -101,7 +101,7 @@ def op_deactivate(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
-    """Everything installed, newest first, and the pointer."""
+    """The installed releases, newest first, and the pointer."""
     pointer = read_pointer()
     releases = []
     for folder in RELEASES.glob("*") if RELEASES.is_dir() else []:
@@ -124,14 +124,14 @@ def op_releases(_request: dict[str, Any]) -> dict[str, Any]:
 
 
 def op_manifest(request: dict[str, Any]) -> dict[str, Any]:
-    """A release's manifest as it stands there, whose hash its name tells, and the signatures beside it."""
+    """A release's manifest as it stands here, whose hash is the release's name, and the signatures beside it."""
     folder = release_folder(request["release"])
     signatures = {path.name: read_text(path) for path in sorted((folder / "signatures").glob("*.sig"))}
     return {"release": folder.name, "manifest": manifest_text(folder), "signatures": signatures}
 
 
 def manifest_text(folder: Path) -> str:
-    # Not as text: line ends belong to what was hashed.
+    # It isn't read as text, because the hash counts its line ends.
     return (folder / "manifest.json").read_bytes().decode("utf-8")
 
 
@@ -141,7 +141,7 @@ def release_folders() -> list[Path]:
 
 
 def release_artifacts(folder: Path) -> list[dict[str, Any]] | None:
-    """The artifacts of an installed release, None when its manifest isn't what its name says."""
+    """The artifacts of an installed release; None when its manifest can't be read or hasn't the hash of its name."""
     try:
         return read_manifest(manifest_text(folder), folder.name)
     except (OSError, ValueError, AgentFailure):
@@ -162,7 +162,7 @@ def leave(pointer: dict[str, Any], releases: list[str]) -> dict[str, Any]:
 
 
 def remove_releases(releases: list[str]) -> None:
-    """A release disappears under its name at once; a power cut leaves a folder that nothing trusts."""
+    """Remove releases. Each loses its name at once, so that a power cut leaves a folder that nothing trusts."""
     for release in releases:
         gone = RELEASES / f".gone-{release[:16]}"
         shutil.rmtree(gone, ignore_errors=True)

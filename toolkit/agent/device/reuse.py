@@ -1,7 +1,7 @@
 """Parts of files that other releases here have already: they are copied, so that they needn't be sent.
 
 Every large file's parts are listed in blocks/<hash of the file>.json, one behind the other, as the host cut it. A list
-only says where to look: what is copied is hashed again.
+only says where to look: every copied part is hashed again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any, BinaryIO
 from .layout import BLOBS, BLOCKS, INCOMING, ROOT, write_durably
 from .protocol import CHUNK, HEX64, AgentFailure, progress
 
-# No host cuts longer ones: each is held in memory.
+# No host cuts longer parts. A whole one is held in memory.
 LONGEST_BLOCK = 16 << 20
 
 
 def checked_blocks(blocks: Any, size: int) -> list[tuple[int, str]]:
-    """The list of a file's parts, if it is one."""
+    """The list of a file's parts. Raises AgentFailure when it isn't one for a file of that size."""
     parts = [(length, sha256) for length, sha256 in blocks]
     for length, sha256 in parts:
         if not isinstance(length, int) or not 0 < length <= LONGEST_BLOCK or not HEX64.match(sha256):
@@ -32,7 +32,7 @@ def checked_blocks(blocks: Any, size: int) -> list[tuple[int, str]]:
 
 
 def keep_blocks(lists: dict[str, Any], artifacts: list[dict[str, Any]]) -> None:
-    """Keep the lists of a release's files, for what comes later. A release is one without them too."""
+    """Keep the lists of a release's files, for later releases; a list that can't be written is left out."""
     for artifact in artifacts:
         sha256 = artifact["sha256"]
         if sha256 in lists:
@@ -43,9 +43,9 @@ def keep_blocks(lists: dict[str, Any], artifacts: list[dict[str, Any]]) -> None:
 
 
 def op_reuse(request: dict[str, Any]) -> dict[str, Any]:
-    """Begin files that are lacking with what other files here have of them; the host sends the rest.
+    """Begin lacking files with the parts that other files here have; the host sends the rest.
 
-    Files that are here, or have begun to arrive, stay as they are. Where the disk hasn't room for all nothing is done.
+    Files that are here, or have begun to arrive, stay as they are. If the disk hasn't room for all, nothing is done.
     """
     files = []
     for file in request["files"]:
@@ -57,7 +57,7 @@ def op_reuse(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def reuse(files: list[tuple[str, int, list[tuple[int, str]]]]) -> int:
-    """Begin files, each a hash, a size and its parts; returns the bytes that were copied."""
+    """Begin files, each given as a hash, a size and its parts; returns the number of bytes that were copied."""
     lacking = [
         file for file in files if not (BLOBS / file[0]).is_file() and not (INCOMING / f"{file[0]}.part").exists()
     ]
@@ -70,7 +70,7 @@ def reuse(files: list[tuple[str, int, list[tuple[int, str]]]]) -> int:
 
 
 def find_places(wanted: set[str]) -> dict[str, tuple[Path, int]]:
-    """The file and the offset at which a part with one of these hashes should lie."""
+    """The file and the offset at which each part should lie, by hash, for those of the hashes that a list has."""
     places: dict[str, tuple[Path, int]] = {}
     for path in sorted(BLOCKS.glob("*.json")) if BLOCKS.is_dir() else []:
         blob, offset = BLOBS / path.stem, 0
@@ -83,13 +83,13 @@ def find_places(wanted: set[str]) -> dict[str, tuple[Path, int]]:
 
 
 class Copying:
-    """Copies parts to where they belong in other files, and counts those that were what they should be."""
+    """Copies parts to their places in other files, and counts the bytes of those that had their hash."""
 
     def __init__(self, places: dict[str, tuple[Path, int]], total: int) -> None:
         self.places, self.total, self.done = places, total, 0
 
     def begin(self, sha256: str, parts: list[tuple[int, str]]) -> int:
-        """Write what is here of a file; under its name in incoming/ only once all of that is there."""
+        """Write the parts of a file that are here; they get its name in incoming/ only once all of them are written."""
         beside, offset, right = INCOMING / f"{sha256}.reuse", 0, 0
         INCOMING.mkdir(mode=0o700, parents=True, exist_ok=True)
         with beside.open("wb") as target:
@@ -108,7 +108,7 @@ class Copying:
         return 0
 
     def copy(self, target: BinaryIO, length: int, sha256: str) -> bool:
-        """False when the disk can't read it any more, or it has another hash; then the host sends it over that."""
+        """Copy a part. False when the disk can't read it any more or its hash differs: the host overwrites it then."""
         blob, offset = self.places[sha256]
         digest, left = hashlib.sha256(), length
         try:

@@ -33,8 +33,8 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
     It comes from the device's index, by name, version and hash where the request has `locked`, or from wheels pushed to
     incoming/. With `query_only` nothing is made: `installed` is None when there is no such runtime.
 
-    It counts only once `ready.json` stands in it, after it was seen to import; a half-made one is made again. Those
-    that are there already stay as they are.
+    An environment counts only once `ready.json` stands in it, after it was seen to import; a half-made one is made
+    again. Others that are there already stay as they are.
     """
     lock = request["lock"]
     if not LOCK_NAME.match(lock):
@@ -65,7 +65,7 @@ def op_provision(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_runtime(folder: Path, request: dict[str, Any]) -> list[str]:
-    """The packages that stand in the environment once it is whole."""
+    """Make the environment and see it import; returns its packages."""
     wheels = [take_wheel(wheel, folder / "wheels") for wheel in request.get("wheels", [])]
     python = make_venv(folder / "venv", wheels)
     if wheels:
@@ -126,7 +126,7 @@ def ask_index(python: str, folder: Path, requirement: str) -> None:
 
 
 def install_from_index(python: str, folder: Path, request: dict[str, Any]) -> None:
-    """The locked files and no others where there is a lock; else the versions that the index resolves to today."""
+    """Install the locked files and no others where there is a lock; else the versions that pip resolves to today."""
     progress("runtime: packages", 1, 3)
     if "locked" in request:
         lines = folder / "locked.txt"

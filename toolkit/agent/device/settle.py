@@ -1,4 +1,4 @@
-"""The agent's own file: it comes to rest under its name by itself, and refuses to work when it isn't whole."""
+"""The agent's own file: the agent puts it under its name itself, and refuses to work when it isn't whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .files import fsync_path, remove
 from .layout import AGENT_FILE, ROOT, sha256_file, write_durably
 from .protocol import AgentFailure
 
-# The name tells the first half of the hash's hexadecimal digits, whatever follows it.
+# The name tells the first 16 hexadecimal digits of the SHA-256, whatever follows them.
 NAME = re.compile(r"(agent-([0-9a-f]{16}))\.")
 
 
@@ -39,8 +39,8 @@ def refuse_if_exposed() -> None:
 def op_settle(_request: dict[str, Any]) -> dict[str, Any]:
     """Put this file, which has just arrived under another name, durably under the one that it is started by.
 
-    It is written there rather than renamed: from this machine it may have come as a hard link. `was_whole` says
-    whether the same content stood there already.
+    It is written there rather than renamed: a host on this machine may have sent it as a hard link. `was_whole` is True
+    when the same content stood there already.
     """
     match = NAME.match(AGENT_FILE.name)
     if not match or AGENT_FILE.suffix == ".pyz":

@@ -37,14 +37,14 @@ class Refused(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Redirects are ours to follow: they mustn't take credentials along."""
+    """Leaves redirects to `Source`, which takes no credentials along to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class Source:
-    """One repository of one registry. `gone` says why nothing is to be had from it any more."""
+    """One repository of one registry. `gone` is the reason for which it isn't asked any more, None while it is."""
 
     def __init__(self, number: int, url: str, authorize: Callable[[int], str]) -> None:
         parts = urlsplit(url)
@@ -53,7 +53,7 @@ class Source:
         self.url, self.host = url, parts.netloc
         self.gone: str | None = None
         self.answered = False
-        # Some send the whole file, whatever part of it is asked for.
+        # False for a source that sends the whole file, whatever part of it is asked for.
         self.ranged = True
         self._ask: Callable[[], str] = lambda: authorize(number)
         self._authorization: str | None = None
@@ -64,7 +64,7 @@ class Source:
     def blocks(self, sha256: str, start: int, end: int, size: int) -> Iterator[bytes]:
         """Give the bytes of a blob (of `size` bytes) from `start` to `end`, as they arrive, and none beyond.
 
-        Raises Broken, and Refused when the source hasn't it, or sends something else than it was asked for.
+        Raises Broken, and Refused when the source hasn't the blob, or sends something else than it was asked for.
         """
         part = f"bytes={start}-{end - 1 if end < size else ''}" if start or end < size else None
         with self._open(f"{self.url}/blobs/sha256:{sha256}", part) as response:

@@ -63,7 +63,7 @@ def best_time_s(action: Callable[[], Any]) -> float:
 
 
 def child_measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Runs a second of an ONNX model (`kernel`, base64) with an input of the shape `input`."""
+    """Run an ONNX model (`kernel`, base64) for MEASURED_S, with an input of the shape `input`."""
     import base64
 
     import numpy

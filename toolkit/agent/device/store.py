@@ -23,7 +23,7 @@ OWN_COPY_BYTES = 4 << 20
 def op_hold(request: dict[str, Any]) -> dict[str, Any]:
     """Keep `push.lock` for as long as the host keeps our stdin open: two pushers would write to the same files.
 
-    What of `artifacts` is missing is told with the lock: a second start would take a small board a second.
+    The event that tells of the lock lists the missing `artifacts` too: another start would take a small board a second.
     """
     with held("push.lock", request):
         emit("event", {"type": "held", "found": op_missing(request)})
@@ -116,7 +116,7 @@ def keep_signatures(signatures: dict[str, str], release: Path) -> None:
 
 
 def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
-    """Hash the files that arrived and those that were there, and make blobs of the former; returns their hashes."""
+    """Hash the files that arrived and those that were there; returns the hashes of the former, which become blobs."""
     arrived = set()
     unique = {artifact["sha256"]: artifact for artifact in artifacts}
     total, done = sum(artifact["size_bytes"] for artifact in unique.values()), 0
@@ -151,7 +151,7 @@ def verify_blobs(artifacts: list[dict[str, Any]]) -> set[str]:
 
 
 def renew_links(arrived: set[str]) -> None:
-    """Give files that were sent afresh to the releases that have them: theirs are lost or damaged."""
+    """Give files that were sent afresh to the older releases that list them: their own ones are lost or damaged."""
     for folder in release_folders():
         for artifact in release_artifacts(folder) or []:
             blob, path = BLOBS / artifact["sha256"], folder / artifact["path"]

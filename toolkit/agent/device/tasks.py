@@ -1,4 +1,4 @@
-"""Answers for a test harness: how likely a continuation is, and greedy text."""
+"""Answers for a test harness: the likelihood of a continuation, and greedy text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def encode_pair(tokenizer: Any, context: str, continuation: str, begin: int) -> 
 def score(og: Any, model: Any, tokens: list[int], head: int, limit: int, stepwise: bool) -> dict[str, Any]:
     """Log-likelihood in nats of the tokens after the first `head`, and whether each of them is the likeliest.
 
-    What is longer than `limit` is read in windows: each token is predicted once, the last ones from a whole window.
+    More tokens than `limit` are read in windows: each token is predicted once, the last ones from a whole window.
     """
     total, likeliest, position = 0.0, True, head
     while position < len(tokens):

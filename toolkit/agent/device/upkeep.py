@@ -20,8 +20,8 @@ STALE_S = 24 * 3600.0
 def op_verify(request: dict[str, Any]) -> dict[str, Any]:
     """Hash every file of every release again, or of the one called `release`.
 
-    With `repair` what is damaged is removed: blobs, and the releases that have them; when the active one is among
-    these, `current` goes back to the newest whole one. The next deploy sends the damaged files afresh, and those alone.
+    With `repair` damaged releases are removed, and damaged blobs; when the active release is among these, `current`
+    goes back to the newest whole one. The next deploy sends the damaged files afresh, and those alone.
     """
     with held("lock", request):
         only = request.get("release")
@@ -38,7 +38,7 @@ def op_verify(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove_damaged(blob: Path) -> None:
-    """A release's small file may be damaged, and its blob whole."""
+    """Remove a blob unless it is whole: it may be, when a release's own copy of a small file is damaged."""
     try:
         whole = sha256_file(blob) == blob.name
     except OSError:
