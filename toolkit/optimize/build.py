@@ -1,7 +1,7 @@
 """Build a bundle: model + recipe + profile → Olive → checked files in the store.
 
-What is finished is renamed into place: `builds/<key>` (Olive's files, whatever the context) and
-`bundles/<id>`. Everything before that lies in folders whose names begin with a dot, which nothing trusts.
+Finished folders are renamed into place: `builds/<key>` (Olive's files, whatever the context) and `bundles/<id>`. Until
+then their files lie in folders whose names begin with a dot, which nothing trusts.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Check = Callable[[Bundle], Service[None]]
 
 _GENAI_CONFIG = "genai_config.json"
 _RECORD = "build.json"
-# What Olive writes about itself: absolute paths and times, of no use to a device.
+# Olive's records of its own work: absolute paths and times, of no use to a device.
 _OLIVE_RECORDS = {"footprint.json", "output_footprint.json", "model_config.json", "run_history.txt"}
 
 
 def optimize(request: BuildRequest, *, out: Path | None = None, check: Check | None = None) -> Service[Bundle]:
-    """Build what is asked for, or find it built, and return the bundle.
+    """Build the requested bundle, or find it built, and return it.
 
     `check` loads the bundle and generates with it before it is stored. With `out` the bundle is also put into that
     folder, and that copy is returned. Raises ConfigError, MissingExtra and BuildError, and whatever `check` raises.
@@ -56,7 +56,7 @@ def _builds_dir() -> Path:
 
 
 def _build(job: Job, *, force: bool) -> Service[Path]:
-    """The folder with Olive's files for `job`, made now or found whole. The job's lock is held."""
+    """The folder with Olive's files for `job`, made now or found whole. The caller holds the job's lock."""
     key = job.key()
     folder = _builds_dir() / key
     if _whole(folder, _recorded(folder)):
@@ -75,7 +75,7 @@ def _build(job: Job, *, force: bool) -> Service[Path]:
 
 
 def _finish(output: Path) -> None:
-    """Keep what a device needs, and record it."""
+    """Keep the files that a device needs, and record them."""
     for name in _OLIVE_RECORDS:
         (output / name).unlink(missing_ok=True)
     files = sorted(path for path in output.rglob("*") if path.is_file())
@@ -93,7 +93,7 @@ def _recorded(folder: Path) -> list[Artifact]:
 
 
 def _whole(folder: Path, artifacts: list[Artifact] | tuple[Artifact, ...]) -> bool:
-    """Whether all files are there with their sizes; hashes are `verify`'s work."""
+    """Tell if all files are there with their sizes; their hashes aren't checked."""
     return bool(artifacts) and all(
         (folder / artifact.path).is_file() and (folder / artifact.path).stat().st_size == artifact.size_bytes
         for artifact in artifacts
@@ -105,7 +105,7 @@ def _store(job: Job, build: Path, check: Check | None) -> Service[Bundle]:
     with fresh_folder(store_dir() / job.key()) as fresh:
         bundle = _assemble(job, build, fresh)
         final = store_dir() / bundle.id
-        # It may have been evaluated since: the same files under another id.
+        # A stored bundle that was evaluated since has the same files under another id.
         if stored := find_identity(bundle.manifest.identity):
             if _whole(stored.path, stored.manifest.artifacts):
                 yield Step(f"bundle {stored.id[:12]}", skipped=True)
@@ -146,14 +146,16 @@ def _assemble(job: Job, build: Path, folder: Path) -> Bundle:
 
 
 def _write_genai_config(source: Path, target: Path, context_tokens: int) -> None:
-    """The builder plans for the model's whole context, and that memory is taken at the first token."""
+    """Write the runtime's configuration with the planned context: the builder's has the model's whole context, whose
+    memory is taken at the first token.
+    """
     config = json.loads(source.read_bytes())
     config["search"]["max_length"] = context_tokens
     target.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8", newline="\n")
 
 
 def _refuse_occupied(out: Path) -> None:
-    """Before the work: a folder that holds something else than a bundle is never replaced."""
+    """Refuse, before the work, a folder that holds something else than a bundle: it is never replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
@@ -167,7 +169,7 @@ def _occupied(out: Path) -> ConfigError:
 
 
 def _put(bundle: Bundle, out: Path) -> Bundle:
-    """A copy of a stored bundle in `out`, which shares the store's bytes where the disk allows it."""
+    """Put a copy of a stored bundle into `out`; it shares the store's bytes where the disk allows it."""
     if out.exists() and any(out.iterdir()):
         if open_bundle(out).id == bundle.id and _whole(out, bundle.manifest.artifacts):
             return open_bundle(out)

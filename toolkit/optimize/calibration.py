@@ -1,4 +1,4 @@
-"""Calibration text: what data-aware passes look at."""
+"""Calibration text, which data-aware passes read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 
-# Between texts, as Olive joins them.
+# Olive puts this between texts.
 JOINER = "\n\n"
 
 
@@ -45,7 +45,7 @@ def _text_of(line: str, where: str) -> str:
 def token_ids(file: Path, model: Path, count: int) -> list[int]:
     """The first `count` token ids of a calibration text in the vocabulary of the model folder `model`.
 
-    Raises ConfigError when it has fewer: too little text would calibrate to nothing without a word.
+    Raises ConfigError when it has fewer: calibrating with too little text would silently do nothing.
     """
     from tokenizers import Tokenizer
 

@@ -1,9 +1,9 @@
 """Run one build in a process of its own: `python -m toolkit.optimize.child CONFIG`.
 
-CONFIG is JSON: Olive's `workflow`, and what is done after it where `kv_cache` isn't null.
+CONFIG is JSON: Olive's `workflow`, and in `kv_cache` the arguments of `quantize_kv_cache` after it, or null.
 
 `import olive` takes seconds, prints to stdout and may end in an out-of-memory kill; none of it may happen to
-edgephi itself. The process lives as long as its stdin is open, so that it can't outlive who started it.
+edgephi itself. The process lives as long as its stdin is open, so that it can't outlive its parent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ NO_OUTPUT = 3
 
 
 def main(config: Path) -> int:
-    """0 when the workflow left a model in its output folder; Olive itself also ends well when a pass
-    failed."""
+    """Run a build; returns 0 when the workflow left a model in its output folder, else NO_OUTPUT. Olive itself also
+    ends well when a pass failed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     build = json.loads(config.read_text(encoding="utf-8"))
     output = Path(build["workflow"]["output_dir"])

@@ -1,4 +1,4 @@
-"""The libraries of the `optimize` extra: whether they are here, and their versions."""
+"""The libraries of the `optimize` extra: a check that they are installed, and their versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import metadata
 
 from toolkit.errors import MissingExtra
 
-# Distribution -> the name it is imported by. What a build is made with, and what a manifest records.
+# The libraries that a build is made with and a manifest records: distribution -> the name that it is imported by.
 TOOLS = {
     "olive-ai": "olive",
     "onnxruntime-genai": "onnxruntime_genai",
@@ -29,5 +29,5 @@ def require_extra() -> None:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of everything that decides what a build's bytes are."""
+    """The versions of all libraries that decide a build's bytes."""
     return {distribution: metadata.version(distribution) for distribution in TOOLS}

@@ -1,7 +1,7 @@
-"""From a MODEL argument to a model on this machine; hub ids are downloaded at a pinned revision.
+"""The way from a MODEL argument to a model on this machine; hub ids are downloaded at a pinned revision.
 
 The download is a process of its own (`python -m toolkit.optimize.hub ID REVISION PATTERN…`): the hub library waits
-for its threads, so that nothing else could end a download in the middle.
+for its threads, so that only killing a process can end a download in the middle.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from toolkit.errors import BuildError, ConfigError, ToolkitError
 from toolkit.events import Progress, Service, Step, Warning_
 from toolkit.optimize.extra import require_extra
 
-# What a build reads. Python files only when the code that comes with a model is trusted.
+# The files that a build reads; Python files only when the code that comes with a model is trusted.
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 CODE_PATTERNS = ("*.py",)
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
@@ -49,9 +49,9 @@ _BY_FOLDER = "download it on another machine and give the folder instead of the 
 def resolve_model(ref: str, *, trust_remote_code: bool = False) -> Service[SourceModel]:
     """The model that `ref` names: an existing folder, a shipped model, or `org/name` on the hub.
 
-    A hub id may pin a branch, tag or commit: `org/name@revision`. Raises ConfigError when nothing has that
-    name, the model is gated, isn't usable or needs code that isn't trusted, and BuildError when the hub can't be
-    reached and nothing is cached.
+    A hub id may pin a branch, tag or commit: `org/name@revision`. Raises ConfigError when no model has that
+    name, or it is gated, isn't usable or needs code that isn't trusted, and BuildError when the hub can't be
+    reached and the model isn't cached.
     """
     local = local_model(ref, trust_remote_code=trust_remote_code)
     if local is not None:
@@ -61,10 +61,10 @@ def resolve_model(ref: str, *, trust_remote_code: bool = False) -> Service[Sourc
 
 
 def resolve_shape(ref: str) -> Service[ModelShape]:
-    """The shape of the model that `ref` names: a folder's config.json, a shipped model, a preset, or a hub id, of which
-    nothing else than its config.json is fetched, and not even that if it is a preset's.
+    """The shape of the model that `ref` names: a folder with a config.json, a shipped model, a preset, or a hub id. For
+    a hub id only config.json is fetched, and nothing if it is a preset's.
 
-    Raises ConfigError when nothing has that name, MissingExtra, and BuildError when the hub can't be reached.
+    Raises ConfigError when no model has that name, MissingExtra, and BuildError when the hub can't be reached.
     """
     repo, _, revision = ref.partition("@")
     preset_ids = {preset.hub_id for preset in PRESETS.values()}
@@ -79,9 +79,9 @@ def resolve_shape(ref: str) -> Service[ModelShape]:
 
 
 def local_model(ref: str, *, trust_remote_code: bool = False) -> SourceModel | None:
-    """The model that `ref` names if it is on this machine anyway, None for a hub id.
+    """The model that `ref` names if it is a folder or a shipped model, None for a hub id.
 
-    Raises ConfigError when `ref` is neither, or what it names isn't a usable model.
+    Raises ConfigError when `ref` is neither, or the model isn't usable.
     """
     path = Path(ref).expanduser()
     if path.exists():
@@ -197,7 +197,7 @@ def _worded(repo: str, revision: str, kind: str, detail: str) -> ToolkitError:
 
 
 def _fetch(repo: str, revision: str, patterns: list[str]) -> dict[str, Any]:
-    """In the child: download and tell where the snapshot lies, or what kind of failure it was."""
+    """In the child: download a model; returns the snapshot's folder, or the kind of the failure."""
     from huggingface_hub import errors
 
     try:
@@ -229,13 +229,13 @@ def _from_hub(repo: str, revision: str, patterns: list[str]) -> dict[str, Any]:
         if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in patterns)
     ]
     offered = {sibling.rfilename for sibling in info.siblings or []}
-    # Before gigabytes are fetched for nothing. Nobody asks for the tokenizer where only a shape is wanted.
+    # This is checked before gigabytes are fetched for nothing. A request for a shape alone needs no tokenizer.
     needed = [name for name in TOKENIZER_FILES if any(fnmatch(name, pattern) for pattern in patterns)]
     if missing := [name for name in needed if name not in offered]:
         return {"error": "tokenizer", "detail": " ".join(missing)}
     cached = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     _say({"total": sum(sibling.size or 0 for sibling in wanted), "blobs": str(cached / "blobs")})
-    # The commit, not the branch: what was looked at is what is fetched.
+    # The commit is fetched and not the branch, which may have moved since the files were listed.
     folder = snapshot_download(
         repo,
         revision=info.sha,
@@ -244,7 +244,7 @@ def _from_hub(repo: str, revision: str, patterns: list[str]) -> dict[str, Any]:
         library_name="edgephi",
     )
     if info.sha and info.sha != revision:
-        # In the hub library's own layout, so that the branch is found again without the hub.
+        # The branch is noted in the hub library's own layout, so that it is found again without the hub.
         ref = cached / "refs" / revision
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(info.sha, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From a request to a job: the model at hand, planned for its device, and all that decides the bundle's bytes.
+"""The way from a request to a job: the model at hand, planned for its device, and all that decides the bundle's bytes.
 
 A model is opened once and planned once; a hub id is planned before its weights are fetched.
 """
@@ -29,7 +29,7 @@ from toolkit.units import memory_text, size_text
 
 @dataclass(frozen=True)
 class Job:
-    """All that decides what a bundle's bytes are."""
+    """All that decides a bundle's bytes."""
 
     model: SourceModel
     model_sha256: str
@@ -51,7 +51,7 @@ class Job:
         return table | {"trust_remote_code": True} if self.model.remote_code else table
 
     def workflow(self, work: Path) -> dict[str, Any]:
-        """The Olive configuration of the build in the folder `work`, where a model with remote code is put as well."""
+        """The Olive configuration of the build in the folder `work`, which also gets a view of a remote-code model."""
         folder = self.model.folder.resolve()
         if self.model.remote_code:
             folder = without_tokenizer_code(folder, work / "model")
@@ -62,13 +62,13 @@ class Job:
         return render_workflow(self.recipe, model, self.provider, text, output, cache, trust_remote_code=trusted)
 
     def workflow_sha256(self) -> str:
-        """Hash of the workflow with placeholders for what differs from machine to machine."""
+        """Hash of the workflow with placeholders for the paths, which differ from machine to machine."""
         text = self.calibration and Path("CALIBRATION").with_suffix(self.calibration.suffix)
         workflow = self._render("MODEL", text, Path("OUTPUT"), Path("CACHE"))
         return _sha256(canonical_json([workflow, self.recipe.kv_cache_bits]))
 
     def kv_cache(self) -> dict[str, Any] | None:
-        """The step after the workflow, as arguments of `run_workflow`."""
+        """The argument `kv_cache` of `run_workflow`, the step after the workflow; None without that step."""
         settings = self.recipe.calibration
         if self.recipe.kv_cache_bits is None or settings is None:
             return None
@@ -79,15 +79,15 @@ class Job:
         }
 
     def key(self) -> str:
-        """Two jobs with the same key give the same files, except for the context."""
+        """The job's key: two jobs with the same key give the same files, except for the context."""
         parts = [self.model_sha256, self.workflow_sha256(), self.calibration_sha256, self.tools]
         return _sha256(canonical_json(parts))
 
 
 def with_local_model(request: BuildRequest) -> BuildRequest:
-    """The request with its model opened if that is on this machine anyway; a hub id stays one.
+    """The request with its model opened if that is a folder or a shipped model; a hub id stays one.
 
-    Raises ConfigError when nothing has that name, or what it names isn't a usable model.
+    Raises ConfigError when no model has that name, or it isn't usable.
     """
     if isinstance(request.model, SourceModel):
         return request
@@ -96,7 +96,7 @@ def with_local_model(request: BuildRequest) -> BuildRequest:
 
 
 def make_job(request: BuildRequest) -> Service[Job]:
-    """Plan what is asked for, refuse what the plan rules out, and get the model here.
+    """Plan the requested build, refuse it if the plan rules it out, and get the model here.
 
     Raises ConfigError, MissingExtra and BuildError.
     """
@@ -106,7 +106,7 @@ def make_job(request: BuildRequest) -> Service[Job]:
     yield from _say_fit(request, fit)
     model = yield from _fetched(request)
     if model.shape != shape:
-        # The hub's config.json may differ from the preset's, or have changed since it was looked at.
+        # The hub's config.json may differ from the preset's, or have changed since it was read.
         fit = plan(model.shape, request.recipe, request.profile, request.options.context_tokens)
     provider = request.provider
     if provider != request.profile.runtime.provider:
@@ -137,7 +137,7 @@ def _fetched(request: BuildRequest) -> Service[SourceModel]:
 
 
 def _calibration(request: BuildRequest, model: SourceModel) -> Path | None:
-    """The text to calibrate with, seen to be long enough."""
+    """The file of the text to calibrate with, checked to be long enough; None without calibration."""
     file = calibration_file(request.recipe, request.options.calibration)
     if file is not None and request.recipe.calibration is not None:
         token_ids(file, model.folder, request.recipe.calibration.tokens)

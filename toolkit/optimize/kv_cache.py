@@ -84,6 +84,6 @@ def _scales(name: str, magnitudes: Any) -> Any:
     import numpy
     from onnx import numpy_helper
 
-    # A channel that was always zero still needs a scale that isn't.
+    # The scale of a channel that was always zero mustn't be zero.
     scales = numpy.maximum(magnitudes.reshape(-1) / _QMAX, numpy.finfo(numpy.float32).tiny)
     return numpy_helper.from_array(scales.astype(numpy.float32), name)

@@ -1,7 +1,7 @@
-"""What edgephi can do: architecture × provider × recipe, each tested, expected or impossible, with the reason.
+"""The capabilities of edgephi: architecture × provider × recipe, each tested, expected or impossible, with the reason.
 
-`impossible` is what the code itself refuses, in its own words. `tested` is what the tests recorded in
-`capabilities.json` (`make matrix`). The rest is `expected`.
+The code itself refuses an `impossible` combination, in its own words. The tests recorded the `tested` ones in
+`capabilities.json` (`make matrix`). The rest are `expected`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from toolkit.optimize.workflow import render_workflow
 Status = Literal["tested", "expected", "impossible"]
 
 SHIPPED = data_path("capabilities.json")
-# Any profile will do: what a recipe can't do to a shape doesn't depend on the device.
+# Any profile serves: whether a recipe is possible for a shape doesn't depend on the device.
 _PROFILE = "raspberry-pi-5-8gb"
 
 
@@ -36,9 +36,9 @@ _PROFILE = "raspberry-pi-5-8gb"
 class Proof:
     """One combination that a test built, loaded in the pinned runtime and held against transformers.
 
-    It was `stand_in`, a small random model of the architecture. `max_abs_error` (of logits) is recorded for
+    The model was `stand_in`, a small random one of the architecture. `max_abs_error` (of logits) is recorded for
     unquantized recipes, `kld_mean` (nats a token, on random weights: the worst case) for the others.
-    `workflow_sha256` is that of the workflow that was run: a changed recipe isn't proven any more.
+    `workflow_sha256` is the hash of the workflow that was run: a changed recipe isn't proven any more.
     """
 
     architecture: str
@@ -53,7 +53,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Capability:
-    """One cell of the matrix. `reason` says why it is impossible, or what the other two stand on."""
+    """One cell of the matrix. `reason` says why it is impossible, or on what the other two statuses rest."""
 
     architecture: str
     hub_id: str | None
@@ -66,14 +66,14 @@ class Capability:
 
 @dataclass(frozen=True)
 class Matrix:
-    """What the tests proved, and the versions that they proved it with."""
+    """The proofs that the tests gave, and the versions that they were made with."""
 
     tools: dict[str, str]
     runtime: tuple[str, ...]
     proofs: tuple[Proof, ...]
 
     def proof(self, architecture: str, provider: str, recipe: Recipe) -> Proof | None:
-        """The proof of a combination as the recipe stands now."""
+        """The proof of a combination as the recipe stands now; None without one."""
         digest = workflow_sha256(recipe, provider, remote_code=needs_remote_code(architecture))
         for proof in self.proofs:
             if (proof.architecture, proof.provider, proof.workflow_sha256) == (architecture, provider, digest):
@@ -95,7 +95,7 @@ def needs_remote_code(architecture: str) -> bool:
 
 
 def refusal(preset: str, recipe: Recipe, provider: str) -> str | None:
-    """Why `recipe` can't be built of this shape for `provider`, in the words a build would use; None if it can."""
+    """The reason why `recipe` can't be built of this shape for `provider`, in a build's own words; None if it can."""
     shape = shape_of(preset)
     try:
         _render(recipe, provider, remote_code=shape.needs_remote_code)
@@ -119,9 +119,9 @@ def _render(recipe: Recipe, provider: str, *, remote_code: bool) -> dict[str, An
 
 
 def workflow_sha256(recipe: Recipe, provider: str, *, remote_code: bool) -> str:
-    """Hash of all that a recipe makes happen, whatever it is called and wherever it lies.
+    """Hash of a recipe's workflow and settings, whatever its name and wherever its file lies.
 
-    Raises ConfigError for what can't be built.
+    Raises ConfigError for a recipe that can't be built.
     """
     settings = recipe.table()
     del settings["name"]
@@ -136,7 +136,7 @@ def read_record(path: Path = SHIPPED) -> Matrix:
 
 
 def write_record(record: Matrix, path: Path) -> None:
-    """Sorted, one proof a line, no dates: the same proofs give the same file."""
+    """Write a record sorted, with one proof a line and no dates: the same proofs give the same file."""
     order = sorted(record.proofs, key=lambda proof: (proof.architecture, proof.provider, proof.recipe))
     lines = [json.dumps({key: value for key, value in asdict(proof).items() if value is not None}) for proof in order]
     head = json.dumps({"tools": record.tools, "runtime": sorted(record.runtime)}, indent=1, sort_keys=True)

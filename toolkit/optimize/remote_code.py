@@ -8,7 +8,7 @@ from typing import Any
 
 _CONFIG = "config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-# Builds the tokenizer that tokenizer.json describes, whatever it describes.
+# This class builds any tokenizer that tokenizer.json describes.
 _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 

@@ -1,4 +1,4 @@
-"""What is to be built, as the command line or a job asks for it: made once, and handed on as one value."""
+"""A request for a build, from the command line or a job: it is made once, and handed on as one value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BuildOptions:
     trust_remote_code: bool = False
 
     def suiting(self, recipe: Recipe) -> BuildOptions:
-        """The same without calibration text where a recipe of several looks at none."""
+        """These options for one recipe of several: without the calibration text if it reads none."""
         return self if recipe.calibrated else replace(self, calibration=None)
 
 
@@ -62,7 +62,6 @@ def bundle_name(model: str, recipe: Recipe, provider: str) -> str:
 
 
 def build_provider(profile: Profile) -> str:
-    """The provider a bundle for `profile` is built for: the CPU's where the device's own can't be built
-    for."""
+    """The provider that a bundle for `profile` is built for: the CPU's if none can be built for the device's own."""
     provider: str = profile.runtime.provider
     return provider if provider in PROVIDERS else "cpu"

@@ -1,4 +1,4 @@
-"""Run an Olive workflow in a child process, watch it, and say what went wrong when something did."""
+"""Run an Olive workflow in a child process, watch it, and name the cause if it fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LESS_MEMORY = "close other programs, add swap, or take a smaller model; rtn rec
 
 @dataclass(frozen=True)
 class OliveRun:
-    """How a workflow went: seconds, the most memory its processes held together, and Olive's own words."""
+    """A finished workflow: its seconds, the most memory that its processes held together, and the log of its output."""
 
     seconds: float
     peak_rss_bytes: int
@@ -46,9 +46,9 @@ class OliveRun:
 
 
 def run_workflow(workflow: dict[str, Any], work: Path, *, kv_cache: dict[str, Any] | None = None) -> Service[OliveRun]:
-    """Have Olive execute `workflow`, everything temporary below the folder `work`.
+    """Have Olive execute `workflow`, with all temporary files below the folder `work`.
 
-    `kv_cache` are the arguments of `quantize_kv_cache`, run on what Olive made.
+    `kv_cache` are the arguments of `quantize_kv_cache`, which then runs on Olive's output.
 
     Raises MissingExtra, HostDiskFull, OutOfMemory and BuildError. Leaving the generator early ends the child; `work` is
     the caller's to remove.
@@ -83,7 +83,7 @@ def child_environment(work: Path) -> dict[str, str]:
     return without_secrets() | {
         "OLIVE_DISABLE_TELEMETRY": "1",
         # Olive 0.13 sends its heartbeat before it looks at the variable above, and waits 12 s for the answer
-        # when there is no network. What it takes for a CI pipeline it leaves alone.
+        # when there is no network. In what looks like a CI pipeline it sends none.
         "CI": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -142,7 +142,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _watch(
     process: subprocess.Popen[bytes], passes: dict[str, dict[str, Any]], log: Path, *, steps: int
 ) -> Service[int]:
-    """Report what the log says until the child ends; returns the peak memory in bytes."""
+    """Report progress from the log until the child ends; returns the peak memory in bytes."""
     peak = 0
     started = 0
     with log.open("rb") as reader:

@@ -1,4 +1,4 @@
-"""Exports that don't hold the model in memory: what onnxruntime-genai's Model Builder does once too often.
+"""Exports that don't hold the model in memory: onnxruntime-genai's Model Builder leaves out a step that isn't needed.
 
 Its last step for int4 turns the finished graph with all weights into one protobuf message, looks for matrices to
 quantize, and turns it back: two copies of the model in memory. After a pass that has quantized everything there is

@@ -167,7 +167,7 @@ def _write_values(tensor: Tensor, file: IO[bytes], seed: int) -> Iterator[int]:
     """Write a tensor's values in blocks; yields the bytes of each block."""
     import numpy as np
 
-    # Independent of the order of tensors and of the number of layers.
+    # A tensor's values are independent of the order of tensors and of the number of layers.
     generator = np.random.Generator(np.random.SFC64([seed, zlib.crc32(tensor.name.encode())]))
     for start in range(0, tensor.values, _BLOCK_VALUES):
         count = min(_BLOCK_VALUES, tensor.values - start)

@@ -79,13 +79,13 @@ def _passes(recipe: Recipe) -> dict[str, dict[str, Any]]:
         quantize["embeds"] = True
     passes["quantize"] = quantize
     if recipe.algorithm == "gptq" and recipe.quantize_embedding:
-        # GPTQ corrects matrices by what flows into them; a lookup table has no such input.
+        # GPTQ corrects matrices by their input activations; a lookup table has no such input.
         passes["quantize_embedding"] = _quantization(recipe, "kquant") | {"embeds": True}
     return passes | {"export": export}
 
 
 def _passes_with_remote_code(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The builder alone: it takes what the model's own code loads, and only from unquantized checkpoints."""
+    """The builder alone, since it takes a model that is loaded by its own code only from unquantized checkpoints."""
     export = _passes(recipe)["export"]
     export["extra_options"]["hf_remote"] = True
     if recipe.quantized:
@@ -105,7 +105,7 @@ def _quantization(recipe: Recipe, algorithm: str) -> dict[str, Any]:
     }
     bits: dict[str, int] = {}
     if recipe.mixed is not None and recipe.mixed.bits < recipe.bits:
-        # To Olive the few bits are the default here; these two are too sensitive for them.
+        # Olive takes the few bits as the default here; these two modules are too sensitive for them.
         bits |= {_HEAD: recipe.bits, _EMBEDDING: recipe.bits}
     if recipe.head_bits is not None:
         bits[_HEAD] = recipe.head_bits
@@ -126,7 +126,7 @@ def _selection(recipe: Recipe, mixed: MixedPrecision) -> dict[str, Any]:
         "high_bits": many,
         "group_size": recipe.block_size,
         "sym": recipe.symmetric,
-        # Olive's ratio is that of the few bits.
+        # Olive's ratio is the share of the few bits.
         "ratio": round(1 - share if mixed.bits == many else share, 6),
     }
 
