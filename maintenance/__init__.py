@@ -1,1 +1,1 @@
-"""Tools for who maintains edgephi: they make what is generated or locked in the repository. No wheel carries them."""
+"""Tools for edgephi's maintainers: they make the repository's generated and locked files. No wheel carries them."""

@@ -1,4 +1,4 @@
-"""Writes the generated documentation into a checkout: `make docs`. A test holds it in step with the code."""
+"""Writes the generated documentation into a checkout: `make docs`. A test keeps it in step with the code."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def recipe_section() -> str:
 
 
 def layer_section() -> str:
-    """The layers of the import contract as Markdown, highest first, and what each package says of itself."""
+    """The layers of the import contract as Markdown, highest first, with each package's own description."""
     project = tomllib.loads((_REPO / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
@@ -100,7 +100,7 @@ SECTIONS = {"profiles": profile_section, "recipes": recipe_section, "layers": la
 
 
 def fill_sections(text: str) -> str:
-    """Replace what stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->` by the generated section."""
+    """Replace the text between `<!-- begin: NAME -->` and `<!-- end: NAME -->` by the generated section."""
     for name, section in SECTIONS.items():
         begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->"
         before, found, rest = text.partition(begin)
@@ -129,7 +129,7 @@ def _json(value: object) -> str:
 
 
 def main() -> None:
-    """Write them into this checkout; with `--check`, only name those that are out of date."""
+    """Write the generated documents into this checkout; with `--check`, only name those that are out of date."""
     documents = generated()
     if "--check" in sys.argv[1:]:
         stale = [str(path) for path, text in documents.items() if path.read_text(encoding="utf-8") != text]

@@ -1,6 +1,6 @@
 """Writes the locks of `toolkit/data/wheels`, one for each shipped runtime, platform and Python: `make locks`.
 
-pip resolves against the index that it is configured for, and the index's own hashes are what gets locked.
+pip resolves against the index that it is configured for, and the index's own hashes are locked.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _HEAD_TIMEOUT_S = 60
 
 
 class Unresolved(Exception):
-    """pip's last words."""
+    """pip couldn't resolve the packages; the message is its last words."""
 
 
 def wanted_locks(profiles: Sequence[Profile]) -> Iterator[tuple[str, tuple[str, ...], Platform, str | None]]:
-    """What to lock: name, packages, platform, and where packages come from that the index lacks; nothing twice.
+    """The locks to make, each once: name, packages, platform, and a note on the source of packages the index lacks.
 
-    Profile `local` is whatever machine this is; its runtime is one of the others'.
+    Profile `local` is left out: it stands for any machine, and its runtime is one of the others'.
     """
     seen = set()
     for profile in sorted(profiles, key=lambda profile: profile.runtime.provider):
@@ -56,7 +56,7 @@ def _set_name(packages: tuple[str, ...], profiles: Sequence[Profile]) -> str:
 
 
 def make_lock(packages: tuple[str, ...], platform: Platform) -> WheelLock:
-    """Raises Unresolved when the index hasn't got all that the packages need on that platform."""
+    """Lock all that the packages need on a platform. Raises Unresolved when the index hasn't got it."""
     wanted = [*packages, "pip"]
     entries = _resolve(wanted, platform)
     # pip reads conditions like `sys_platform == "win32"` for the machine that it runs on.
@@ -72,7 +72,7 @@ def make_lock(packages: tuple[str, ...], platform: Platform) -> WheelLock:
 
 
 def _resolve(packages: Sequence[str], platform: Platform) -> list[dict[str, Any]]:
-    """The entries of pip's report on what it would install."""
+    """The entries of pip's report on the wheels that it would install."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         argv = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
@@ -85,7 +85,7 @@ def _resolve(packages: Sequence[str], platform: Platform) -> list[dict[str, Any]
 
 
 def _left_out(entries: Sequence[Mapping[str, Any]], platform: Platform) -> list[str]:
-    """Requirements, without their conditions, that hold on the target and that nothing among the entries answers."""
+    """The requirements, without their conditions, that hold on the target and that no entry satisfies."""
     sys_platform, system, os_name = _SYSTEMS[platform.os]
     environment = {
         "python_version": platform.python,
@@ -111,7 +111,7 @@ def _left_out(entries: Sequence[Mapping[str, Any]], platform: Platform) -> list[
 
 def _wheel(entry: Mapping[str, Any]) -> Wheel:
     url, metadata = entry["download_info"]["url"], entry["metadata"]
-    # The report has no sizes, and nothing has to be downloaded for them.
+    # The report has no sizes; a HEAD request tells them without a download.
     request = urllib.request.Request(url, method="HEAD")
     with urllib.request.urlopen(request, timeout=_HEAD_TIMEOUT_S) as answer:
         size = int(answer.headers["Content-Length"])
@@ -125,7 +125,7 @@ def _wheel(entry: Mapping[str, Any]) -> Wheel:
 
 
 def main() -> int:
-    """Write every lock, say which there are, and remove those that no profile asks for any more."""
+    """Write every lock and print its name, and remove those that no profile needs any more."""
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
     written, failed = set(), False
     LOCKS.mkdir(exist_ok=True)
@@ -134,7 +134,7 @@ def main() -> int:
         try:
             lock = make_lock(packages, platform)
         except Unresolved as exc:
-            # What comes from elsewhere can't be locked here; anything else is an index that doesn't answer.
+            # Packages from elsewhere can't be locked here; for all others the index is at fault.
             failed = failed or elsewhere is None
             print(f"no lock of {name} for {platform}: {exc}", file=sys.stderr)
             continue

@@ -1,6 +1,7 @@
 """Writes `toolkit/data/matmul_int4.onnx`, by which a device's speed of multiplying is measured: `make kernel`.
 
-Weights are a constant of a shape: the model is some hundred bytes to send, and its matrix has any size on the device.
+Its weights are constants that the device expands to their shapes: whatever the size of the matrix, a few hundred bytes
+are sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _CONSTANTS: dict[str, tuple[list[int], NDArray[Any]]] = {
 def make_model() -> ModelProto:
     """x (ROWS, INNER) float32 times an int4 matrix in blocks of BLOCK, to y (ROWS, OUTER)."""
     numbers = {"K": INNER, "N": OUTER, "bits": 4, "block_size": BLOCK, "accuracy_level": 4}
-    # Not make_node, which would order the attributes by name: the bytes are those that have always been sent.
+    # make_node would order the attributes by name; without it the bytes are those that have always been sent.
     product = NodeProto(op_type="MatMulNBits", domain="com.microsoft", input=["x", *_CONSTANTS], output=["y"])
     product.attribute.extend(helper.make_attribute(name, value) for name, value in numbers.items())
     fills = [
