@@ -3,8 +3,8 @@
     python benchmarks/build_memory.py [--models DIR] [--only phi-3-mini-4k]
 
 Needs root, cgroup v1 or v2, 24 GiB of memory and 60 GB of disk (EDGEPHI_CACHE_DIR says where); twenty minutes to an
-hour on two cores. Exits with 1 when a limited build fails or doesn't equal the unlimited one bit for bit. Talk goes to
-stderr.
+hour on two cores. Exits with 1 when a limited build fails or doesn't equal the unlimited one bit for bit. Progress goes
+to stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from toolkit.optimize.synth import synthesize
 GIB = 1 << 30
 LIMITS = {"phi-3-mini-4k": 8 * GIB, "phi-3-medium-4k": 16 * GIB}
 RECIPE = "int4-rtn-b32"
-# Model Builder alone needs more than 24 GiB for the whole of mini; half of its layers is what both can be timed with.
+# Model Builder alone needs more than 24 GiB for the whole of mini; both can be timed with half of its layers.
 STOCK_MODEL, STOCK_LAYERS = "phi-3-mini-4k", 16
 _SIGKILL = 9
 CGROUPS = Path("/sys/fs/cgroup")
@@ -37,7 +37,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Build:
-    """One build: what it was called, how long it took, the most memory charged to it, and its bundle."""
+    """One build: its name, its time, the most memory charged to it, with and without page cache, and its bundle."""
 
     name: str
     seconds: float
@@ -70,7 +70,7 @@ def peak_bytes(folder: Path) -> int:
 
 
 def anonymous_bytes(folder: Path) -> int:
-    """What can't be dropped and read again: everything but the page cache."""
+    """The memory that can't be dropped and read again: everything but the page cache."""
     stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     return int(stat.get("total_rss", stat.get("anon", 0)))
 
@@ -80,7 +80,7 @@ def run(
 ) -> Build:
     """Run a build in a group of its own.
 
-    Raises CalledProcessError when it fails, and when it is killed unless that is a result too: its name says so then.
+    Raises CalledProcessError when it fails. With `may_be_killed` a kill is a result too, and the build's name says so.
     """
     sys.stderr.write(f"> {name}\n")
     with group(limit_bytes) as folder:
@@ -101,26 +101,26 @@ def run(
 
 
 def optimize(model: Path, work: Path, limit_bytes: int | None) -> Build:
-    """`edgephi optimize` into an empty store."""
+    """Run `edgephi optimize` with an empty store."""
     limit = f"{limit_bytes // GIB} GiB" if limit_bytes else "no limit"
     out = work / (f"limited-{model.name}" if limit_bytes else f"unlimited-{model.name}")
     shutil.rmtree(out, ignore_errors=True)
     os.environ["EDGEPHI_CACHE_DIR"] = str(work / "cache")
     shutil.rmtree(work / "cache" / "builds", ignore_errors=True)
     shutil.rmtree(work / "cache" / "bundles", ignore_errors=True)
-    # Without --force: the preflight has to know that this fits.
+    # --force isn't given: the preflight has to know that this fits.
     argv = [sys.executable, "-m", "toolkit", "optimize", str(model), "--recipe", RECIPE, "--profile", "local"]
     return run(f"{model.name}, edgephi, {limit}", [*argv, "-o", str(out)], limit_bytes, out)
 
 
 def stock(model: Path, work: Path) -> Build:
-    """The same precision straight from Model Builder, as everyone does it."""
+    """Build the same precision with Model Builder alone, as is usual."""
     out = work / "stock"
     shutil.rmtree(out, ignore_errors=True)
     argv = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-o", str(out), "-p", "int4"]
     argv += ["-e", "cpu", "-c", str(work / "stock-cache"), "--extra_options", "hf_remote=false"]
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # All but a little of the machine: the kernel then ends this build, and nothing else.
+    # The limit is a GiB less than the machine's memory: the kernel then ends this build, and nothing else.
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") - GIB
     built = run(f"{model.name}, Model Builder alone, {most / GIB:.1f} GiB", argv, most, may_be_killed=True)
     shutil.rmtree(out, ignore_errors=True)
@@ -132,7 +132,7 @@ def same(one: Bundle, other: Bundle) -> bool:
 
 
 def synthesized(models: Path, name: str, layers: int | None = None) -> Path:
-    """A model of that shape, made unless it is there; `layers` counts its first ones, None all."""
+    """A model of that shape, made unless it is there; `layers` is the number of its first layers, None for all."""
     folder = models / (name if layers is None else f"{name}-{layers}-layers")
     if not folder.is_dir():
         render.follow(synthesize(PRESETS[name], folder, layers=layers))

@@ -4,10 +4,10 @@
     python benchmarks/fleet_sim.py                                      # the same, to stdout
     python benchmarks/fleet_sim.py --size '2.72 GB' --load-check-s 12   # a larger bundle, on slower devices
 
-What one device costs is measured first, with a real bundle over a loopback SSH server and a loopback registry; an
+The costs of one device are measured first, with a real bundle over a loopback SSH server and a loopback registry; an
 option takes the place of the figure that it names. Without any, a second table follows for a full-size Phi-3-mini,
 whose size and load time stand in RESULTS.md. The networks are assumed, by options, and the fleet is a model: see
-`Fleet`. Talk goes to stderr.
+`Fleet`. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ SEED = 1207
 
 @dataclass(frozen=True)
 class Costs:
-    """What one device costs: a connection with all that is asked over it, a load with a few tokens, and rates in bytes
-    a second: of hashing, of one SSH connection, of all that the laptop keeps busy at once, and of an agent's pull."""
+    """The costs of one device: a connection with all requests over it, a load with a few tokens, and rates in bytes a
+    second: of hashing, of one SSH connection, of all that the laptop keeps busy at once, and of an agent's pull."""
 
     size_bytes: float
     overhead_s: float
@@ -67,7 +67,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Links in bytes a second, and what the fleet is like."""
+    """The assumptions: links in bytes a second, and the properties of the fleet."""
 
     laptop: float
     registry: float
@@ -82,7 +82,7 @@ class Assumed:
 
 @dataclass
 class Outcome:
-    """What a rollout took, and the bytes that each party sent."""
+    """The time and the waves of a rollout, and the bytes that each party sent."""
 
     seconds: float = 0.0
     waves: int = 0
@@ -92,7 +92,7 @@ class Outcome:
 
 
 def transfers_s(size: float, caps: Sequence[float], pool: float) -> list[float]:
-    """When each of several transfers of one size ends: they share `pool` fairly, and none is faster than its cap."""
+    """The end of each of several transfers of one size: they share `pool` fairly, and none is faster than its cap."""
     ends, left = [0.0] * len(caps), [size] * len(caps)
     now, going = 0.0, sorted(range(len(caps)), key=lambda index: caps[index])
     while going:
@@ -119,7 +119,7 @@ class Fleet:
     A wave lasts as long as its slowest device: overhead, transfer, hash, two loads. One device is slower or faster
     than another in everything, by a factor whose logarithm is normal. Devices of one site share its line to the world
     evenly; a mirror fetches the bundle once for its site, before its devices do, and serves them all at their full
-    rate. A device that is off takes the time-out. There is no limit on failures, no loss, and no other traffic.
+    rate. A device that is off costs the time-out. There is no limit on failures, no loss, and no other traffic.
     """
 
     def __init__(self, devices: int, costs: Costs, assumed: Assumed) -> None:
@@ -129,7 +129,7 @@ class Fleet:
         self._off = [draw.random() < assumed.off_share for _ in range(devices)]
 
     def push(self) -> Outcome:
-        """Every byte comes from the laptop, over SSH."""
+        """Roll out by pushing: every byte comes from the laptop, over SSH."""
 
         def wave(on: list[int], outcome: Outcome) -> list[float]:
             outcome.laptop += self._costs.size_bytes * len(on)
@@ -139,7 +139,7 @@ class Fleet:
         return self._roll(self._assumed.parallel, wave)
 
     def pull(self) -> Outcome:
-        """The laptop only says what to fetch; every device fetches it from one registry."""
+        """Roll out by pulling: the laptop only names the files, and every device fetches them from one registry."""
 
         def wave(on: list[int], outcome: Outcome) -> list[float]:
             outcome.registry += self._costs.size_bytes * len(on)
@@ -148,7 +148,7 @@ class Fleet:
         return self._roll(self._assumed.parallel_pull, wave)
 
     def mirrors(self) -> Outcome:
-        """The same with a mirror in each site, on the devices' own network."""
+        """Roll out by pulling from a mirror in each site, on the devices' own network."""
         filled: set[int] = set()
 
         def wave(on: list[int], outcome: Outcome) -> list[float]:
@@ -183,7 +183,7 @@ class Fleet:
         return self._slowness[index] * (costs.overhead_s + 2 * costs.load_check_s + costs.size_bytes / costs.hash_rate)
 
     def _caps(self, on: list[int], link: float) -> list[float]:
-        """What each device's own link and its part of the site's line let through."""
+        """The most that each device receives, in bytes a second, by its own link and its part of the site's line."""
         beside = Counter(self._site(index) for index in on)
         return [min(link / self._slowness[index], self._assumed.site / beside[self._site(index)]) for index in on]
 
@@ -192,7 +192,7 @@ class Fleet:
 
 
 def measure(parallel: int) -> Costs:
-    """What one device costs here: loopback SSH, server and client on this machine, the reference model."""
+    """Measure the costs of one device here: loopback SSH, server and client on this machine, the reference model."""
     bundle = render.follow(optimize(BuildRequest(MODEL, load_recipe(RECIPE), load_profile("local"))))
     root = cache_dir() / "fleet-sim"
     root.mkdir(parents=True, exist_ok=True)
@@ -269,13 +269,13 @@ def pull_rate(target: Target, sample: Path, sha256: str) -> float:
 
 
 def full_size(costs: Costs) -> tuple[Costs, str] | None:
-    """The same costs for Phi-3-mini as it was measured on a machine of this kind, and where that stands."""
+    """The same costs for Phi-3-mini as RESULTS.md has it, and the name of that file; None if it has no such row."""
     row = re.search(
         rf"^\| [^|]+ \| phi-3-mini-4k \| {FULL_RECIPE} \| ([^|]+) \| ([\d.]+) \|", RESULTS.read_text(), re.M
     )
     if row is None:
         return None
-    # Starting the runtime takes what it takes for the reference model.
+    # Starting the runtime takes as long as for the reference model.
     load_check_s = costs.load_check_s + float(row[2])
     return replace(costs, size_bytes=float(parse_bytes(row[1])), load_check_s=load_check_s), "RESULTS.md"
 
@@ -294,7 +294,7 @@ def table(costs: Costs, assumed: Assumed, fleets: Sequence[int]) -> str:
 
 
 def figures(costs: Costs, assumed: Assumed, source: dict[str, str]) -> str:
-    """What the table was computed from."""
+    """The figures that the table was computed from, as a list in Markdown."""
     lines = [
         f"bundle: {render.size(costs.size_bytes)} ({source['size_bytes']})",
         f"connection and questions: {costs.overhead_s:.2f} s ({source['overhead_s']})",

@@ -1,4 +1,4 @@
-"""Measure what kept reports cost `edgephi plan`, `bench` and `run`, and print it as Markdown.
+"""Measure the time that kept reports cost `edgephi plan`, `bench` and `run`, and print it as Markdown.
 
     make plan-reports                      # writes PLAN.md
     python benchmarks/plan_reports.py      # the same, to stdout
@@ -45,7 +45,7 @@ WORKLOAD = Workload(
     name="pp512-tg128", description="512 in, 128 out", prompt_tokens=512, generate_tokens=128, repetitions=3, runs=5
 )
 SHAPE = parse_shape(PRESETS[MODEL].config(), MODEL)
-# Twentieths of a width: what such a model does says nothing about Phi-3-mini.
+# A sixteenth of each width: the speed of such a model says nothing about Phi-3-mini.
 SMALL = SHAPE.model_copy(update={"hidden": 192, "intermediate": 512, "layers": 4})
 FIRST_S = 1_767_225_600  # 2026-01-01
 SEED = 1907
@@ -53,7 +53,7 @@ SEED = 1907
 
 @dataclass(frozen=True)
 class Folder:
-    """Kept reports: how many, how many of them are the target's, and if those bear on the model that is planned."""
+    """Kept reports: their number, the number of the target's own, and if these bear on the model that is planned."""
 
     name: str
     count: int
@@ -149,14 +149,14 @@ def plan_s() -> float:
 
 
 def kept_s() -> float:
-    """Processor seconds of finding the newest report that `run` needn't measure again."""
+    """Processor seconds of finding the newest report that `run` reuses instead of measuring."""
     spent, found = _find(AGENT)
     assert found or not reports_dir().is_dir()
     return spent
 
 
 def miss_s() -> float:
-    """The same when none is kept, as after an update of edgephi."""
+    """Processor seconds of finding that no such report is kept, as after an update of edgephi."""
     spent, found = _find("1" * 64)
     assert found is None
     return spent
@@ -170,7 +170,7 @@ def _find(agent: str) -> tuple[float, Report | None]:
 
 
 def speed_s() -> float:
-    """Processor seconds of what `bench` and `run` look up of earlier reports, to predict before they measure."""
+    """Processor seconds of the look-up in earlier reports by which `bench` and `run` predict before they measure."""
     found = footprint(SHAPE, load_recipe(RECIPES[0]), "cpu")
     profile = load_profile(PROFILE)
     started = time.process_time()

@@ -1,9 +1,9 @@
-"""How fast a push is beside scp and rsync, in interleaved rounds: writes benchmarks/PUSH.md.
+"""The speed of a push beside scp and rsync, in interleaved rounds: writes benchmarks/PUSH.md.
 
-Over loopback, and over a link of 50 ms, 1 % loss and 50 Mbit/s between two network namespaces (root, iproute2).
-`--part` measures one of them and leaves the other's section as it is. Timed is a process that sends one file, from its
-start to its end; what the file's hash is it is told, as a bundle's manifest tells it. rsync is left out where it isn't
-installed. Talk goes to stderr.
+They run over loopback, and over a link of 50 ms, 1 % loss and 50 Mbit/s between two network namespaces (root,
+iproute2). `--part` measures one of the two and leaves the other's section as it is. The time is that of a process that
+sends one file, from its start to its end; it is given the file's hash, as a bundle's manifest gives it. rsync is left
+out where it isn't installed. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MIB = 2**20
 CLIENTS = ("auto", "paramiko", "openssh")
 AGAIN = "edgephi, the same again"
 PAGE = Path(__file__).with_name("PUSH.md")
-# Set in the processes that run in the namespaces and in the ones that send.
+# Variables that are set in the process in the server's namespace, and in those that send.
 _ROLE, _SERVER = "EDGEPHI_BENCHMARK_ROLE", "EDGEPHI_BENCHMARK_SERVER"
 _HEAD = """\
 # Pushing beside scp and rsync
@@ -73,13 +73,13 @@ class Job:
 
 
 def send(job: Job, client: str) -> None:
-    """What a push does, as a process of its own: connect, install the agent, send."""
+    """Push, as a process of its own: connect, install the agent, send."""
     with connect(over(server_target(job.folder), client)) as device:
         render.follow(push(device, [job.upload]))
 
 
 def keep(job: Job) -> None:
-    """Have what was pushed verified in the store, as the release of a bundle of one file."""
+    """Have the pushed file verified in the store, as the release of a bundle of one file."""
     artifact = {"path": "file", "sha256": job.sha256, "size_bytes": job.file.stat().st_size}
     manifest = json.dumps({"artifacts": [artifact]})
     with connect(server_target(job.folder)) as device:
@@ -98,7 +98,7 @@ def commands(server: PrivateSshd, job: Job) -> dict[str, list[str]]:
 
 
 def ours(job: Job, *what: str) -> list[str]:
-    """This script as another process, in the namespace where the commands run that it is compared with."""
+    """The arguments that run this script as another process, for one job."""
     return [sys.executable, __file__, *what, "--job", str(job.file), job.sha256, str(job.folder)]
 
 
@@ -107,7 +107,7 @@ def rounds(server: PrivateSshd, size: int, count: int, prefix: Sequence[str]) ->
     times: dict[str, list[float]] = {}
 
     def timed(name: str, argv: Sequence[str], number: int) -> None:
-        # What the one before wrote doesn't go to the disk in this one's time.
+        # The data of the command before mustn't be written to the disk in this one's time.
         os.sync()
         sys.stderr.write(f"> round {number + 1} of {count}: {name}\n")
         began = time.monotonic()
@@ -158,7 +158,7 @@ def over_loopback(size: int, count: int) -> dict[str, list[float]]:
 
 
 def at_the_far_end(size: int, count: int) -> dict[str, list[float]]:
-    """In the namespace of the server; clients are started in the other one."""
+    """Measure in the server's namespace; the commands are started in the client's."""
     with scratch() as folder, FarSshd(folder) as server:
         return rounds(server, size, count, ["ip", "netns", "exec", CLIENT])
 
@@ -176,7 +176,7 @@ def over_a_lossy_link(size: int, count: int) -> dict[str, list[float]]:
 def server_target(folder: Path) -> Target:
     host, port, user, key, known = os.environ[_SERVER].split("\n")
     found = Target(name="far", host=host, port=int(port), user=user, profile="local", install_root=str(folder))
-    # What a version manager puts before `python3` here is no part of a push.
+    # The time of a version manager's wrapper around `python3` here is no part of a push.
     return found.model_copy(
         update={"identity_file": Path(key), "known_hosts": Path(known), "python": os.path.realpath(sys.executable)}
     )

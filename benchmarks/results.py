@@ -3,7 +3,7 @@
     make results                                # the full-size shape is synthesized into the cache first
     python benchmarks/results.py --model DIR    # a full-size Phi-3-mini folder that is there already
 
-Needs about 20 GB of disk, 11 GiB of memory, an hour and a half, and an otherwise idle machine. Talk goes to stderr.
+Needs about 20 GB of disk, 11 GiB of memory, an hour and a half, and an otherwise idle machine. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FULL_SIZE_RECIPES = (
     "int4-rtn-b128-int2",
 )
 
-# What only differs in the algorithm.
+# The recipes that differ only in the algorithm.
 EQUAL_BITS = {
     "blocks of 32": "int4-{}-b32",
     "blocks of 32, 8-bit head": "int4-{}-b32-head8",
@@ -54,7 +54,7 @@ EQUAL_BITS = {
 }
 
 # Measured by hand before edgephi existed, on 2 cores of an AMD EPYC with AVX512-VNNI, quiet, three interleaved
-# rounds, pp512 + 64 tokens at depth 512. Kept as the figures to stand beside.
+# rounds, pp512 + 64 tokens at depth 512. They are kept to compare with.
 BEFORE = """\
 | engine | prefill tok/s | decode tok/s at depth 512 | peak RSS | cold load s |
 |---|---|---|---|---|
@@ -79,7 +79,7 @@ def synthesized() -> Path:
 
 
 def full_size(model: Path) -> list[LoopRow]:
-    """The whole loop on a full-size shape, over loopback SSH."""
+    """Run the whole loop on a full-size shape, over loopback SSH."""
     root = work_folder()
     with start_loopback(root) as server:
         target = loopback_target("loopback", server, root)
@@ -89,7 +89,7 @@ def full_size(model: Path) -> list[LoopRow]:
 
 
 def like_for_like() -> str:
-    """Every shipped recipe on phi3-nano: the same weights, text, windows and workload; and who wins at equal bits."""
+    """Measure all recipes on phi3-nano with the same weights, text, windows and workload; returns Markdown tables."""
     root = work_folder()
     recipes = [recipe.name for recipe in list_recipes() if not impossible(recipe, "cpu")]
     with start_loopback(root) as server:
@@ -123,7 +123,7 @@ def like_for_like() -> str:
 
 
 def at_equal_bits(divergences: dict[str, str]) -> str:
-    """The three algorithms beside each other wherever all else is the same."""
+    """A table in Markdown of the three algorithms beside each other wherever all else is the same."""
     rows = [
         [weights, *(divergences.get(form.format(algorithm), "–") for algorithm in ("rtn", "kquant", "gptq"))]
         for weights, form in EQUAL_BITS.items()
@@ -132,7 +132,7 @@ def at_equal_bits(divergences: dict[str, str]) -> str:
 
 
 def measured_first(target: Target) -> None:
-    """A second of measuring memory and compute, which is what the predictions rest on."""
+    """Measure memory and compute for a second: the predictions rest on that."""
     with connect(target) as device:
         prepared = render.follow(prepare(device))
         render.follow(measure(device, prepared.runtime, target_key(device, prepared.probe)))
@@ -146,7 +146,7 @@ def reports_of(rows: Sequence[LoopRow]) -> list[Report]:
 
 
 def sections(model: Path) -> Iterator[str]:
-    """What RESULTS.md has, each part as soon as it is measured."""
+    """The sections of RESULTS.md, each as soon as it is measured."""
     yield "# Results\n\nOutput of `make results`; edit `benchmarks/results.py`, not this file.\n"
     yield f"""
 ## Full-size Phi-3-mini (3.8 B, random weights), built, pushed over SSH and measured on this machine

@@ -1,4 +1,4 @@
-"""Two network namespaces with a slow, lossy link between them, for measuring what a bad network does to a push.
+"""Two network namespaces with a slow, lossy link between them, for measuring a push over a bad network.
 
 The link is this process: it reads packets from a TUN device in each namespace and writes them to the other one later,
 or never. Needs root, iproute2 and /dev/net/tun; nothing leaves the two namespaces.
@@ -27,7 +27,7 @@ _DEVICE, _NETWORK = "shaped0", "10.99.0.0/24"
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _CLONE_NEWNET = 0x40000000
 _PACKET_BYTES = 2048
-# What a home router buffers before it drops.
+# The delay that a home router's buffer reaches before it drops packets.
 _BUFFERED_S = 0.1
 
 
@@ -45,7 +45,7 @@ def shaped(link: Link) -> Iterator[None]:
     """While the block runs, `ip netns exec` in CLIENT and SERVER sees the other at its address."""
     ready = multiprocessing.Event()
     for name in ADDRESSES:
-        # One that was killed has left its own behind.
+        # A run that was killed has left its namespaces behind.
         subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "netns", "add", name], check=True)
     try:

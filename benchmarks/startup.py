@@ -1,6 +1,4 @@
-"""How long `edgephi --help` takes beside a bare Python, in one interleaved run: `python
-benchmarks/startup.py`.
-"""
+"""The time of `edgephi --help` beside a bare Python, in one interleaved run: `python benchmarks/startup.py`."""
 
 from __future__ import annotations
 
