@@ -83,7 +83,7 @@ def child_environment(work: Path) -> dict[str, str]:
     return without_secrets() | {
         "OLIVE_DISABLE_TELEMETRY": "1",
         # Olive 0.13 sends its heartbeat before it looks at the variable above, and waits 12 s for the answer
-        # when there is no network. In what looks like a CI pipeline it sends none.
+        # when there is no network. In a CI pipeline, as it recognizes one, it sends none.
         "CI": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -1,1 +1,1 @@
-"""The parts of the agent: `main` says what it is; `agent.archive` packs them into the one file that a device gets."""
+"""The parts of the agent: `main` describes it; `agent.archive` packs them into the one file that a device gets."""
