@@ -29,7 +29,7 @@ COMMANDS = {
     "tune": ("toolkit.cli.tune:tune", "Search recipes and runtime settings by measuring them on a target."),
     "eval": ("toolkit.cli.evaluate:evaluate", "Compare a bundle's quality with the model it came from."),
     "chat": ("toolkit.cli.chat:chat", "Talk to the active release of a target."),
-    "releases": ("toolkit.cli.releases:releases", "List what is installed on a target."),
+    "releases": ("toolkit.cli.releases:releases", "List the releases that are installed on a target."),
     "activate": ("toolkit.cli.releases:activate", "Make an installed release the active one."),
     "rollback": ("toolkit.cli.releases:rollback", "Go back to the release that was active before."),
     "verify": ("toolkit.cli.releases:verify", "Hash every file of every release on a target again."),
@@ -37,7 +37,7 @@ COMMANDS = {
         "toolkit.cli.releases:prune",
         "Remove old releases from a target, with the files and runtimes that only they needed.",
     ),
-    "rollouts": ("toolkit.cli.rollouts:rollouts", "List and show what came of deploying to several targets."),
+    "rollouts": ("toolkit.cli.rollouts:rollouts", "List and show the results of deploying to several targets."),
     "bundle": ("toolkit.cli.bundle:bundle", "List, show, sign, verify, push and pull built bundles."),
     "models": (
         "toolkit.cli.models:models",
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgephi")
 def cli() -> None:
-    """Which Phi-3, quantized how, runs how fast and how well on this device?
+    """Quantize Phi-3 for an edge device, push it there, and measure its speed and quality there.
 
     \b
     edgephi run phi3-nano local              the whole loop on this machine, on the shipped model
@@ -114,7 +114,7 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain("interrupted", None)
         return INTERRUPTED
     except BrokenPipeError:
-        # Who reads our stdout has left (`| head`): nothing is wrong, and the exit must not complain either.
+        # The reader of our stdout has left (`| head`): nothing is wrong, and the exit must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:

@@ -1,4 +1,4 @@
-"""`edgephi bundle`: what is built, who stands for it, and registries that it is kept in."""
+"""`edgephi bundle`: the built bundles, their signatures, and the registries that keep them."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def show(ref: str, as_json: bool) -> None:
 @click.option("--key", type=click.Path(path_type=Path), help="SSH key to sign with.  [default: yours in ~/.ssh]")
 @options.as_json
 def sign(ref: str, key: Path | None, as_json: bool) -> None:
-    """Sign a bundle with an SSH key, after holding its files against its manifest.
+    """Sign a bundle with an SSH key, after checking its files against its manifest.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. A key may be a private key's file, or a public one's
-    whose other part ssh-agent has. The bundle keeps its id; several people may sign one.
+    BUNDLE is a folder, a name, or 6 or more characters of an id. The key is the file of a private key, or of a
+    public key whose private half ssh-agent holds. The bundle keeps its id; several people may sign it.
     """
     from toolkit.bundle import find_bundle
     from toolkit.bundle.signatures import sign as sign_service
@@ -110,14 +110,14 @@ def sign(ref: str, key: Path | None, as_json: bool) -> None:
 @bundle.command()
 @click.argument("ref", metavar="BUNDLE")
 @click.option(
-    "--target", shell_complete=options.names("targets"), help="Look whether one of this target's signers has signed it."
+    "--target", shell_complete=options.names("targets"), help="Check that one of this target's signers has signed it."
 )
 @options.as_json
 def verify(ref: str, target: str | None, as_json: bool) -> None:
-    """Hold every file of a bundle against its manifest, and its signatures too.
+    """Check every file of a bundle against its manifest, and check its signatures.
 
     BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong with the files,
-    with 9 when a signature isn't right or, with --target, when the target wouldn't take the bundle.
+    with 9 when a signature is wrong or, with --target, when the target wouldn't take the bundle.
     """
     from toolkit.bundle import find_bundle, verify_bundle
     from toolkit.bundle.signatures import check_signed, examine, read_signatures, refuse_wrong
@@ -176,14 +176,15 @@ def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
     "--into",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="A folder to make of it, instead of the store that `edgephi bundle list` shows.",
+    help="New folder for the bundle, instead of the store that `edgephi bundle list` shows.",
 )
 @options.plain_http
 @options.as_json
 def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> None:
-    """Get a bundle from a registry; every file is held against its hash as it arrives.
+    """Get a bundle from a registry, and check every file against its hash as it arrives.
 
-    Broken off, the same command goes on. Credentials are those of `docker login`, `podman login` or `oras login`.
+    After an interruption the same command goes on. Credentials are those of `docker login`, `podman login` or
+    `oras login`.
     """
     from toolkit.bundle.registry import parse_place
     from toolkit.bundle.registry.transfer import pull_bundle
@@ -213,16 +214,16 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
     multiple=True,
     metavar="TARGET",
     shell_complete=options.several_targets,
-    help="The classes of these targets, by name or @tag; refused where one of them wouldn't take it. Repeatable.",
+    help="Targets whose classes to add, by name or @tag; each must accept the bundle. Repeatable.",
 )
 @click.option(
     "--python",
     "pythons",
     multiple=True,
     type=click.Choice(MINORS),
-    help="Version that the devices have. Repeatable.  [default: all that suit]",
+    help="Python version of the devices. Repeatable.  [default: all that suit]",
 )
-@click.option("--with-wheels", is_flag=True, help="Put the runtimes' wheels in, for devices without a package index.")
+@click.option("--with-wheels", is_flag=True, help="Add the runtimes' wheels, for devices without a package index.")
 @options.source
 @options.gathered(pull=options.Pull)
 def export(
@@ -234,13 +235,14 @@ def export(
     with_wheels: bool,
     pull: options.Pull,
 ) -> None:
-    """Write a folder from which other tools bring a bundle to devices: a kit.
+    """Write a kit: a folder from which other tools bring a bundle to devices.
 
-    It holds the bundle's files, the agent and every request that the agent has to be given; the Ansible role
-    edgephi_bundle reads it. A kit that is there already is replaced.
+    The kit holds the bundle's files, the agent and every request that the agent needs; the Ansible role
+    edgephi_bundle reads it. An existing kit is replaced.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or as oci://HOST/REPOSITORY[:TAG], the
-    devices pull its files from a registry that wants no password, and they aren't in the kit.
+    BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or when BUNDLE is
+    oci://HOST/REPOSITORY[:TAG], the kit has no files of the bundle: the devices pull them from a registry that asks for
+    no password.
     """
     from toolkit.bundle.signatures import approve_all
     from toolkit.catalog import load_profile

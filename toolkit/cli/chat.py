@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("target", shell_complete=options.names("targets"))
 @click.option("--prompt", "-p", help="One question: answer it and end. `-` reads it from stdin.")
 @click.option("--system", "-s", help="System message.")
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer, in tokens.")
 @click.option("--temperature", type=click.FloatRange(0, 5), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")

@@ -8,14 +8,14 @@ from toolkit.cli import options
 
 
 @click.command()
-@click.option("--embedded", is_flag=True, help="Use the embedded SSH server although an sshd is installed.")
-@click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
+@click.option("--embedded", is_flag=True, help="Use the embedded SSH server even if an sshd is installed.")
+@click.option("--fresh", is_flag=True, help="Repeat measurements that are already kept.")
 @options.report
 @options.gathered(printed=options.Printed)
 def demo(embedded: bool, fresh: bool, printed: options.Printed) -> None:
     """Run the whole loop on the reference model and a loopback device.
 
-    Plans, quantizes with Olive, pushes over SSH, verifies, activates, measures; ends in a table. The device
+    Plans, quantizes with Olive, pushes over SSH, verifies, activates, measures, and ends with a table. The device
     is a real OpenSSH server on loopback where `sshd` is installed, else an SSH server embedded in edgephi.
     """
     from toolkit.cli import render

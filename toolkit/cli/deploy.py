@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from toolkit.deploy import Delivery
     from toolkit.jobs import GateVerdict
 
-# How each limit's figures are written, and on which side of the bound they have to stay.
+# The text of each limit's figures, and the side of the bound on which they have to stay.
 GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
     "max_memory": (memory_text, "≤"),
     "max_perplexity_increase_percent": (lambda value: f"{value:.2f} %", "≤"),
@@ -33,9 +33,9 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 @options.limit_rate
 @options.transport
 @click.option(
-    "--gate", is_flag=True, help="Measure it there first; it becomes active only within the profile's limits."
+    "--gate", is_flag=True, help="Measure the bundle there first; it becomes active only within the profile's limits."
 )
-@click.option("--force", is_flag=True, help="Push it even if the device hasn't the memory it was planned to need.")
+@click.option("--force", is_flag=True, help="Push even if the device has less memory than the plan needs.")
 @options.source
 @options.rollout
 @options.as_json
@@ -57,16 +57,17 @@ def deploy(
 
     BUNDLE is a folder, an id (or its first characters) or a name from `edgephi bundle list`. Files that the
     target already has aren't sent again; the release becomes active only after its hashes agree and it has
-    generated tokens. With --gate it must also hold the profile's [limits]; one that doesn't leaves the earlier release
-    active, and exits with 10.
+    generated tokens. With --gate it must also keep within the profile's [limits]; otherwise the earlier release
+    stays active, and the command exits with 10.
 
     BUNDLE may also be oci://HOST/REPOSITORY[:TAG] in a registry: then, or with --from, the devices pull the files
-    themselves, from mirrors first, and each file is held against its hash. Nothing but manifests passes this machine.
+    themselves, from mirrors first, and check each file against its hash. Only manifests pass through this machine.
 
-    TARGET is a name, `@tag` for every target with that tag, or `@all`. With more than one, or with a tag, it is a
-    rollout: canaries first, then waves of --parallel devices at once. A device that doesn't load and generate after
-    activation goes back to what was active there. The next wave starts only when no canary has failed, and not more
-    than --max-failures devices have. The same command again goes on with those that failed or weren't tried.
+    TARGET is a name, `@tag` for every target with that tag, or `@all`. Several targets, or a tag, make a rollout:
+    canaries first, then waves of --parallel devices at once. A device on which the bundle doesn't load and generate
+    after activation goes back to the release that was active there. The next wave starts only when no canary has
+    failed, and not more than --max-failures devices have. The same command again goes on with the devices that failed
+    or weren't tried.
     """
     from toolkit.catalog.target import is_tag
     from toolkit.cli.rollouts import roll_out

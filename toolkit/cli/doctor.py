@@ -23,10 +23,10 @@ COLORS = {"ok": "green", "warn": "yellow", "failed": "red", "skipped": "bright_b
 def doctor(ctx: click.Context, target: str | None, as_json: bool) -> None:
     """Check this machine, or a target from its file to its active release.
 
-    Each check has a line: what was seen and, where something is wrong, what to type. Without TARGET it is about this
-    machine: Python, the packages that quantize, disk, memory, ssh, and every profile, target and recipe file. With one
-    it goes from the address over host key, login, Python and the device's condition to loading what is active there.
-    Exits with 0 when nothing failed, with 7 when something on the device did, with 3 when it is on this machine.
+    Each check prints its finding and, where something is wrong, the next step. Without TARGET it checks this machine:
+    Python, the packages that quantize, disk, memory, ssh, and every profile, target and recipe file. With TARGET it
+    checks the address, host key, login, Python, the device's condition, and that the active release loads.
+    Exits with 0 when no check failed, with 3 when the failure is on this machine, with 7 when it is on the device.
     """
     from toolkit.cli import render
     from toolkit.jobs.doctor import examine_host, examine_target, exit_code

@@ -22,8 +22,8 @@ def emulate(ctx: click.Context) -> None:
     edgephi run phi3-nano emulated-raspberry-pi-5 --offline
     edgephi emulate stop emulated-raspberry-pi-5
 
-    A board is Debian for arm64 with the CPU and the memory that its programs expect to see, reached over real SSH. What
-    it measures is the emulator: rows of it are marked, and say nothing about the hardware.
+    A board is Debian for arm64 with the CPU and the memory that its programs expect to see, reached over real SSH. Its
+    measurements are those of the emulator: their rows are marked, and say nothing about the hardware.
     """
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_)
@@ -50,9 +50,9 @@ def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: st
 def start(board: str, name: str | None, port: int | None, as_json: bool) -> None:
     """Start an emulated board and write a target that reaches it.
 
-    BOARD is raspberry-pi-5 or raspberry-pi-4, or the profile of one with another size of memory. The board runs on when
-    this command has ended, and keeps what is installed on it when it is stopped and started again. Takes root and
-    Debian's packages mmdebstrap and qemu-user-static. The first start makes the board's Debian, in a minute.
+    BOARD is raspberry-pi-5 or raspberry-pi-4, or the profile of one with another size of memory. The board runs on
+    after this command has ended. A stop and a new start keep everything that is installed on it. The command needs root
+    and Debian's packages mmdebstrap and qemu-user-static. The first start makes the board's Debian, in a minute.
     """
     from toolkit.cli import render
     from toolkit.emulate import find_board
@@ -71,7 +71,7 @@ def start(board: str, name: str | None, port: int | None, as_json: bool) -> None
 @click.argument("name", shell_complete=_complete_names)
 @options.as_json
 def stop(name: str, as_json: bool) -> None:
-    """End an emulated board with everything that runs on it; what is installed there stays."""
+    """Stop an emulated board and everything that runs on it; its installed files stay."""
     from toolkit.cli import render
     from toolkit.emulate.boards import stop as stop_service
 
@@ -115,7 +115,7 @@ def list_(as_json: bool = False) -> None:
 @click.option("--all", "everything", is_flag=True, help="All boards, and the Debian that they share.")
 @options.as_json
 def remove(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """Stop emulated boards and delete them with what is installed on them, and their targets."""
+    """Stop and delete emulated boards, with their files and their targets."""
     from toolkit.cli import render
     from toolkit.emulate import list_states
     from toolkit.emulate.boards import remove as remove_service

@@ -21,7 +21,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class _TextOptions:
-    """The text that quality is measured on, and how much of it is read in which windows."""
+    """The text that quality is measured on: the tokens to read, the tokens of a window, the prompts to continue."""
 
     text_file: Path | None
     tokens: int
@@ -49,7 +49,7 @@ class _TextOptions:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="UTF-8 text. Default: the held-out text that ships with phi3-nano.",
 )
-@click.option("--tokens", type=click.IntRange(16, 1_000_000), default=8192, show_default=True, help="How much of it.")
+@click.option("--tokens", type=click.IntRange(16, 1_000_000), default=8192, show_default=True, help="Tokens to read.")
 @click.option("--window", type=click.IntRange(16, 8192), default=512, show_default=True, help="Tokens read at once.")
 @click.option(
     "--prompts",
@@ -62,10 +62,10 @@ class _TextOptions:
     "--record/--no-record",
     default=True,
     show_default=True,
-    help="Keep figures taken on this machine in the bundle's manifest, which gives it a new id.",
+    help="Keep figures taken on this machine in the bundle's manifest, which gives the bundle a new id.",
 )
 @click.option(
-    "--tasks", help="lm-eval tasks instead, separated by commas; each a name, or the path of a task's YAML file."
+    "--tasks", help="Run lm-eval tasks instead, separated by commas; each a name, or the path of a task's YAML file."
 )
 @click.option("--limit", type=click.IntRange(1), help="Documents of each task. Default: all.")
 @options.as_json
@@ -82,9 +82,10 @@ def evaluate(
 ) -> None:
     """Compare a bundle's quality with the model it came from.
 
-    Perplexity, KL divergence from the reference, top-1 agreement and greedy token match, in the pinned runtime, with
-    standard errors. A bundle is evaluated on this machine, or on the target that --on names; a target's name means its
-    active release, there. The reference always runs here, so that it needn't fit on the device.
+    Measures perplexity, KL divergence from the reference, top-1 agreement and greedy token match, in the pinned
+    runtime, with standard errors. A bundle is evaluated on this machine, or on the target that --on names. A target's
+    name means its active release, evaluated there. The reference always runs on this machine, so that it needn't fit on
+    the device.
     """
     from toolkit.bundle import find_bundle
     from toolkit.cli import render
@@ -107,7 +108,7 @@ def evaluate(
 
 
 def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle | None, str | None]]:
-    """(bundle, None): on this machine; (bundle, target); (None, target): what is active there."""
+    """Each subject and its place: (bundle, None) is this machine, (None, target) the target's active release."""
     from toolkit.bundle import find_bundle
     from toolkit.catalog import list_targets
 

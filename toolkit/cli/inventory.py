@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--ansible", is_flag=True, help="Print what Ansible reads from an inventory program.")
+@click.option("--ansible", is_flag=True, help="Print the JSON that Ansible reads from an inventory program.")
 @click.option("--list", "list_", is_flag=True, help="With --ansible: every host and group. The default.")
 @click.option(
     "--host", metavar="NAME", shell_complete=options.names("targets"), help="With --ansible: the variables of one host."
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> None:
     """Print the targets by tag, or as Ansible's inventory.
 
-    Without --ansible: what each `@tag` of a command line means. With it: a group for each tag and each profile, and
-    variables from the target files. As an inventory of Ansible's, make this a file and executable:
+    Without --ansible it prints the targets that each `@tag` means. With --ansible it prints a group for each tag and
+    each profile, and variables from the target files. As Ansible's inventory, use an executable file with this text:
 
     \b
     #!/bin/sh
@@ -44,7 +44,7 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
     targets = _readable()
     groups = target_groups(targets)
     if ansible:
-        # This machine is no part of it, as it is none of @all: Ansible has a localhost of its own.
+        # This machine isn't in the inventory, as it isn't in @all: Ansible has a localhost of its own.
         written = {name for names in groups.values() for name in names}
         render.print_json(ansible_inventory([target for target in targets if target.name in written]))
         return
@@ -55,7 +55,7 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
 
 
 def _readable() -> list[Target]:
-    """Every target whose file can be read; the others are warned of."""
+    """List the targets whose files can be read, and warn of the others."""
     from toolkit.catalog import Target, list_targets
     from toolkit.cli import render
 

@@ -1,4 +1,4 @@
-"""`edgephi models`: what can be done with which, look at models, or make one of any Phi-3 shape."""
+"""`edgephi models`: show the support matrix, look at models, or make one of any Phi-3 shape."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ def show(ref: str, as_json: bool) -> None:
 @click.argument("name", metavar="PRESET")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--layers", type=click.IntRange(min=1), help="Only the first N layers.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random weights.")
 def synth(name: str, out: Path, layers: int | None, seed: int) -> None:
     """Write a model of a published shape with random weights.
 
-    Its size, speed and memory are the real ones; its words are not.
+    Its size, speed and memory are those of the published model; its answers are noise.
     """
     from toolkit.catalog.preset import preset
     from toolkit.cli import render

@@ -30,14 +30,14 @@ def _request(*, model: str, profile_name: str, recipe_name: str | None, build: B
     "profile_name",
     required=True,
     shell_complete=options.names("profiles"),
-    help="Class of device the bundle is for.",
+    help="Device class that the bundle is for.",
 )
 @click.option(
     "-r",
     "--recipe",
     "recipe_name",
     shell_complete=options.names("recipes"),
-    help="How to quantize; the profile's recipe when absent.",
+    help="Recipe to quantize with. Default: the profile's.",
 )
 @click.option("-c", "--context", type=click.IntRange(min=1), help="Tokens of prompt and answer together.")
 @options.calibration
@@ -48,10 +48,10 @@ def _request(*, model: str, profile_name: str, recipe_name: str | None, build: B
     show_default=True,
     help="Load the bundle and generate before storing it.",
 )
-@click.option("--force", is_flag=True, help="Build even what isn't expected to fit the device.")
+@click.option("--force", is_flag=True, help="Build even if the bundle isn't expected to fit the device.")
 @options.trust_remote_code
 @options.evaluate
-@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Also put the bundle there.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Folder to put a copy of the bundle into.")
 @options.as_json
 @options.gathered(build=options.build_options, request=_request)
 def optimize(

@@ -19,10 +19,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def gathered(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Hand options to a command as values: each keyword is a parameter of the command, and makes its value.
+    """Gather options into values: each keyword names a parameter of the command and the function that makes its value.
 
-    It is called with the options that its own parameters are named after, or with groups that stand before it; those
-    that the command hasn't got are left to its defaults. Stands below the options that it gathers.
+    The function gets the options, and the values of earlier keywords, that its own parameters are named after; its
+    other parameters keep their defaults. The decorator stands below the options that it gathers.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,14 +47,14 @@ def build_options(
     force: bool = False,
     trust_remote_code: bool = False,
 ) -> BuildOptions:
-    """How to build, as --context, --calibration, --force and --trust-remote-code say."""
+    """The build's options, from --context, --calibration, --force and --trust-remote-code."""
     from toolkit.optimize import BuildOptions
 
     return BuildOptions(context, calibration, force, trust_remote_code)
 
 
 def delivery(*, offline: bool | None = None, wheels: Path | None = None, force: bool = False) -> Delivery:
-    """How things get to a device, as --offline, --wheels and --force say."""
+    """The delivery's options, from --offline, --wheels and --force."""
     from toolkit.deploy import Delivery
 
     return Delivery(offline, wheels, force)
@@ -70,7 +70,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Pull:
-    """Where devices get a bundle's files when they aren't pushed from here."""
+    """The options that say from where devices pull a bundle's files."""
 
     pull_from: str | None
     mirrors: tuple[str, ...]
@@ -79,7 +79,7 @@ class Pull:
 
 @dataclass(frozen=True)
 class Printed:
-    """How reports are printed."""
+    """The form that reports are printed in, and the file they go to."""
 
     as_json: bool
     markdown: bool
@@ -132,7 +132,7 @@ def as_json(command: F) -> F:
 
 
 def report(command: F) -> F:
-    """How reports are printed."""
+    """Add the options that `Printed` gathers."""
     command = click.option(
         "--output",
         "-o",
@@ -144,11 +144,11 @@ def report(command: F) -> F:
 
 
 def offline(command: F) -> F:
-    """How a runtime comes to a target."""
+    """Add the options for bringing a runtime to a target."""
     command = click.option(
         "--offline/--online",
         default=None,
-        help="Push the runtime's wheels from here, or have the device's own package index bring them.  [default: from "
+        help="Push the runtime's wheels from here, or let the device get them from its package index.  [default: from "
         "here when the device reaches no index]",
     )(command)
     return click.option(
@@ -159,7 +159,7 @@ def offline(command: F) -> F:
 
 
 def limit_rate(command: F) -> F:
-    """How much of a link pushes may take."""
+    """Add the option that limits the rate of pushes."""
     return click.option(
         "--limit-rate",
         "limit_bytes_per_s",
@@ -170,7 +170,7 @@ def limit_rate(command: F) -> F:
 
 
 def transport(command: F) -> F:
-    """What carries the connection to a target."""
+    """Add the option that chooses the SSH client."""
     return click.option(
         "--transport",
         "client",
@@ -181,32 +181,32 @@ def transport(command: F) -> F:
 
 
 def plain_http(command: F) -> F:
-    """A registry without TLS."""
+    """Add the option to speak to a registry without TLS."""
     return click.option(
-        "--plain-http", is_flag=True, help="Speak to the registry without TLS; one on this machine always is."
+        "--plain-http", is_flag=True, help="Speak to the registry without TLS, as always to one on this machine."
     )(command)
 
 
 def source(command: F) -> F:
-    """Where devices get a bundle's files when they aren't pushed from here."""
+    """Add the options that `Pull` gathers."""
     command = click.option(
         "--from",
         "pull_from",
         metavar="oci://HOST/REPOSITORY",
-        help="The devices pull the bundle's files from this repository; it is pushed there already.",
+        help="Repository from which the devices pull the bundle's files; push the bundle there first.",
     )(command)
     command = click.option(
         "--mirror",
         "mirrors",
         multiple=True,
         metavar="URL",
-        help="Ask this mirror of the registry first: https://HOST[:PORT][/NAMESPACE]. Repeatable, in their order.",
+        help="Mirror of the registry, asked before it: https://HOST[:PORT][/NAMESPACE]. Repeatable, in order.",
     )(command)
     return plain_http(command)
 
 
 def rollout(command: F) -> F:
-    """How several devices get a bundle."""
+    """Add the options of a rollout to several devices."""
 
     def canaries(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
         from toolkit.jobs.rollout.record import canary_count
@@ -232,10 +232,10 @@ def rollout(command: F) -> F:
             type=click.IntRange(0),
             default=0,
             show_default=True,
-            help="Failed devices that a next wave is started with.",
+            help="Largest number of failed devices with which a next wave starts.",
         ),
         click.option("--dry-run", is_flag=True, help="Show the waves; no device is contacted."),
-        click.option("--fresh", is_flag=True, help="Start the rollout anew instead of going on with it."),
+        click.option("--fresh", is_flag=True, help="Start the rollout anew instead of resuming it."),
     )
     for decorate in reversed(decorators):
         command = decorate(command)
@@ -243,7 +243,7 @@ def rollout(command: F) -> F:
 
 
 def trust_remote_code(command: F) -> F:
-    """Consent to what no other option ever does: run code of a model."""
+    """Add the one option that lets a model's own code run."""
     return click.option(
         "--trust-remote-code",
         is_flag=True,
@@ -252,7 +252,7 @@ def trust_remote_code(command: F) -> F:
 
 
 def calibration(command: F) -> F:
-    """Text of the user's own for recipes that look at some."""
+    """Add the option for the user's own calibration text."""
     return click.option(
         "--calibration",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -262,8 +262,8 @@ def calibration(command: F) -> F:
 
 
 def evaluate(command: F) -> F:
-    """Whether a built bundle gets its quality figures."""
-    text = "Compare it with its fp32 original, built if need be, and keep the quality figures in the bundle."
+    """Add the option to measure a built bundle's quality."""
+    text = "Compare the bundle with its fp32 original, built if need be, and keep the quality figures in the bundle."
     return click.option("--eval", "evaluate", is_flag=True, help=text)(command)
 
 

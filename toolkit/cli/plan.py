@@ -37,12 +37,12 @@ _SOURCES = {
 
 @click.command()
 @click.argument("model")
-@click.option("--profile", "-p", "profile_name", shell_complete=options.names("profiles"), help="Class of device.")
+@click.option("--profile", "-p", "profile_name", shell_complete=options.names("profiles"), help="Device class.")
 @click.option(
     "--target",
     "-t",
     shell_complete=options.names("targets"),
-    help="Take this target's profile, and what was measured there.",
+    help="Use this target's profile and measurements.",
 )
 @click.option(
     "--recipe",
@@ -59,7 +59,7 @@ _SOURCES = {
     type=click.IntRange(min=1),
     default=512,
     show_default=True,
-    help="Prompt in tokens that speed, TTFT and memory are predicted for.",
+    help="Prompt length in tokens for the predicted speed, TTFT and memory.",
 )
 @click.option("--measure", "fresh", is_flag=True, help="Measure the target's memory and compute first, for a second.")
 @options.as_json
@@ -78,7 +78,8 @@ def plan(
 
     MODEL is a folder with a config.json, phi3-nano, a preset of `edgephi models list`, or a hub id, of which nothing
     but config.json is fetched. Speed comes from the profile's data sheet, from one second of measuring the target, or
-    from its reports. The last columns are what building takes on this machine.
+    from its reports. The last columns are the memory and disk that the build
+    takes on this machine.
     """
     from toolkit.cli import render
     from toolkit.metrics import plan as make_plan
@@ -123,9 +124,9 @@ def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> 
 
 
 def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> str | None:
-    """The target whose measurements count, after measuring it if that was asked for.
+    """Name the target whose measurements the plan uses, and measure it first with `fresh`; None without a target.
 
-    The profile `local` is this machine, whose data sheet nobody has: it is measured the first time.
+    The profile `local` is this machine, which has no data sheet: it is also measured the first time.
     """
     from toolkit.agent.requests import TakeProbe
     from toolkit.bench import target_key
@@ -145,7 +146,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
             prepared = render.follow(prepare(device))
             probe, runtime = prepared.probe, prepared.runtime
         else:
-            # Installing a runtime isn't what somebody asks for who wants a plan.
+            # A user who asks for a plan hasn't asked for an installed runtime.
             probe = device.ask(TakeProbe())
             runtime = describe(device.target, device.profile, probe)
         render.follow(measure(device, runtime, target_key(device, probe), fresh=fresh))

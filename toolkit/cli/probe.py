@@ -1,4 +1,4 @@
-"""targets probe, targets trust, and what targets add asks: those that talk to the machine itself."""
+"""targets probe, targets trust, and the probe of targets add: the commands that connect to the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("name", shell_complete=options.names("targets"))
 @options.as_json
 def probe(name: str, as_json: bool) -> None:
-    """Connect to a target and tell what it is.
+    """Connect to a target and show the facts about it.
 
     Shows the board, CPU, memory, free disk, Python and accelerators, and whether they fit the target's
     profile.
@@ -45,8 +45,8 @@ def probe(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name", shell_complete=options.names("targets"))
 @click.argument("fingerprint", metavar="SHA256:...")
-@click.option("--host", help="Its address, while there is no target of that name yet.")
-@click.option("--port", type=int, help="With --host: port of its sshd.")
+@click.option("--host", help="Address of the machine, when there is no target of that name yet.")
+@click.option("--port", type=int, help="With --host: port of the machine's sshd.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="With --host: known_hosts file instead of yours.")
 def trust(name: str, fingerprint: str, host: str | None, port: int | None, known_hosts: Path | None) -> None:
     """Accept a target's host key, given its fingerprint.
@@ -73,9 +73,9 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
 
 
 def identified(target: Target) -> Match:
-    """The profile that suits the machine of a target that has no file yet; says on stderr which and why.
+    """Find the profile that suits a target without a file yet; print the choice and its reasons on stderr.
 
-    Raises whatever connecting does; the command that trusts a host key then works without the file.
+    Raises the errors of connecting; a hint to trust the host key gives a command that works without the file.
     """
     from toolkit.cli import render
     from toolkit.device import identify

@@ -1,4 +1,4 @@
-"""releases, activate, rollback, verify, prune: what is installed on a target."""
+"""releases, activate, rollback, verify, prune: the installed releases of a target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolkit.cli import options
 @click.argument("target", shell_complete=options.names("targets"))
 @options.as_json
 def releases(target: str, as_json: bool) -> None:
-    """List what is installed on a target."""
+    """List the releases that are installed on a target."""
     import time
 
     from toolkit.agent.requests import ListReleases
@@ -64,7 +64,7 @@ def activate(target: str, release: str, as_json: bool) -> None:
 def rollback(target: str, as_json: bool) -> None:
     """Go back to the release that was active before.
 
-    Works without a network too, on the device itself: the agent's own text says how.
+    It also works without a network, on the device itself: docs/howto.md has the command.
     """
     from toolkit.agent.requests import RollBack
     from toolkit.cli import render
@@ -86,13 +86,13 @@ def _say_active(target: str, release: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("target", shell_complete=options.names("targets"))
-@click.option("--repair", is_flag=True, help="Remove damaged releases; a deploy sends what was damaged afresh.")
+@click.option("--repair", is_flag=True, help="Remove damaged releases; a deploy sends the damaged files again.")
 @options.as_json
 def verify(target: str, repair: bool, as_json: bool) -> None:
     """Hash every file of every release on a target again.
 
-    Exits with 6 when something is damaged. With --repair damaged releases are removed; if the active one is among
-    them, the newest whole one that was active before takes its place.
+    Exits with 6 when a file is damaged. With --repair damaged releases are removed; if the active one is among them,
+    the undamaged release that was active last before it takes its place.
     """
     from toolkit.cli import render
     from toolkit.deploy.releases import verify as verify_service
@@ -125,14 +125,14 @@ def verify(target: str, repair: bool, as_json: bool) -> None:
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="Releases that stay beside the active one: those active before it first, then the newest.",
+    help="Number of releases to keep beside the active one: those active before it first, then the newest.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the releases that would go; remove nothing.")
 @options.as_json
 def prune(target: str, keep: int, dry_run: bool, as_json: bool) -> None:
     """Remove old releases from a target, with the files and runtimes that only they needed.
 
-    The active release always stays. A power cut in the middle leaves a store in which everything named is there.
+    The active release always stays. A power cut in the middle leaves no release without its files.
     """
     from toolkit.cli import render
     from toolkit.deploy.releases import prune as prune_service

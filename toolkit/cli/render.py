@@ -29,12 +29,12 @@ def _stderr() -> Console:
 
 
 def _say(text: str, *, markup: bool = True) -> None:
-    """A line on stderr; wrapped at words on a terminal, left whole in a pipe or a file."""
+    """Print a line on stderr: wrapped at words on a terminal, left whole in a pipe or a file."""
     _stderr().print(text, markup=markup, soft_wrap=not _stderr().is_terminal)
 
 
 def note(text: str) -> None:
-    """Say something that isn't the result."""
+    """Print a line that isn't part of the result."""
     _say(text, markup=False)
 
 
@@ -43,7 +43,7 @@ def warn(text: str) -> None:
 
 
 def prompt_secret() -> Callable[[str], str] | None:
-    """A question for a passphrase or a password, None where nobody can be asked. The answer is kept nowhere."""
+    """A function that asks for a passphrase or a password and keeps no answer; None without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
     import click
@@ -55,12 +55,12 @@ def prompt_secret() -> Callable[[str], str] | None:
 
 
 def print_json(value: object) -> None:
-    """The result as JSON, on stdout."""
+    """Print the result as JSON on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """The result as a table, on stdout; the columns of figures stand to the right and never fold.
+    """Print the result as a table on stdout; columns of figures are aligned to the right and never fold.
 
     Where stdout isn't a terminal the table is as wide as its text, so that `> file` and `| less -S` lose
     nothing.
@@ -85,7 +85,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same as GitHub-flavoured Markdown."""
+    """A table as GitHub-flavoured Markdown."""
     lines = [
         "| " + " | ".join(column.replace("\n", " ") for column in columns) + " |",
         "|" + "|".join("---" for _ in columns) + "|",
@@ -95,12 +95,12 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 
 def size(n_bytes: float | None) -> str:
-    """A file, or the room on a disk: 2.72 GB."""
+    """The size of a file, or the room on a disk: 2.72 GB."""
     return "–" if n_bytes is None else size_text(n_bytes)
 
 
 def memory(n_bytes: float | None) -> str:
-    """Memory: 7.89 GiB."""
+    """An amount of memory: 7.89 GiB."""
     return "–" if n_bytes is None else memory_text(n_bytes)
 
 
@@ -189,7 +189,7 @@ class _Drawer:
 
 
 class _DeviceLines:
-    """A live line for each device that is worked on; where there is no terminal, a line for each step of each."""
+    """A live line for each device in work; without a terminal, a line for each step of each device."""
 
     def __init__(self) -> None:
         self._bars: Bar | None = None
@@ -204,7 +204,7 @@ class _DeviceLines:
     def draw(self, target: str, event: Step | Progress | Warning_ | Token | Ended) -> None:
         match event:
             case Step(text, skipped):
-                # Most steps begin with their target, for those who watch one alone.
+                # Most steps begin with the name of their target, as work on one device alone needs it.
                 text = text.removeprefix(f"{target}: ")
                 if _stderr().is_terminal:
                     self._update(target, step=text, completed=0)
@@ -248,7 +248,7 @@ def _new_device_bars() -> Bar:
     from rich.text import Text
 
     class Elapsed(ProgressColumn):
-        """Since the device's first word; rich's own column stops when one stage is complete."""
+        """The time since the device's first event; rich's own column stops when one stage is complete."""
 
         def render(self, task: Task) -> Text:
             return Text(duration(task.get_time() - (task.start_time or 0)), justify="right")

@@ -1,4 +1,4 @@
-"""Deploying to several targets, and the records of it: rollouts list, rollouts show."""
+"""Deploying to several targets, and the records of that: rollouts list, rollouts show."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def roll_out(
     fresh: bool,
     **waves: Any,
 ) -> None:
-    """Deploy a bundle to what names and `@tags` mean, and draw the record.
+    """Deploy a bundle to the targets that names and `@tags` mean, and draw the record.
 
-    `waves` are the fields of RolloutOptions that a delivery hasn't. Raises RolloutFailed when devices failed.
+    `waves` are the fields of RolloutOptions that `delivery` lacks. Raises RolloutFailed when devices failed.
     """
     from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
     from toolkit.jobs.rollout import RolloutOptions, roll_out as roll_out_service
 
     targets = [over(target, link.client) for target in select_targets(words)]
-    # The options are a part of the rollout's identity, which is the same wherever one stands.
+    # The options are part of the rollout's identity, which must be the same from every working folder.
     chosen = RolloutOptions(
         offline=delivery.offline,
         wheels=delivery.wheels and delivery.wheels.absolute(),
@@ -131,7 +131,7 @@ def _short(rollout_id: str) -> str:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def rollouts(ctx: click.Context) -> None:
-    """List and show what came of deploying to several targets."""
+    """List and show the results of deploying to several targets."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_)
 
@@ -166,7 +166,10 @@ def list_(as_json: bool = False) -> None:
 @click.argument("rollout", metavar="ID")
 @options.as_json
 def show(rollout: str, as_json: bool) -> None:
-    """Show what came of each device of a rollout, by its id or the first characters of it."""
+    """Show the result on each device of a rollout.
+
+    ID is the rollout's id or its first characters.
+    """
     from toolkit.cli import render
     from toolkit.jobs.rollout.record import find_rollout
 

@@ -48,9 +48,9 @@ def _loop(
 @options.offline
 @options.limit_rate
 @options.transport
-@click.option("--force", is_flag=True, help="Go on although the plan says that it doesn't fit.")
+@click.option("--force", is_flag=True, help="Go on even if the plan says that the bundle doesn't fit.")
 @options.trust_remote_code
-@click.option("--fresh", is_flag=True, help="Measure again what was already measured.")
+@click.option("--fresh", is_flag=True, help="Repeat measurements that are already kept.")
 @options.evaluate
 @options.report
 @options.gathered(build=options.build_options, delivery=options.delivery, loop=_loop, printed=options.Printed)
@@ -65,8 +65,8 @@ def run(
     """Plan, optimize, deploy and bench a model on one or more targets.
 
     MODEL is a Hugging Face id, a local folder in Hugging Face layout, or `phi3-nano`, which ships with
-    edgephi. TARGET is a name, `@tag` for every target with that tag, or `@all`. What is already done (built,
-    installed, measured) is skipped, so an interrupted run goes on where it stopped.
+    edgephi. TARGET is a name, `@tag` for every target with that tag, or `@all`. A step that is already
+    done (build, installation, measurement) is skipped, so an interrupted run goes on where it stopped.
     """
     from toolkit.catalog import load_recipe
     from toolkit.catalog.target import over, select_targets

@@ -1,4 +1,4 @@
-"""targets signers: who may sign what is deployed to a target."""
+"""targets signers: the people whose signatures a target accepts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def signers() -> None:
-    """Say whose signature a bundle needs before it may go to a target.
+    """Manage the people whose signatures a target accepts.
 
-    A target without signers takes every bundle. They stand in a file of OpenSSH's kind, which the target's file names
-    as `allowed_signers`; several targets may share one.
+    A target without a list of signers takes every bundle. The list is a file in OpenSSH's format, which the target's
+    file names as `allowed_signers`; several targets may share it.
     """
 
 
@@ -26,7 +26,7 @@ def signers() -> None:
 @click.argument("target", shell_complete=options.names("targets"))
 @options.as_json
 def list_(target: str, as_json: bool) -> None:
-    """List who may sign for a target."""
+    """List the people who may sign for a target."""
     from toolkit.catalog import load_target
     from toolkit.catalog.signer import list_signers
     from toolkit.cli import render
@@ -55,8 +55,8 @@ def list_(target: str, as_json: bool) -> None:
 def add(target: str, identity: str, key: Path, as_json: bool) -> None:
     """Let the owner of a key sign for a target.
 
-    NAME is how messages call them, an e-mail address for instance; KEY.pub their public key. From the first signer on
-    the target takes only signed bundles.
+    NAME is their name in messages, for instance an e-mail address; KEY.pub is their public key. From the first signer
+    on the target takes only signed bundles.
     """
     from toolkit.catalog import load_target
     from toolkit.catalog.signer import add_signer
@@ -74,10 +74,10 @@ def add(target: str, identity: str, key: Path, as_json: bool) -> None:
 @click.argument("reference", metavar="NAME|FINGERPRINT")
 @options.as_json
 def remove(target: str, reference: str, as_json: bool) -> None:
-    """Take a signer from a target: by name, with all keys, or one key by its fingerprint.
+    """Remove a signer from a target: by name with all keys, or one key by its fingerprint.
 
-    What they have signed counts no more, but releases that are installed stay. When nobody is left the target takes no
-    bundle at all; to take unsigned ones again, delete `allowed_signers` in its file.
+    Their signatures no longer count, but installed releases stay. When no signer is left the target takes no bundle at
+    all; to take unsigned ones again, delete `allowed_signers` in its file.
     """
     from toolkit.catalog import load_target
     from toolkit.catalog.signer import remove_signer

@@ -1,4 +1,4 @@
-"""Which bundle is meant, and where devices get its files from."""
+"""The bundle that a command names, and the registry that devices pull its files from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def find_with_source(bundle: str, pull: options.Pull) -> tuple[Bundle, BlobSource | None]:
-    """The bundle that is meant, and where devices are to pull its files from, None where they are pushed."""
+    """Find the named bundle, and the source that devices pull its files from; None where they are pushed."""
     from toolkit.bundle import find_bundle
     from toolkit.bundle.registry import BlobSource, parse_place
     from toolkit.bundle.registry.layout import is_place, parse_repository, with_mirrors

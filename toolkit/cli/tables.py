@@ -1,4 +1,4 @@
-"""How reports become rows."""
+"""Tables of reports, and the ways to print them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ COLUMNS = (
 )
 
 
-# Beside them where a bundle has figures; they are the bundle's, measured on the host.
+# More columns where a bundle has quality figures, which are measured on the host, not on the device.
 QUALITY_COLUMNS = ("ppl\nincrease", "KLD", "token\nmatch")
 
 
-# What the fit plan had said of each row, with its error against what was measured.
+# The fit plan's prediction for each row, with its error against the measurement.
 PREDICTED_COLUMNS = ("target", "recipe", "size", "TTFT ms", "prefill tok/s", "decode tok/s", "peak RSS", "speed from")
 _PREDICTED_TITLE = "Predicted before it was measured (and how far off)"
 
@@ -107,7 +107,7 @@ def _off(predicted: float | None, measured: float | None, text: Callable[[float]
 
 
 def footnotes(reports: Sequence[Report]) -> list[str]:
-    """What the table doesn't show: where and under what it was measured, and which rows to read with care."""
+    """The notes below the table: workloads, devices, the measuring of quality, and the rows to read with care."""
     notes = []
     for report in reports:
         if marks := remarks(report):
@@ -156,7 +156,7 @@ def as_markdown(reports: Sequence[Report]) -> str:
 
 
 def _show(reports: Sequence[Report]) -> None:
-    """The table on stdout. What every row has in common stands above it, so that it fits a terminal."""
+    """Print the table; a target or model that all rows share stands above it, so that it fits a terminal."""
     rows = report_rows(reports)
     common = [index for index in (0, 1) if len({row[index] for row in rows}) == 1]
     title = " on ".join(rows[0][index] for index in reversed(common))
@@ -170,7 +170,7 @@ def _show(reports: Sequence[Report]) -> None:
 
 
 def as_payload(reports: Sequence[Report]) -> dict[str, object]:
-    """What several reports are as JSON."""
+    """The JSON of several reports."""
     return {"reports": [to_json(report) for report in reports]}
 
 
@@ -179,9 +179,7 @@ def write_reports(
     payload: dict[str, object],
     printed: Printed,
 ) -> None:
-    """The one way out of reports: a table on stdout, `payload` as JSON, Markdown, or a file whose ending says
-    which.
-    """
+    """Print reports as a table, as Markdown, or `payload` as JSON; or write a file, JSON or Markdown by its ending."""
     output = printed.output
     if printed.as_json or (output is not None and output.suffix == ".json"):
         text = json.dumps(payload, indent=1) + "\n"

@@ -69,9 +69,9 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("host")
 @click.option("--profile", help="Device class, from `edgephi profiles list`.  [default: found by connecting]")
 @click.option("--user", help="Login name; also as USER@HOST.")
-@click.option("--port", type=int, help="Port of its sshd.")
-@click.option("--install-root", help="Folder there that edgephi owns.  [default: ~/.edgephi]")
-@click.option("--python", help="Python there, or `py -3.12` on Windows.  [default: python3; on Windows it is found]")
+@click.option("--port", type=int, help="Port of the machine's sshd.")
+@click.option("--install-root", help="Folder on the machine that edgephi owns.  [default: ~/.edgephi]")
+@click.option("--python", help="Its Python, or `py -3.12` on Windows.  [default: python3; on Windows it is found]")
 @click.option("--identity-file", type=click.Path(path_type=Path), help="Private key file on this machine.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="known_hosts file to use instead of yours.")
 @click.option(
@@ -79,7 +79,7 @@ def show(name: str, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Take only bundles that somebody in this file has signed.",
 )
-@click.option("--tag", "tags", multiple=True, help="Group that it belongs to; may be repeated.")
+@click.option("--tag", "tags", multiple=True, help="Group that the target belongs to. Repeatable.")
 @click.option("--force", is_flag=True, help="Replace a target of this name.")
 @options.as_json
 def add(
@@ -96,9 +96,9 @@ def add(
     """Write a target file for a machine that SSH reaches.
 
     HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@ and :PORT (for IPv6 as
-    [fe80::1%eth0]:2222). Without --profile the machine is connected to and probed, and gets the profile that suits
-    it best; with it nothing is connected to. The file goes into your configuration folder; a ./targets folder, where
-    there is one, is read before it.
+    [fe80::1%eth0]:2222). Without --profile, edgephi connects to the machine, probes it and takes the profile that
+    suits it best; with --profile it doesn't connect. The file goes into your configuration folder; a file of the same
+    name in ./targets would take precedence.
     """
     from toolkit.catalog import load_profile
     from toolkit.catalog.target import parse_target, save_target, split_address
@@ -119,7 +119,7 @@ def add(
     table = {"host": address, "user": login or user} | fields | files
     given = {key: value for key, value in table.items() if value not in (None, ())}
     where = f"target '{name}'"
-    # Before anything is connected to: what is wrong with the fields, and whether the name is free.
+    # Before any connection: wrong fields, an unknown profile and a taken name are refused.
     target = parse_target(name, {"profile": "local"} | given, where=where)
     if "profile" in given:
         load_profile(target.profile)
@@ -164,7 +164,7 @@ def schema() -> None:
 
 
 def _anchored(path: Path | None) -> str | None:
-    """The file holds for every working folder; `~` stays, so that it also holds for other homes."""
+    """A path that holds in every working folder: absolute, or with its `~`, which also holds for other homes."""
     if path is None:
         return None
     return str(path) if str(path).startswith("~") else str(path.absolute())
@@ -181,7 +181,7 @@ def _refuse_taken(name: str) -> None:
 
 
 def _demanded_by(name: str) -> Path | None:
-    """The signers of the target that is replaced: nobody should lose that demand by chance."""
+    """The signers' file of the target that is replaced, so that a replacement doesn't drop its demand by chance."""
     from toolkit.catalog import load_target
     from toolkit.catalog.toml import find_toml
 

@@ -84,13 +84,13 @@ def _search_options(
     type=click.Choice(["decode_tps", "ttft", "memory"]),
     default="decode_tps",
     show_default=True,
-    help="What is to be best.",
+    help="Figure to optimize.",
 )
 @click.option(
     "--max-ppl-increase",
     callback=options.parsed("parse_percent"),
     metavar="PERCENT",
-    help="Perplexity that may be lost to fp32. Default: the profile's limit, or 3%.",
+    help="Largest increase of perplexity over fp32. Default: the profile's limit, or 3%.",
 )
 @click.option(
     "--budget",
@@ -98,23 +98,23 @@ def _search_options(
     default="30m",
     show_default=True,
     metavar="TIME",
-    help="Begin no trial after this: 90s, 30m, 2h.",
+    help="Time after which no trial begins: 90s, 30m, 2h.",
 )
-@click.option("--trials", type=click.IntRange(1), help="Begin no more than this many, earlier ones counted.")
+@click.option("--trials", type=click.IntRange(1), help="Largest number of trials, those of earlier runs included.")
 @click.option(
     "--recipe",
     "-r",
     "recipes",
     multiple=True,
     shell_complete=options.names("recipes"),
-    help="Candidate; repeat it. Default: all. The profile's own recipe is always one.",
+    help="Candidate recipe. Repeatable. Default: all. The profile's own recipe is always a candidate.",
 )
 @click.option(
     "--block-size",
     "block_sizes",
     multiple=True,
     type=click.Choice(["16", "32", "64", "128", "256"]),
-    help="Try each candidate with these blocks too; repeat it.",
+    help="Try each candidate with this block size too. Repeatable.",
 )
 @options.workload
 @click.option("--context", type=click.IntRange(1), help="Context in tokens to plan for. Default: the profile's.")
@@ -128,20 +128,20 @@ def _search_options(
 @options.offline
 @options.trust_remote_code
 @click.option("--fresh", is_flag=True, help="Forget earlier trials of this search, and measure again.")
-@click.option("--dry-run", is_flag=True, help="Say what would be searched; build and measure nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the candidates and settings to search; build and measure nothing.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the recipe and the profile that win. Default: ./tuned/MODEL-TARGET.",
+    help="Folder for the winning recipe and profile. Default: ./tuned/MODEL-TARGET.",
 )
 @options.as_json
 @options.gathered(build=options.build_options, delivery=options.delivery, question=_question, how=_search_options)
 def tune(model: str, target: str, question: Question, how: SearchOptions, dry_run: bool, as_json: bool) -> None:
     """Search recipes and runtime settings by measuring them on a target.
 
-    Recipes are held against the fit plan, built, compared with fp32 on this machine, and measured on the target; then
-    threads, prompt chunks and n-gram speculation of the best one are searched. Interrupted, the same command goes on
-    where it stopped. What is active on the target stays active.
+    Recipes are checked against the fit plan, built, compared with fp32 on this machine, and measured on the target.
+    Then threads, prompt chunks and n-gram speculation of the best one are searched. After an interruption the same
+    command goes on where it stopped. The target's active release stays active.
     """
     from toolkit.catalog import load_target
     from toolkit.cli import render
