@@ -45,7 +45,7 @@ class OutOfMemory(BuildError):
 
 
 class HostDiskFull(BuildError):
-    """The disk of this machine has no room for what a step writes."""
+    """The disk of this machine has no room for the files that a step writes."""
 
 
 class CorruptBundle(ToolkitError):
@@ -93,7 +93,7 @@ class AgentError(DeviceError):
 
 
 class ExposedRoot(AgentError):
-    """Others can write to the install root, or it is theirs: the agent doesn't work there."""
+    """Another user owns the install root or can write to it: the agent doesn't work there."""
 
 
 class NoIndex(AgentError):
@@ -105,25 +105,25 @@ class DeviceFull(DeviceError):
 
 
 class RegistryError(ToolkitError):
-    """A registry or a mirror of it doesn't answer, refuses, or hasn't what it is asked for."""
+    """A registry or a mirror of it doesn't answer, refuses, or lacks the requested content."""
 
     exit_code = 8
 
 
 class SignatureError(ToolkitError):
-    """A bundle hasn't the signature that is asked for, or it couldn't be made."""
+    """A bundle lacks the demanded signature, or signing it failed."""
 
     exit_code = 9
 
 
 class GateFailed(ToolkitError):
-    """A bundle works, but doesn't hold its profile's limits."""
+    """A bundle works, but breaks its profile's limits."""
 
     exit_code = 10
 
 
 class RolloutFailed(ToolkitError):
-    """Devices of a rollout failed. The exit code follows from theirs."""
+    """Devices of a rollout failed. The exit code follows from the devices' codes."""
 
     def __init__(self, message: str, hint: str, exit_code: int) -> None:
         super().__init__(message, hint)

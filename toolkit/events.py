@@ -46,7 +46,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Ended:
-    """The work on one device of several is over: well, or with an error."""
+    """The work on one of several devices has ended: well, or with an error."""
 
     seconds: float
     error: str | None = None
@@ -54,7 +54,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class DeviceEvent:
-    """What happens on one device, said by a service that works on several at once."""
+    """An event on one device, from a service that works on several at once."""
 
     target: str
     event: Step | Progress | Warning_ | Token | Ended
@@ -67,7 +67,7 @@ Service = Generator[Event, None, T]
 def drain(service: Service[T], hear: Callable[[Event], object] | None = None) -> T:
     """Run a service to its end, tell `hear` what it yields, return what it returns.
 
-    Where `hear` raises, the service is closed before that goes on: what it has open is not left to a collector.
+    When `hear` raises, the service is closed before the exception goes on, so that no garbage collector has to do it.
     """
     try:
         while True:

@@ -1,7 +1,7 @@
 """Files of this machine: written whole or not at all, locked between processes, hashed once.
 
-`write_whole` and `replaced_folder` tell in words what can't be written; `put_file`, `fresh_folder` and `put_folder`,
-which they are made of, raise OSError.
+`write_whole` and `replaced_folder` raise ConfigError that names the path; `put_file`, `fresh_folder` and `put_folder`,
+on which they are built, raise OSError.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from toolkit.events import Progress, Service, Step
 # The mode of a file that only its user can read.
 PRIVATE = 0o600
 _CHUNK = 4 << 20
-# Of a name, so that what is beside it has a name that every file system takes.
+# Names beside a file repeat no more than this of its name, so that every file system takes them.
 _LONGEST_STEM = 32
-# No file takes this long to write: what is older was left by a process that died.
+# No file takes this long to write: an older temporary file was left by a process that died.
 _ABANDONED_S = 3600
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _POLL_S = 0.2
 _LOCKED_BYTE = 1 << 30
-# What the holder of a lock writes into it: the number of its process, and the machine's name.
+# The text that the holder of a lock writes into it: its process id and the machine's name.
 _SIGNED = re.compile(r"([0-9]{1,10}) (.*)\n")
 _US = "this process"
 
@@ -48,13 +48,13 @@ def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) ->
 
 
 def put_file(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
-    """Write a file whole or not at all, and have it on the disk; its folder is made where there is none.
+    """Write a file whole or not at all, and flush it to the disk; a missing folder is made.
 
-    Text becomes UTF-8, its ends of lines stay. `mode` are the file's permissions, those of any new file by default.
+    Text is encoded as UTF-8 and keeps its line ends. `mode` is the file's permissions, by default those of a new file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_files(path)
-    # Not with the ending of the file: a leftover of *.toml would show up as a target.
+    # The temporary name has another ending: a leftover *.toml would show up as a target.
     beside = path.with_name(f".{path.name[:_LONGEST_STEM]}.{secrets.token_hex(4)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
@@ -73,7 +73,7 @@ def put_file(path: Path, content: str | bytes, *, mode: int | None = None) -> No
 
 @contextmanager
 def in_words(path: Path) -> Iterator[None]:
-    """Tell in words what can't be written at `path`: an OSError from within becomes a ConfigError that names it."""
+    """Turn an OSError from within into a ConfigError that says that `path` can't be written."""
     try:
         yield
     except OSError as exc:
@@ -91,10 +91,10 @@ def _sweep_files(path: Path) -> None:
 
 @contextmanager
 def replaced_folder(path: Path, *, over_content: bool = False, durable: bool = True) -> Iterator[Path]:
-    """Give a fresh folder beside `path`, and put it there, as `put_folder` does, when all went well.
+    """Give a fresh folder beside `path`, and put it there, as `put_folder` does, if the block succeeds.
 
-    After an error or a kill the old one is there. Raises ConfigError where folders can't be made or moved; what is
-    raised within passes.
+    After an error or a kill the old folder is there. Raises ConfigError when folders can't be made or moved; exceptions
+    from within pass through.
     """
     with contextlib.ExitStack() as stack:
         with in_words(path):
@@ -106,9 +106,9 @@ def replaced_folder(path: Path, *, over_content: bool = False, durable: bool = T
 
 @contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """Give a new, empty folder on the disk of `path`, gone at the end unless it was moved, and its content with it.
+    """Give a new, empty folder on the disk of `path`; it is removed at the end unless it was moved.
 
-    What processes that died left of earlier ones for the same `path` goes too.
+    Folders that dead processes left for the same `path` are removed too.
     """
     with _room(path) as room:
         fresh = room / _NEW
@@ -117,10 +117,10 @@ def fresh_folder(path: Path) -> Iterator[Path]:
 
 
 def put_folder(folder: Path, path: Path, *, over_content: bool = False, durable: bool = True) -> None:
-    """Move a folder to `path`, where nothing is, or an empty folder, or with `over_content` anything.
+    """Move a folder to `path`, which is free, or an empty folder, or with `over_content` anything.
 
-    All in it is on the disk before, with `durable`. A kill in the moment between the two moves of a replacement leaves
-    the old one beside `path`: the next `fresh_folder` for it puts that back.
+    With `durable` its content is flushed to the disk first. A kill between the two moves of a replacement leaves the
+    old folder beside `path`; the next `fresh_folder` for `path` puts it back.
     """
     path = path.absolute()
     if durable:
@@ -139,7 +139,7 @@ def put_folder(folder: Path, path: Path, *, over_content: bool = False, durable:
 
 @contextmanager
 def _room(path: Path) -> Iterator[Path]:
-    """A folder beside `path` for what is on its way there or was there; it belongs to whom its lock does."""
+    """Give a folder beside `path` for its new and its old content; the holder of the folder's lock owns it."""
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name[:_LONGEST_STEM]
@@ -163,7 +163,7 @@ def _new_room(stem: Path) -> tuple[Path, IO[bytes]]:
     while True:
         room = stem.with_name(f"{stem.name}-{secrets.token_hex(4)}.part")
         room.mkdir()
-        # Who sweeps may come before the lock is made, or is taken: then the room is another's, or gone.
+        # A sweeper may come before the lock is made or taken: then the room is the sweeper's, or gone.
         with contextlib.suppress(FileNotFoundError):
             lock = (room / _LOCK).open("xb")
             try:
@@ -190,7 +190,7 @@ def _sweep_room(room: Path) -> None:
 
 
 def _leave(room: Path) -> None:
-    """Put back what was moved away and nothing came for, then remove the room."""
+    """Put back an old folder that nothing has replaced, then remove the room."""
     for old in (room / _OLD).glob("*"):
         place = room.parent / old.name
         if not os.path.lexists(place):
@@ -199,7 +199,7 @@ def _leave(room: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    # Windows opens no folder, and no read-only file so that it could be flushed.
+    # Windows opens no folder, and no read-only file in a way that lets it be flushed.
     if sys.platform == "win32":
         return
     for top, _, names in os.walk(folder):
@@ -211,7 +211,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some file systems can't, and Windows needn't: its renames are journaled.
+    # Some file systems can't flush a folder, and Windows needn't: its renames are journaled.
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
@@ -228,7 +228,7 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 class HashMemo:
-    """Hashes of large files by what `stat` says of them, kept in `hashes.json`."""
+    """Hashes of large files by path, size, time and inode, kept in `hashes.json`."""
 
     def __init__(self, entries: dict[str, list[Any]]) -> None:
         self._entries = entries
@@ -249,7 +249,7 @@ class HashMemo:
 
     @staticmethod
     def _key(path: Path) -> tuple[str, list[int]]:
-        # The hub's snapshots are links into its blobs: the file itself is what was hashed.
+        # The hub's snapshots are links into its blobs: the entry is for the blob.
         real = path.resolve()
         stat = real.stat()
         return str(real), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
@@ -274,10 +274,10 @@ class HashMemo:
 
 @contextmanager
 def locked(path: Path, doing: str, hint: str = "wait for it, or end it", *, passing: bool = False) -> Iterator[None]:
-    """Hold the lock at `path`, which one process, and one thread of it, has at a time; the end of a process frees it.
+    """Hold the lock at `path`, which one thread of one process has at a time; the end of the process frees it.
 
-    Where it is taken, raises ConfigError that names who has it and what they are `doing` ("runs the same search"). With
-    `passing` the file goes when the lock is given back.
+    Raises ConfigError when it is taken, which names the holder and what it is `doing` ("runs the same search"). With
+    `passing` the lock's file is removed when the lock is released.
     """
     file = _take(path)
     if file is None:
@@ -287,10 +287,10 @@ def locked(path: Path, doing: str, hint: str = "wait for it, or end it", *, pass
 
 
 def in_turn(path: Path, doing: str) -> Service[AbstractContextManager[None]]:
-    """Wait for the lock at `path`, and return what holds it: `with (yield from in_turn(path, "builds the same")):`.
+    """Wait for the lock at `path`, and return it as a context: `with (yield from in_turn(path, "builds the same")):`.
 
-    One Step names who has it and what they are `doing`; none where this very process does, which is heard anyway. A
-    Progress at each look lets whoever drives the service end it.
+    One Step names the holder and what it is `doing`, unless this very process holds it, whose own events are heard. A
+    Progress at each look lets the caller end the wait.
     """
     told = False
     while (file := _take(path)) is None:
@@ -304,7 +304,7 @@ def in_turn(path: Path, doing: str) -> Service[AbstractContextManager[None]]:
 
 
 def _take(path: Path) -> IO[bytes] | None:
-    """The file of a lock that was free, with our number in it. Raises ConfigError where nothing can be locked."""
+    """Take a lock: its file with our process id in it, None when it is taken. Raises ConfigError when it can't lock."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -313,7 +313,7 @@ def _take(path: Path) -> IO[bytes] | None:
                 if not _try_lock(file):
                     file.close()
                     return None
-                # Who had it may have removed the file since we opened it.
+                # The last holder may have removed the file since we opened it.
                 if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     break
             except BaseException:
@@ -322,7 +322,7 @@ def _take(path: Path) -> IO[bytes] | None:
             file.close()
     except OSError as exc:
         raise ConfigError(f"{shown(path)}: cannot be locked: {exc.strerror or exc}") from exc
-    # On a full disk it is held without a name.
+    # On a full disk the lock is held without the holder's name.
     with contextlib.suppress(OSError):
         file.truncate(0)
         os.write(file.fileno(), f"{os.getpid()} {platform.node()}\n".encode())
@@ -340,13 +340,13 @@ def _held(file: IO[bytes], path: Path, *, passing: bool = False) -> Iterator[Non
             if passing and sys.platform != "win32":
                 path.unlink(missing_ok=True)
     if passing and sys.platform == "win32":
-        # Only here, where an open file stays: nobody who waits for a lock that is gone can think that it has it.
+        # Windows doesn't remove a file that another process has open, so nobody can take a lock whose file is gone.
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def _holder(path: Path) -> str:
-    """Name who holds a lock, as far as it has said; processes of other machines and containers have other names."""
+    """Name the holder of a lock, as far as its file tells; with the machine's name when that isn't ours."""
     try:
         found = _SIGNED.fullmatch(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -359,7 +359,7 @@ def _holder(path: Path) -> str:
 
 
 def _try_lock(file: IO[bytes]) -> bool:
-    """Take the lock on an open file, if nobody has it. Closing the file, or dying, gives it back.
+    """Take the lock on an open file if it is free. Closing the file, or the end of the process, releases it.
 
     Raises OSError where the file system has no locks.
     """
@@ -367,7 +367,7 @@ def _try_lock(file: IO[bytes]) -> bool:
         if sys.platform == "win32":
             import msvcrt
 
-            # Windows lets nobody read what is locked: a byte far behind what the holder says.
+            # Windows lets nobody read a locked byte: so the lock is on one far behind the holder's name.
             file.seek(_LOCKED_BYTE)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:

@@ -1,5 +1,5 @@
-"""Facts about the machine that edgephi runs on: for profiles that say "auto", for what a build may take, and the
-environment that other programs get from it, without secrets.
+"""Facts about the machine that edgephi runs on, for profiles that say "auto" and for the limits of a build; and the
+environment that other programs get, without secrets.
 
 Standard library only.
 """
@@ -25,7 +25,7 @@ _NO_LIMIT = 1 << 62
 
 
 def arch() -> str:
-    """`x86_64` or `aarch64`; another CPU's own name."""
+    """`x86_64`, `aarch64`, or the system's name for another CPU."""
     name = platform.machine().lower()
     return ARCH_NAMES.get(name, name)
 
@@ -65,8 +65,8 @@ def platform_tags() -> list[str]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory that a new process can have, in bytes: what is available in RAM, free swap, and what the tightest limit
-    of a container or control group leaves of both (None without one)."""
+    """Memory that a new process can have, in bytes: the available RAM, the free swap, and the rest of the tightest
+    limit that a container or control group sets on both (None without one)."""
 
     available_bytes: int
     swap_free_bytes: int
@@ -83,7 +83,7 @@ class Memory:
 
 
 def available_memory() -> Memory | None:
-    """What this machine has left now; None where the system doesn't tell (anything but Linux)."""
+    """The memory that this machine has left now; None where the system doesn't tell (anything but Linux)."""
     fields = parse_meminfo(_read(Path("/proc/meminfo")))
     if "MemAvailable" not in fields:
         return None
@@ -110,7 +110,7 @@ def parse_cgroup(text: str) -> tuple[str | None, str | None]:
 
 
 def parse_limit(text: str) -> int | None:
-    """A limit of a control group in bytes; None for `max` and for version 1's way of saying it."""
+    """A limit of a control group in bytes; None for `max` and for version 1's number for no limit."""
     digits = text.strip()
     return int(digits) if digits.isdecimal() and int(digits) < _NO_LIMIT else None
 
@@ -123,7 +123,7 @@ def parse_reclaimable(text: str) -> int:
 
 
 def cgroup_left_bytes(root: Path) -> int | None:
-    """What the limits of this process's memory groups leave, the tightest of them; None without any limit.
+    """The rest of the tightest limit on this process's memory groups; None without any limit.
 
     `root` is the folder that holds `proc` and `sys`.
     """
@@ -135,7 +135,7 @@ def cgroup_left_bytes(root: Path) -> int | None:
     ):
         if path is None:
             continue
-        # Inside a container the path may be the host's: then only its own group is mounted, at the top.
+        # Inside a container the path may be the host's: then only the container's own group is mounted, at the top.
         own = mount / path.lstrip("/")
         for folder in (own, *own.parents):
             limit = parse_limit(_read(folder / limit_name))
@@ -158,6 +158,6 @@ def _read(path: Path) -> str:
 def without_secrets() -> dict[str, str]:
     """The environment without the variables whose names say that they are secrets: HF_TOKEN, AWS_SECRET_ACCESS_KEY.
 
-    For programs that have no use for them: what is given to a target or to code of a model can't be taken back.
+    For programs that need no secrets: one that a target or a model's code has seen can't be taken back.
     """
     return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}

@@ -1,8 +1,8 @@
 """Sizes, rates, durations and percentages as people write them, and back.
 
-Bytes, never bits: memory is sold and planned in bytes. Messages, events and tables word memory by `memory_text`, in
-binary units as boards are sold, and files, disks and what links carry by `size_text` and `rate_text`, in decimal ones
-as data sheets and `scp` have them. The other texts are exact, and read back.
+Bytes, never bits: memory is sold and planned in bytes. Messages, events and tables show memory by `memory_text`, in
+binary units as boards are sold. They show files, disks and transfers by `size_text` and `rate_text`, in decimal units
+like data sheets and `scp`. The other functions give exact texts, which the parsers read back.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parse_bandwidth(text: str) -> float:
 
 
 def parse_rate(text: str) -> float:
-    """A bandwidth that something is sent at: as `parse_bandwidth`, and more than nothing."""
+    """Parse a rate to send at: as `parse_bandwidth`, but not zero."""
     rate = parse_bandwidth(text)
     if rate == 0:
         raise ValueError(f"'{text}' sends nothing at all; write it like '2 MB/s'")
@@ -67,12 +67,12 @@ def parse_rate(text: str) -> float:
 
 
 def memory_text(n_bytes: float) -> str:
-    """Memory with three significant digits: 7.89 GiB, 91.2 MiB."""
+    """An amount of memory with three significant digits: 7.89 GiB, 91.2 MiB."""
     return _worded(n_bytes, _BINARY)
 
 
 def size_text(n_bytes: float) -> str:
-    """A file, the room on a disk, or what goes over a link, with three significant digits: 2.72 GB, 549 kB."""
+    """The size of a file, a disk or a transfer, with three significant digits: 2.72 GB, 549 kB."""
     return _worded(n_bytes, _DECIMAL)
 
 
@@ -128,7 +128,7 @@ def parse_percent(text: str) -> float:
 
 def _worded(n_bytes: float, units: dict[str, int]) -> str:
     for unit, factor in units.items():
-        # Rounded first: what is nearly a gigabyte is 1 GB, not 1000 MB.
+        # The figure is rounded first, so that nearly a gigabyte is 1 GB, not 1000 MB.
         if float(f"{n_bytes / factor:.3g}") >= 1:
             figure = n_bytes / factor
             return f"{figure:,.0f} {unit}" if figure >= 999.5 else f"{figure:.3g} {unit}"

@@ -1,5 +1,5 @@
-"""Reading what others wrote: JSON that hides nothing, and file names that mean one file on every system. Host and
-device hold manifests against the same rules.
+"""Reading data from others: JSON that hides nothing, and file names that mean one file on every system. Host and
+device check manifests by the same rules.
 
 The agent brings this file along, so it is Python 3.9 and the standard library alone.
 """
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 LARGEST_MANIFEST_BYTES, MOST_ARTIFACTS, MOST_BYTES = 4 << 20, 10_000, 1 << 40
 LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES = 64 << 10, 32
-# What stands in a bundle's folder and is no artifact.
+# The names in a bundle's folder that aren't artifacts.
 MANIFEST_NAME, SIGNATURES = "manifest.json", "signatures"
 _DEEPEST = 32
 _LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 1024
@@ -26,10 +26,11 @@ _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹
 
 
 def read_json(raw: bytes) -> Any:
-    """A value of UTF-8 JSON.
+    """Parse UTF-8 JSON.
 
-    Raises ValueError that says why when it is none by RFC 8259, and for what two readers may understand differently or
-    a terminal obeys: a key that stands twice, nesting beyond 32, control characters and lone surrogates in texts.
+    Raises ValueError with the reason for text that isn't JSON by RFC 8259, and for JSON that two readers may understand
+    differently or that a terminal obeys: a key that stands twice, nesting beyond 32, control characters and lone
+    surrogates in texts.
     """
     try:
         value = json.loads(raw.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
@@ -68,7 +69,7 @@ def _distrust(value: Any, levels: int) -> None:
 
 
 def path_problem(path: str) -> str | None:
-    """Why a relative POSIX path may leave its folder, or mean something else on some system; None when it can't."""
+    """The reason why a relative POSIX path may leave its folder or mean something else somewhere; None without one."""
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         return "it isn't plainly below its folder"
@@ -85,21 +86,21 @@ def path_problem(path: str) -> str | None:
 
 
 def is_windows_device(name: str) -> bool:
-    """Whether Windows takes a name, with any extension, for a device."""
+    """Tell if Windows takes a name, with any extension, for a device."""
     return _WINDOWS_DEVICE.fullmatch(name) is not None
 
 
 def artifact_problem(path: str) -> str | None:
-    """Why nothing in a bundle may have that path; None when it may."""
+    """The reason why no artifact may have that path; None when one may."""
     if path.split("/")[0].casefold() in (MANIFEST_NAME, SIGNATURES):
         return "it stands for what is no artifact"
     return path_problem(path)
 
 
 def path_clash(paths: Iterable[str]) -> str | None:
-    """Which paths can't all stand in one folder on every system; None when they can.
+    """Two paths that can't be in one folder on every system, in words; None without such a pair.
 
-    Two that differ by case, or by how an accent is written, are one file on Windows and macOS.
+    Paths that differ by case, or by the encoding of an accent, are one file on Windows and macOS.
     """
     known: dict[str, str] = {}
     for path in paths:
@@ -117,7 +118,7 @@ def path_clash(paths: Iterable[str]) -> str | None:
 
 
 def signature_name(name: str) -> bool:
-    """Whether a file of that name may be a signature."""
+    """Tell if a file of that name may be a signature."""
     return bool(_SIGNATURE_NAME.fullmatch(name)) and path_problem(name) is None
 
 
