@@ -1,4 +1,4 @@
-"""No test reads or writes the developer's own profiles, caches or reports."""
+"""Fixtures for all tests. No test reads or writes the developer's own profiles, caches or reports."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tests.support.builds import BUILDS_DIR
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One folder of builds for a session: its worker processes inherit the variable, and whoever set it cleans up."""
+    """Make the session's folder of builds; its workers inherit the variable, and the process that set it cleans up."""
     if BUILDS_DIR not in os.environ:
         os.environ[BUILDS_DIR] = folder = tempfile.mkdtemp(prefix="edgephi-builds-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-# Some systems' own leaves folders open to a group, and edgephi doesn't work in such an install root.
+# Some systems' umask leaves folders writable for a group, and edgephi doesn't work in such an install root.
 os.umask(0o022)
-# Threads of torch that wait for each other let the other worker's threads have the core: half the processor time of a
-# GPTQ build or a perplexity on a busy machine is spent turning in circles. No sum depends on it.
+# Threads of torch that wait for each other give up the core to the other worker's threads: else, on a busy machine, a
+# GPTQ build or a perplexity spends half its processor time in busy waiting. No result depends on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder and edgephi folders of the test's own; returns the working folder."""
+    """Give the test its own working folder and edgephi folders; returns the working folder."""
     work = tmp_path / "work"
     work.mkdir()
     for name in ("CONFIG", "CACHE", "DATA"):
@@ -50,7 +50,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def runtimes() -> Path:
     """The `runtimes` folder of an install root, with this machine's runtime really installed, once a session.
 
-    Whichever of its processes asks first installs it, and the others wait.
+    The first process that asks for it installs it, and the others wait.
     """
     from tests.support.builds import alone_in, follow, session_cache
     from toolkit.catalog import Target
@@ -66,7 +66,7 @@ def runtimes() -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, runtimes: Path) -> Path:
-    """An empty install root of the test's own, but for the runtime."""
+    """The test's own install root, which holds the runtime alone."""
     folder = tmp_path / "device"
     folder.mkdir()
     (folder / "runtimes").symlink_to(runtimes)

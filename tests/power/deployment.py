@@ -1,4 +1,4 @@
-"""A deployment onto an emulated device that is recorded write by write, and what is left of it after a power cut."""
+"""A deployment onto an emulated device that is recorded write by write, and its remains after a power cut."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def command(machine: Machine, *argv: str) -> None:
 
 @dataclass(frozen=True)
 class Story:
-    """What was recorded. `answers` tells for each phase what was active before it and what is after it; `runtime` has
-    the SHA-256 of each file of the runtime that was installed under the name `lock`.
+    """A recorded deployment. `answers` has for each phase the release that was active before it and the one after it;
+    `runtime` has the SHA-256 of each file of the runtime that was installed under the name `lock`.
     """
 
     recording: Recording
@@ -75,20 +75,20 @@ class Story:
     runtime: Mapping[str, str]
 
     def moment(self, name: str, chance: random.Random) -> tuple[Phase, int]:
-        """A random moment of a phase, its end among them."""
+        """A random moment of a phase, from its start to its end, both included."""
         phase = chance.choice([phase for phase in self.recording.phases if phase.name == name])
         return phase, chance.randint(phase.start, phase.end)
 
     def admissible(self, phase: Phase, position: int) -> set[str]:
-        """What may answer after a cut then: what the device said is done stays done."""
+        """The releases that may be active after a cut then: a phase that the device reported done stays done."""
         before, after = self.answers[phase.name]
         return {after} if position == phase.end else {before, after}
 
     def answer(self, device: Device) -> str:
-        """What is active on a device on this machine. All that its store names is whole: every release, and the
-        runtime if it counts as installed.
+        """The active release of a device on this machine, after checking that every release in its store is whole, and
+        the runtime too if it counts as installed.
 
-        Raises ToolkitError or AssertionError when something isn't.
+        Raises ToolkitError or AssertionError when something isn't whole.
         """
         follow(verify(device)).enforce()
         pointer = device.ask(ListReleases()).pointer
@@ -103,7 +103,7 @@ class Story:
         return {None: NOTHING, self.old.id: OLD, self.new.id: NEW}[release]
 
     def complete(self, device: Device) -> None:
-        """Give a deployment's steps again, but for the load check: the runtime there is for another processor."""
+        """Repeat a deployment's steps without the load check: the runtime there is for another processor."""
         follow(push(device, uploads(self.new)))
         device.ask(Install(release=self.new.id, manifest=self.new.manifest_text))
         if device.ask(Provision(lock=self.lock, packages=[], query_only=True)).installed is not None:
@@ -113,7 +113,7 @@ class Story:
 
 
 def runtime_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Each file of a runtime and its SHA-256, but for what Python writes by itself."""
+    """Each file of a runtime and its SHA-256, without the files that Python writes by itself."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not path.is_symlink() and path.name != "ready.json" and path.suffix != ".pyc":
             yield str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()
@@ -121,7 +121,7 @@ def runtime_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def mounted(disk: bytes | bytearray, folder: Path) -> Iterator[Device]:
-    """A disk as this machine's own: its file system recovers, and the agent works on the install root there."""
+    """Mount a disk on this machine, so that its file system recovers and an agent works on its install root."""
     folder.mkdir()
     image = folder.with_suffix(".img")
     write_sparse(image, disk)
@@ -136,7 +136,7 @@ def mounted(disk: bytes | bytearray, folder: Path) -> Iterator[Device]:
 
 
 def write_sparse(path: Path, disk: bytes | bytearray) -> None:
-    """A file of that content, with holes where it is empty."""
+    """Write a file of that content, with holes where it is zero."""
     empty, view = bytes(1 << 20), memoryview(disk)
     with path.open("wb") as file:
         file.truncate(len(disk))

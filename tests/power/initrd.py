@@ -14,12 +14,12 @@ from pathlib import Path
 from tests.power.kernel import Kernel
 
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio-rng")
-# Where the machine's second disk is mounted: it holds the install root.
+# The mount point of the machine's second disk, which holds the install root.
 DATA = "/data"
-# Where the files of the machine's own that `make_initrd` was given lie.
+# The folder of the machine's own files, which `make_initrd` gets.
 RUN = "/run/edgephi"
 
-# Runs as process 1 on the initrd, until the root file system is there.
+# Process 1 on the initrd, until the root file system is mounted.
 START = f"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -36,7 +36,7 @@ cp -a /run/edgephi/. /bin/busybox /root{RUN}
 exec switch_root /root {RUN}/busybox sh {RUN}/serve
 """
 
-# Process 1 from then on; a broken disk must not keep it from answering.
+# Process 1 from then on; a broken disk mustn't keep the machine from answering.
 SERVE = f"""B={RUN}/busybox
 $B mkdir -p /dev/pts /dev/shm /run/sshd {DATA}
 $B mount -t devpts devpts /dev/pts
@@ -73,9 +73,9 @@ def make_initrd(kernel: Kernel, files: Mapping[str, str]) -> bytes:
 
 
 def load_order(folder: Path, wanted: Iterable[str]) -> list[Path]:
-    """The files of kernel modules and of all that they need, each after what it needs itself.
+    """The files of kernel modules and of the modules that they need, each after the ones that it needs.
 
-    What isn't there as a module is taken to be built in.
+    A module without a file is taken to be built into the kernel.
     """
     found = {_module_name(path): path for path in folder.rglob("*.ko*")}
     order: dict[str, Path] = {}
@@ -94,13 +94,13 @@ def load_order(folder: Path, wanted: Iterable[str]) -> list[Path]:
 
 
 def depends(module: bytes) -> list[str]:
-    """The modules that one says it needs, in the form in which modules are named inside the kernel."""
+    """The modules that a module declares to need, by their names inside the kernel."""
     found = re.search(rb"\0depends=([^\0]*)\0", module)
     return [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []
 
 
 def cpio(entries: Iterable[Entry]) -> bytes:
-    """An archive in the kernel's own format (`newc`), everything in it root's."""
+    """An archive in the kernel's own format (`newc`), in which root owns everything."""
     return b"".join(_packed(entries))
 
 

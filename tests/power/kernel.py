@@ -1,4 +1,4 @@
-"""Linux for an emulated arm64 machine, from Debian's own packages, without a word to this system's apt."""
+"""Linux for an emulated arm64 machine, from Debian's own packages, without touching this system's apt."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
 
-# It has the drivers of virtual machines and no others.
+# This kernel has the drivers of virtual machines and no others.
 META_PACKAGE = "linux-image-cloud-arm64"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What boots: the kernel's image, the folder of its modules, and a static busybox."""
+    """The parts that boot: the kernel's image, the folder of its modules, and a static busybox."""
 
     image: Path
     modules: Path
@@ -24,9 +24,9 @@ class Kernel:
 
 
 def fetch_kernel(cache: Path) -> Service[Kernel]:
-    """Debian's kernel and busybox for arm64, downloaded once into `cache`.
+    """Download Debian's kernel and busybox for arm64, once into `cache`.
 
-    Raises ConfigError where there is no apt, or it can't get them.
+    Raises ConfigError when apt is missing, or can't get them.
     """
     folder = cache / "kernel"
     if not folder.is_dir():
@@ -65,7 +65,7 @@ def _private_apt(folder: Path) -> list[str]:
         "Dir::State::status": folder / "status",
         "Dir::State::lists": folder / "lists",
         "Dir::Cache": folder / "cache",
-        # As root apt would go on as a user who can't write here.
+        # Run by root, apt would switch to a user who can't write here.
         "APT::Sandbox::User": "root",
     }
     return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]

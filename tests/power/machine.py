@@ -1,4 +1,4 @@
-"""A whole arm64 computer in a process: it boots, loses its power, reboots, and forgets what wasn't flushed."""
+"""A whole arm64 computer in a process: it boots, loses its power, reboots, and loses data that wasn't flushed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.emulate.sshd import HOST, free_port, write_key_pair
 from toolkit.errors import ConfigError, HostUnreachable
 
 EMULATOR = "qemu-system-aarch64"
-# Else it would go on when the process that holds it is killed.
+# Without this the machine would go on when the process that holds it is killed.
 _ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 # A quiet machine takes 10 s, a busy one many times that.
 _BOOT_TIMEOUT_S = 300.0
@@ -40,9 +40,9 @@ SetEnv PIP_NO_COMPILE=1
 
 
 def make_disk(path: Path, size_bytes: int, tree: Path | None = None) -> None:
-    """An ext4 file system in a sparse file, with the content of a folder.
+    """Make an ext4 file system in a sparse file, with the content of a folder.
 
-    Raises ConfigError where it doesn't fit, or mke2fs isn't installed.
+    Raises ConfigError when the content doesn't fit, or mke2fs isn't installed.
     """
     with path.open("wb") as file:
         file.truncate(size_bytes)
@@ -58,10 +58,10 @@ def make_disk(path: Path, size_bytes: int, tree: Path | None = None) -> None:
 
 
 class Machine:
-    """An emulated computer of two Cortex-A76 cores with Debian, which serves SSH to root; nothing leads out of it.
+    """An emulated computer of two Cortex-A76 cores with Debian, which serves SSH to root and reaches no network.
 
-    What it writes to its root disk is forgotten when its process ends. `data` is its second disk, an option of qemu's
-    `-blockdev` without its node name, which it mounts at `initrd.DATA`. The object has the attributes of a target:
+    Its writes to its root disk are lost when its process ends. `data` is its second disk, an option of qemu's
+    `-blockdev` without the node name, which it mounts at `initrd.DATA`. The object has the attributes of a target:
     name, host, port, user, identity_file, known_hosts.
     """
 
@@ -95,7 +95,7 @@ class Machine:
         self._clean()
 
     def power_on(self) -> None:
-        """Boot and wait until sshd answers; the thread that does that has to live as long as the machine.
+        """Boot and wait until sshd answers; the calling thread has to live as long as the machine.
 
         Raises ConfigError without an emulator, HostUnreachable with the console's last lines when sshd doesn't answer.
         """
@@ -109,17 +109,17 @@ class Machine:
         self.wait_until_up()
 
     def power_off(self) -> None:
-        """Cut the power: nothing is told, nothing is flushed."""
+        """Cut the power, without a shutdown or a flush."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
             self._child = None
 
     def wait_until_up(self) -> None:
-        """Wait until sshd answers, after a reboot too. Raises HostUnreachable when it doesn't."""
+        """Wait until sshd answers, after power_on or a reboot. Raises HostUnreachable when it doesn't."""
         deadline = time.monotonic() + _BOOT_TIMEOUT_S
         while time.monotonic() < deadline and self._child is not None and self._child.poll() is None:
-            # The emulator takes connections for the machine while that still boots.
+            # The emulator accepts connections for the machine while the machine still boots.
             with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1) as sock:
                 sock.settimeout(5)
                 if sock.recv(64).startswith(b"SSH-"):

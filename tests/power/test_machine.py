@@ -1,4 +1,4 @@
-"""An emulated machine's process. What a machine survives is in tests/system/test_power.py."""
+"""An emulated machine's process. The tests of power cuts are in tests/system/test_power.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.emulated import files_of
 from tests.support.paths import REPO
 from toolkit.errors import ConfigError, HostUnreachable
 
-# Argument: a folder. Nothing boots from its files; the process of the emulator is all that is asked for.
+# Argument: a folder. Nothing boots from its files; the test needs only the emulator's process.
 HOLDER = """
 import sys
 from pathlib import Path
@@ -29,14 +29,14 @@ machine.power_on()
 
 
 def emulators(port: int) -> list[int]:
-    """The processes that forward that port to a machine."""
+    """The ids of the processes that forward that port to a machine."""
     mark = f"hostfwd=tcp:127.0.0.1:{port}-".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
     return found
 

@@ -1,4 +1,4 @@
-"""What a power cut may leave of a recorded disk."""
+"""The possible contents of a recorded disk after a power cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that remembers every write and every flush, and so can tell what a power cut at any moment leaves of it."""
+"""A disk that records every write and flush, and so can give its content after a power cut at any moment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _READ, _WRITE, _DISCONNECT, _FLUSH = 0, 1, 2, 3
 
 @dataclass(frozen=True)
 class Write:
-    """Data that the machine was told is written."""
+    """Data whose write the disk has acknowledged to the machine."""
 
     offset: int
     data: bytes
@@ -36,12 +36,12 @@ class Write:
 
 @dataclass(frozen=True)
 class Flush:
-    """The machine was told that everything written before stays."""
+    """A flush that the disk has acknowledged: all earlier writes are durable."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What the host did while the log grew from `start` to `end`."""
+    """A named action of the host, during which the log grew from `start` to `end`."""
 
     name: str
     start: int
@@ -50,26 +50,26 @@ class Phase:
 
 @dataclass
 class Recording:
-    """A disk's first content, all that happened to it since, and what for."""
+    """A disk's first content, the writes and flushes since, and the host's actions behind them."""
 
     first: bytes
     log: list[Write | Flush] = field(default_factory=list)
     phases: list[Phase] = field(default_factory=list)
 
     def so_far(self) -> Recording:
-        """A copy that goes on no more."""
+        """A copy that no longer grows."""
         return Recording(self.first, list(self.log), list(self.phases))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """What happens in here is done for `name`: the machine said that it began, and that it was done."""
+        """Record the writes and flushes within the block as those of phase `name`."""
         start = len(self.log)
         yield
         self.phases.append(Phase(name, start, len(self.log)))
 
     def cut(self, position: int, chance: random.Random) -> bytearray:
-        """The disk after a power cut before the log's entry `position`: all that was flushed, and of what was written
-        since any sectors whatever, so that a write may be lost while a later one is there, and may be torn.
+        """The disk after a power cut before the log's entry `position`: all flushed writes, and a random choice of the
+        sectors written since. So a write may be lost while a later one is there, and may be torn.
         """
         disk = bytearray(self.first)
         volatile: list[Write] = []
@@ -98,7 +98,7 @@ def _sectors(write: Write) -> Iterator[Write]:
 
 
 class VolatileDisk:
-    """Serves a disk to one machine at a time over a Unix socket, and records what that does to it."""
+    """A server of a disk to one machine at a time, over a Unix socket, which records its writes and flushes."""
 
     def __init__(self, first: bytes, path: Path) -> None:
         self.path = path
@@ -112,7 +112,7 @@ class VolatileDisk:
 
     @property
     def blockdev(self) -> str:
-        """qemu's words for it."""
+        """The disk as an option of qemu's `-blockdev`."""
         return f"driver=nbd,server.type=unix,server.path={self.path},export=disk"
 
     def __enter__(self) -> Self:
@@ -134,13 +134,13 @@ class VolatileDisk:
         with suppress(OSError):
             while True:
                 self._connection, _ = self._listener.accept()
-                # A machine whose power is cut leaves in the middle of a word.
+                # A machine whose power is cut leaves in the middle of a message.
                 with self._connection as sock, suppress(EOFError, ConnectionError):
                     if self._agree(sock):
                         self._answer(sock)
 
     def _agree(self, sock: socket.socket) -> bool:
-        """Negotiate; whether the machine wants the disk."""
+        """Negotiate with the machine; tell if it wants the disk."""
         sock.sendall(_GREETING + struct.pack(">H", _FIXED_NEWSTYLE | _NO_ZEROES))
         _take(sock, 4)
         export = struct.pack(">QH", len(self._disk), _HAS_FLAGS | _SEND_FLUSH)

@@ -1,4 +1,4 @@
-"""What agents are asked while a test runs."""
+"""The requests that agents get while a test runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.agent.requests import Request
 
 
 def record_requests(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The requests that every device is sent from now on, as their JSON says it, but for who asks."""
+    """Record the requests to every device from now on, as their JSON has them, without the sender (`by`)."""
     found: list[dict[str, Any]] = []
     message = Request.message
 

@@ -67,7 +67,7 @@ def probe_of(board: str, folder: Path) -> ProbeFacts:
 
 
 def payload_of(board: str, folder: Path) -> dict[str, Any]:
-    """The agent's answer on `board`. `folder` is made, and takes the place of / and of the install root."""
+    """The agent's answer on `board`. It makes `folder`, which stands for / and for the install root."""
     shutil.copytree(BOARDS / board, folder)
     root = folder / "home" / "pi" / ".edgephi"
     root.mkdir(parents=True, mode=0o700)
@@ -89,7 +89,7 @@ def payload_of(board: str, folder: Path) -> dict[str, Any]:
 
 
 def _make_block_devices(folder: Path) -> None:
-    """/sys/dev/block and /sys/class/block from the lines of the board's `block`."""
+    """Make /sys/dev/block and /sys/class/block from the lines of the board's `block`."""
     listing = folder / "block"
     if not listing.exists():
         return
@@ -121,7 +121,7 @@ def _link(link: Path, to: Path) -> None:
 
 
 def _make_tools(folder: Path) -> None:
-    """Commands that print what the files in `tools` hold."""
+    """Make commands that print the content of the files in `tools`."""
     (folder / "bin").mkdir()
     for output in (folder / "tools").glob("*"):
         command = folder / "bin" / output.name

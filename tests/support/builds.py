@@ -29,12 +29,12 @@ BUILDS_DIR = "EDGEPHI_TEST_BUILDS_DIR"
 
 
 def follow(service: Service[T], events: list[Event] | None = None) -> T:
-    """Run a service to its end; what it yields goes into `events`."""
+    """Run a service to its end, and append its events to `events`."""
     return drain(service, None if events is None else events.append)
 
 
 def session_cache(recipe: str) -> Path:
-    """The cache folder that this session's build of `recipe` lies in, whichever of its processes asks first."""
+    """The cache folder of the session's build of `recipe`, the same for all its processes."""
     folder = Path(os.environ[BUILDS_DIR]) / recipe
     folder.mkdir(exist_ok=True)
     return folder
@@ -42,7 +42,7 @@ def session_cache(recipe: str) -> Path:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Let one process of the session after the other work in `folder`."""
+    """Let the processes of the session work in `folder` one at a time."""
     with folder.with_name(f"{folder.name}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -57,7 +57,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def profile() -> Profile:
-    """This machine."""
+    """The profile of this machine."""
     return load_profile("local")
 
 
@@ -70,7 +70,7 @@ def bundle(recipe: str) -> Bundle:
 
 
 def seed_cache(cache_dir: Path, recipe: str) -> Bundle:
-    """Let a test's own cache know the build of `recipe`, as if it had been made there; links, not copies."""
+    """Link the build of `recipe` into a test's own cache, as if it had been made there."""
     built = bundle(recipe)
     shutil.copytree(session_cache(recipe), cache_dir, copy_function=_link, dirs_exist_ok=True)
     return built
@@ -82,13 +82,13 @@ def _link(source: str, destination: str) -> None:
 
 
 def hear_sigint() -> None:
-    """For a child: what a shell starts in the background ignores SIGINT, and its children inherit that."""
+    """Let a child react to SIGINT, which processes in a shell's background, and their children, ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
 def interruptible(*args: str) -> Iterator[subprocess.Popen[str]]:
-    """`edgephi` as a process that SIGINT reaches, its stderr in a pipe; killed at the end if it still runs."""
+    """Run `edgephi` as a process that SIGINT reaches, with stderr in a pipe; kill it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "toolkit", *args],
         stderr=subprocess.PIPE,

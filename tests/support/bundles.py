@@ -1,4 +1,4 @@
-"""Bundles that nothing can load: small files and a manifest that is right."""
+"""Bundles that no runtime can load: small files and a correct manifest."""
 
 from __future__ import annotations
 

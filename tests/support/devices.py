@@ -1,4 +1,4 @@
-"""Targets of this machine, and what is to be seen on them."""
+"""Targets of this machine, and their state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small random models of every architecture: made, built, and held against transformers."""
+"""Small random models of every architecture: made, built, and compared with transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PHI3_SMALL_CODE = DATA / "phi3_small"
 
 # Matrices of 0.08 rather than 0.02: at a width of 256 that keeps activations, and logits, at about 1.
 _SCALE = 4.0
-# Norms and biases that aren't just ones and zeros, so that one which is forgotten shows.
+# Norms and biases aren't just ones and zeros, so that a forgotten one shows.
 _SPREAD = 0.1
 # Phi-3-small divides its logits by this.
 _MUP_WIDTH = 8.0
@@ -41,7 +41,7 @@ _FIRST_TOKEN, _LAST_TOKEN = 5, 3000
 
 @dataclass(frozen=True)
 class Case:
-    """Tokens to read, and how many of them are read at once; the rest one by one."""
+    """Tokens to read: the first `at_once` of them at once, the rest one by one."""
 
     tokens: list[int]
     at_once: int
@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Answer:
-    """Logits (rows, vocabulary), the positions that the rows belong to, and what was generated after them."""
+    """Logits (rows, vocabulary), the rows' positions, and the tokens that were generated after them."""
 
     logits: Any
     positions: list[int]
@@ -58,15 +58,14 @@ class Answer:
 
 
 def tokens(count: int) -> list[int]:
-    """The same tokens each time, a longer list beginning like a shorter one."""
+    """The same tokens on each call; a longer list begins with the shorter one."""
     import numpy
 
     return [int(token) for token in numpy.random.default_rng(7).integers(_FIRST_TOKEN, _LAST_TOKEN, count)]
 
 
 def cases(architecture: str) -> list[Case]:
-    """Texts that reach what an architecture has of its own: both sides of a LongRoPE switch, a window, sparse
-    blocks."""
+    """Texts that reach an architecture's own features: both sides of a LongRoPE switch, a window, sparse blocks."""
     stand_in = PRESETS[STAND_INS[architecture]]
     lengths = {200, 300}
     if stand_in.architecture == "Phi3SmallForCausalLM":
@@ -75,7 +74,7 @@ def cases(architecture: str) -> list[Case]:
 
 
 def write_model(preset: Preset, folder: Path) -> Path:
-    """A random model whose logits mean something; with its code where the architecture needs some."""
+    """Write a random model with logits of about 1, and with its code where the architecture needs some."""
     follow(synthesize(preset, folder, layers=None))
     small = preset.architecture == "Phi3SmallForCausalLM"
     for file in folder.glob("*.safetensors"):
@@ -114,7 +113,7 @@ def _rescale(file: Path, *, head: float) -> None:
 
 
 def versions() -> Matrix:
-    """What proofs are made with here, still without any; `2.13.0+cpu` is 2.13.0."""
+    """A matrix with the versions of tools and runtime here, but no proofs; `2.13.0+cpu` is 2.13.0."""
     tools = {name: version.partition("+")[0] for name, version in tool_versions().items()}
     return Matrix(tools, tuple(sorted(profile().runtime.packages)), ())
 
@@ -147,7 +146,7 @@ def build(folder: Path, recipe: Recipe, root: Path, *, trust: bool = False) -> B
 
 
 def reference_logits(folder: Path, token_ids: Sequence[int], *, trust: bool = False) -> Any:
-    """What transformers computes in fp32 for every position: (tokens, vocabulary)."""
+    """The logits that transformers computes in fp32 for every position: (tokens, vocabulary)."""
     import torch
 
     with torch.no_grad():
@@ -169,7 +168,7 @@ def runtime_python(runtimes: Path) -> Path:
 
 
 def device_logits(runtimes: Path, folder: Path, asked: Sequence[Case]) -> list[Answer]:
-    """What the pinned runtime computes for a bundle, in a process of its own Python."""
+    """The answers that the pinned runtime computes for a bundle, in a process of the runtime's own Python."""
     import numpy
 
     with tempfile.TemporaryDirectory() as work:

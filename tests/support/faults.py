@@ -1,4 +1,4 @@
-"""What became of deployments that something broke, as tables in docs/reliability.md."""
+"""The results of deployments with a fault in the middle, as tables in docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = """| fault | times | old release whole | new release whole | the same com
 
 @dataclass
 class Row:
-    """What happened after one fault: which release answered, how often, and how often a re-run completed."""
+    """The results of one kind of fault: the release that answered each time, and the count of completed re-runs."""
 
     answers: list[str] = field(default_factory=list)
     completed: int = 0
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass
 class Table:
-    """What happened, by fault."""
+    """The results, by fault."""
 
     rows: dict[str, Row] = field(default_factory=dict)
 
@@ -46,7 +46,7 @@ class Table:
 
 @contextmanager
 def recorded(name: str) -> Iterator[Table]:
-    """A table to fill; in the end it takes its place in the page that EDGEPHI_RECORD_FAULTS names, if it does."""
+    """Give a table to fill; at the end it replaces the one in the page that EDGEPHI_RECORD_FAULTS names, if set."""
     table = Table()
     yield table
     if RECORD and table.rows:
@@ -58,7 +58,7 @@ def recorded(name: str) -> Iterator[Table]:
 
 
 def broken_by(service: Service[object], strike: Callable[[Event], bool], fault: Callable[[], object]) -> None:
-    """Run a service and let the fault happen at the first event that `strike` names."""
+    """Run a service, and cause the fault at the first event for which `strike` is true."""
     struck = False
     with suppress(ToolkitError):
         for event in service:

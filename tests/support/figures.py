@@ -1,4 +1,4 @@
-"""Figures of quality and speed, as evaluations and runs leave them."""
+"""Figures of quality and speed, as evaluations and benchmarks report them."""
 
 from __future__ import annotations
 

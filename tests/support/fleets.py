@@ -1,4 +1,4 @@
-"""Devices for rollouts: folders of this machine, whole ones and such that fail in a way that real ones do."""
+"""Devices for rollouts: folders of this machine, some whole, others with the faults of real devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.emulate.sshd import free_port
 
 
 def device_root(folder: Path, runtimes: Path) -> Path:
-    """An empty install root, but for the runtime."""
+    """An install root that holds the runtime alone."""
     folder.mkdir(parents=True)
     (folder / "runtimes").symlink_to(runtimes)
     return folder
@@ -40,7 +40,7 @@ def over(server: PrivateSshd | EmbeddedServer, name: str, root: Path) -> Target:
 
 
 def switched_off(name: str) -> Target:
-    """A device whose port nobody listens on."""
+    """A device on whose port nothing listens."""
     return Target(name=name, host="127.0.0.1", port=free_port(), profile="local", tags=("lab",))
 
 
@@ -52,7 +52,7 @@ def root_below_a_file(folder: Path) -> Path:
 
 
 def root_that_tires(folder: Path, runtimes: Path, loads: int) -> Path:
-    """An install root whose runtime works as often as `loads` says, and dies from then on."""
+    """An install root whose runtime works for `loads` starts, and dies on each later one."""
     (lock,) = [path.name for path in runtimes.iterdir()]
     (folder / "runtimes" / lock / "venv" / "bin").mkdir(parents=True)
     shutil.copy(runtimes / lock / "ready.json", folder / "runtimes" / lock)
@@ -65,17 +65,17 @@ def root_that_tires(folder: Path, runtimes: Path, loads: int) -> Path:
 
 
 def write_targets(folder: Path, targets: list[Target]) -> None:
-    """Files for the command line to find them by."""
+    """Write the target files that the command line reads."""
     folder.mkdir(parents=True, exist_ok=True)
     for target in targets:
         (folder / f"{target.name}.toml").write_text(target_toml(target))
 
 
 def processes_naming(folder: Path) -> list[int]:
-    """Processes with that folder in their command line: agents that lie below it, and what they have started."""
+    """List the processes with that folder in their command line: agents below it, and their children."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        # It may have ended since it was listed.
+        # The process may have ended since it was listed.
         with suppress(OSError):
             if os.fsencode(folder) in path.read_bytes():
                 found.append(int(path.parent.name))

@@ -1,4 +1,4 @@
-"""Manifests that want something else than to be installed. Host and device have to refuse every one of them."""
+"""Hostile manifests, every one of which host and device have to refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 HASH = "0" * 64
 
 PATHS = [
-    # Out of the folder.
+    # Paths that lead out of the folder.
     "/etc/passwd",
     "//host/share",
     "..",
@@ -20,14 +20,14 @@ PATHS = [
     "\\\\host\\share",
     "..\\up",
     "a\\b",
-    # Not one name for one file.
+    # Several names for one file, or no name.
     "",
     ".",
     "./a",
     "a/./b",
     "a//b",
     "a/",
-    # What not every system takes, or takes for something else.
+    # Names that some system refuses, or takes for something else.
     "a:stream",
     "what?",
     "all*",
@@ -52,14 +52,14 @@ PATHS = [
     "x" * 256,
     "/".join(["long"] * 300),
     "/".join(["a"] * 33),
-    # edgephi's own.
+    # Names of edgephi's own files.
     "manifest.json",
     "Manifest.JSON",
     "manifest.json/inside",
     "signatures/0123456789abcdef.sig",
     "SIGNATURES",
 ]
-# In JSON these are escapes; as texts they would reach terminals and system calls.
+# Escaped in JSON; unescaped they would reach terminals and system calls.
 CONTROL_PATHS = ["a\0b", "a\nb", "\x1b]0;title\x07", "a\x7f", "a\x9bb", "lone\ud800"]
 
 SIZES: list[Any] = [-1, 1 << 40, 10**30, 1.0, 1.5, 1e400, "1", True, None, [1]]
@@ -74,7 +74,7 @@ CLASHES = [
     (["x/y/z", "X/y"], "a file and a folder"),
 ]
 
-# Each with a part of what is said about it.
+# Each text with a part of the error message about it.
 TEXTS = {
     "empty": (b"", "JSON"),
     "cut off": (b"{", "JSON"),
@@ -101,5 +101,5 @@ def too_many() -> list[dict[str, Any]]:
 
 
 def manifest_text(artifacts: Any) -> str:
-    """As small as a device takes it; the host wants more fields."""
+    """The smallest manifest that a device accepts; the host demands more fields."""
     return json.dumps({"name": "hostile", "artifacts": artifacts})

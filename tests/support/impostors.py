@@ -1,4 +1,4 @@
-"""Devices whose agent is something else."""
+"""Devices on which something else answers in place of the agent."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def make_target(root: Path, **changes: str) -> Target:
 
 
 def device_with_python(tmp_path: Path, text: str) -> Device:
-    """A device whose `python` is a shell script instead."""
+    """A device whose `python` is a shell script."""
     python = script(tmp_path / "python-impostor", text)
     target = make_target(tmp_path / "root", python=str(python))
     return Device(target, load_profile("local"), open_transport(target), partial(open_transport, target))
 
 
 def said(tmp_path: Path, kind: str, payload: Any) -> str:
-    """A script that says one thing, whatever it is asked."""
+    """A script that gives one message as its answer to every request."""
     file = tmp_path / "said"
     file.write_text(json.dumps({"protocol": 1, kind: payload}) + "\n")
     return f"cat {file}"
 
 
 def impostor(tmp_path: Path, script: str) -> Device:
-    """A device whose agent settles, and then does what the script says."""
+    """A device whose agent answers `settle` rightly, and runs the script for every other request."""
     (tmp_path / "settled").write_text('{"protocol": 1, "result": {"was_whole": true}}\n')
     return device_with_python(tmp_path, f"case $2 in *.tmp) exec cat {tmp_path / 'settled'};; esac\n{script}")

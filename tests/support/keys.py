@@ -1,4 +1,4 @@
-"""SSH keys of tests' own, made by ssh-keygen, and an agent that holds some."""
+"""SSH keys for tests, made by ssh-keygen, and an agent that holds some."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def keygen(*args: str | Path) -> None:
 
 
 def make_key(path: Path, *, passphrase: str = "", kind: str = "ed25519") -> Path:
-    """A key pair; returns the private one's file."""
+    """Make a key pair; returns the private key's file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     keygen("-t", kind, "-N", passphrase, "-C", path.name, "-f", path)
     return path
 
 
 def public_text(key: Path) -> str:
-    """`ssh-ed25519 AAAA…` of a private key's file."""
+    """The public key, `ssh-ed25519 AAAA…`, of a private key's file."""
     return " ".join(key.with_name(f"{key.name}.pub").read_text().split()[:2])
 
 
 def write_signers(path: Path, **signers: Path | str) -> Path:
-    """An allowed_signers file: names with a key's file, or with the rest of the line."""
+    """Write an allowed_signers file from names, each with a key's file or with the rest of its line."""
     lines = [f"{name} {rest if isinstance(rest, str) else public_text(rest)}\n" for name, rest in signers.items()]
     path.write_text("".join(lines))
     return path
 
 
 def count_keygen(folder: Path, monkeypatch: pytest.MonkeyPatch, also: str = "") -> Callable[[], list[str]]:
-    """Put an ssh-keygen first in PATH that logs its operations before the real one runs; gives what reads the log.
+    """Put an ssh-keygen first in PATH that logs its operations before the real one runs.
 
-    `also` is a line of shell that runs each time.
+    Returns a function that reads the log. `also` is a line of shell that runs each time.
     """
     real, log = shutil.which("ssh-keygen"), folder / "asked.log"
     script = folder / "counting" / "ssh-keygen"
@@ -52,7 +52,7 @@ def count_keygen(folder: Path, monkeypatch: pytest.MonkeyPatch, also: str = "") 
 
 @contextmanager
 def ssh_agent(*keys: Path) -> Iterator[str]:
-    """An agent that holds keys without passphrases; gives its socket."""
+    """Run an agent that holds keys without passphrases; gives its socket."""
     said = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
     values = dict(line.split(";")[0].split("=", 1) for line in said.splitlines() if "=" in line)
     try:

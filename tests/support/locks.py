@@ -1,4 +1,4 @@
-"""Locks that another process has."""
+"""Locks that another process holds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ with locked(Path(sys.argv[1]), "holds it"):
 
 @contextmanager
 def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Have a process hold the lock at `path`; it is killed at the end, or before by whoever likes."""
+    """Start a process that holds the lock at `path`, and kill it at the end; the caller may kill it before."""
     command = [sys.executable, "-c", _HOLD, str(path)]
     process = subprocess.Popen(
         command, env=os.environ | {"PYTHONPATH": str(REPO)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Where things of the repository lie, for tests in whatever folder."""
+"""Paths of the repository, the same for tests in every folder."""
 
 from __future__ import annotations
 

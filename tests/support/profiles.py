@@ -1,4 +1,4 @@
-"""Profiles that a user writes."""
+"""The text of profiles, as users write them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(name: str, table: dict[str, Any], folder: Path | None = None) -> Path:
 
 
 def board(**changes: Any) -> dict[str, Any]:
-    """BOARD with `section__key=value` changes; None takes the key away."""
+    """BOARD with `section__key=value` changes; None removes the key."""
     table = copy.deepcopy(BOARD)
     for dotted, value in changes.items():
         *sections, key = dotted.split("__")

@@ -1,4 +1,4 @@
-"""Pythons of devices: real ones under other names, and such that aren't what they seem."""
+"""Pythons of devices: real ones under other names, and ones with a false version or no package index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def script(path: Path, *lines: str) -> Path:
-    """A shell script that a target takes for its Python."""
+    """Write a shell script that stands for a target's Python."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(("#!/bin/sh", *lines, "")))
     path.chmod(0o755)
@@ -15,13 +15,13 @@ def script(path: Path, *lines: str) -> Path:
 
 
 def without_index(folder: Path) -> Path:
-    """This Python, whose pip finds no index."""
+    """This Python, with a pip that finds no index."""
     variables = "export PIP_INDEX_URL=http://127.0.0.1:9/ PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS="
     return script(folder / "bare-python", variables, f'exec {sys.executable} "$@"')
 
 
 def calling_itself(version: str, path: Path) -> Path:
-    """This Python, which says that it has another version."""
+    """This Python, which claims another version."""
     lie = path.with_name("lie")
     lie.mkdir(parents=True)
     (lie / "sitecustomize.py").write_text(f"import platform\nplatform.python_version = lambda: {version!r}\n")
@@ -30,5 +30,5 @@ def calling_itself(version: str, path: Path) -> Path:
 
 
 def real_python(path: Path) -> Path:
-    """The Python that this one's environment was made with, under another name."""
+    """The Python that made this virtual environment, under another name."""
     return script(path, f'exec {sys._base_executable} "$@"')  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Real registries for tests: Debian's docker-registry with passwords, tokens or TLS; and the bad company they keep."""
+"""Real registries for tests: Debian's docker-registry with passwords, tokens or TLS; and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class LocalRegistry:
 def registry(
     folder: Path, *, auth: dict[str, Any] | None = None, tls: TlsFiles | None = None, upstream: str | None = None
 ) -> Iterator[LocalRegistry]:
-    """Run one until the block ends. With `upstream` it is a mirror that fetches what it is asked for from there."""
+    """Run a registry until the block ends. With `upstream` it is a mirror that fetches content from there."""
     assert _PROGRAM is not None, "docker-registry isn't installed"
     folder.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -86,7 +86,7 @@ def registry(
         config["http"]["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
     if upstream is not None:
         config["proxy"] = {"remoteurl": upstream}
-    # JSON is YAML.
+    # The registry reads YAML, which JSON is.
     (folder / "config.yml").write_text(json.dumps(config))
     with (folder / "log").open("ab") as log:
         begin = log.tell()
@@ -101,7 +101,7 @@ def registry(
 def _port_of(process: subprocess.Popen[bytes], log: Path, begin: int) -> int:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        # What stands before is of an earlier one in the same folder.
+        # The log's earlier part is of an earlier registry in the same folder.
         found = re.search(r"listening on 127\.0\.0\.1:(\d+)", log.read_bytes()[begin:].decode())
         if found:
             return int(found[1])
@@ -110,7 +110,7 @@ def _port_of(process: subprocess.Popen[bytes], log: Path, begin: int) -> int:
 
 
 def htpasswd(folder: Path) -> dict[str, Any]:
-    """Basic credentials: USER with PASSWORD."""
+    """Settings for Basic authentication: USER with PASSWORD."""
     import bcrypt
 
     path = folder / "htpasswd"
@@ -119,7 +119,7 @@ def htpasswd(folder: Path) -> dict[str, Any]:
 
 
 def docker_login(folder: Path, host: str, **entry: str) -> Path:
-    """Docker's config.json with USER and PASSWORD for a host, or with another entry; returns its folder."""
+    """Write Docker's config.json with USER and PASSWORD for a host, or with another entry; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     login = entry or {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
     path = folder / "config.json"
@@ -138,7 +138,7 @@ class TlsFiles:
 
 
 def make_tls(folder: Path) -> TlsFiles:
-    """A certificate for 127.0.0.1, localhost and registry.test, and the authority of its own that signed it."""
+    """Make a certificate for 127.0.0.1, localhost and registry.test, and an authority that signs it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -183,11 +183,11 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are what tests are about."""
+        """Do nothing: tests let clients hang up on purpose."""
 
 
 class Server:
-    """An HTTP server that answers as a test says, and remembers what it was asked."""
+    """An HTTP server that answers as a test says, and remembers its requests."""
 
     def __init__(self, handle: Handle) -> None:
         self.asked: list[tuple[str, str, dict[str, str]]] = []
@@ -228,7 +228,7 @@ class Server:
 
 
 def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
-    """One answer; underscores in the names of headers are hyphens."""
+    """Send one answer; underscores in the names of headers become hyphens."""
     handler.send_response(status)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     for name, value in ({"Content-Length": str(len(body))} | named).items():
@@ -240,7 +240,7 @@ def reply(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"", **hea
 
 
 class EndlessServer(Server):
-    """Sends `begin`, and then a thousand MiB more for as long as somebody listens; `more` counts them."""
+    """A server that sends `begin`, then up to 1000 MiB while the client reads; `more` counts those MiB."""
 
     def __init__(self, begin: bytes) -> None:
         self._begin, self.more = begin, 0
@@ -258,9 +258,9 @@ class EndlessServer(Server):
 
 
 class TokenServer(Server):
-    """Gives tokens to USER with PASSWORD, or for the refresh token `refresh`; others get one that only pulls `open/…`.
+    """A server that gives tokens to USER with PASSWORD, or for the refresh token `refresh`; others may pull `open/…`.
 
-    `auth` is what a registry is told to believe its tokens.
+    `auth` is the configuration with which a registry accepts its tokens.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -311,7 +311,7 @@ def _base64url(raw: bytes) -> str:
 
 
 class CuttingRelay:
-    """Forwards connections to a port of this machine; the first ones are cut after so many bytes."""
+    """A relay to a port of this machine; it cuts a connection that has passed the next number of bytes in `cuts`."""
 
     def __init__(self, port: int, cuts: list[int]) -> None:
         self._to, self._cuts = ("127.0.0.1", port), list(cuts)
@@ -343,13 +343,13 @@ class CuttingRelay:
         with suppress(OSError):
             while data := source.recv(65536):
                 passed += len(data)
-                # Only transfers are long enough to be cut.
+                # Only connections with transfers pass enough bytes to be cut.
                 if self._cuts and passed > self._cuts[0]:
                     self._cuts.pop(0)
                     break
                 sink.sendall(data)
         for sock in both:
-            # Shut down alone, it would go on taking what is sent.
+            # The socket is also closed: after a shutdown alone it would still accept data.
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
@@ -364,5 +364,5 @@ def bundle_of(folder: Path, files: dict[str, bytes], name: str = "nano-int4") ->
 
 
 def content(size: int, seed: bytes = b"seed") -> bytes:
-    """Bytes that are the same for the same seed and don't repeat."""
+    """Bytes without a period, the same for the same seed."""
     return hashlib.shake_256(seed).digest(size)

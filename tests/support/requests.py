@@ -1,4 +1,4 @@
-"""Requests to the agent's file, without a host."""
+"""Requests to the agent's file without the host's code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ask(root: Path, op: str, **params: Any) -> dict[str, Any]:
 
 
 def deliver(root: Path, files: dict[str, bytes]) -> tuple[str, str]:
-    """Put files where a push puts them; returns the manifest's text and its hash."""
+    """Put files into the folder where a push puts them; returns the manifest's text and its hash."""
     incoming = root / "incoming"
     incoming.mkdir(exist_ok=True)
     artifacts = []
@@ -47,7 +47,7 @@ def install(root: Path, files: dict[str, bytes]) -> str:
 
 
 def fake_runtime(root: Path) -> None:
-    """The pointer only asks whether a runtime is marked ready; executing one is tests/device's business."""
+    """Mark a runtime as ready, which is all that activation checks; no test here executes one."""
     folder = root / "runtimes" / LOCK
     folder.mkdir(parents=True)
     (folder / "ready.json").write_text("{}")
@@ -62,7 +62,7 @@ def listed(*parts: bytes) -> list[list[Any]]:
 
 
 def install_parts(root: Path, *parts: bytes, blocks: list[list[Any]] | None = None) -> str:
-    """A release with one file of these parts; returns the file's hash."""
+    """Install a release with one file of these parts; returns the file's hash."""
     whole = b"".join(parts)
     text, release = deliver(root, {"weights": whole})
     lists = {sha256(whole): listed(*parts) if blocks is None else blocks}

@@ -1,7 +1,7 @@
-"""Run by a device runtime's own Python: logits of a bundle for given tokens. `runtime_logits.py REQUEST.json OUT.npz`.
+"""Logits of a bundle for given tokens: `runtime_logits.py REQUEST.json OUT.npz`, run by a device runtime's Python.
 
-Each case is tokens, how many of them are read at once, and how many are generated greedily after them; the rest is
-read one at a time, as when it is generated.
+In each case the first `at_once` of `tokens` are read at once, the rest one at a time, as in generation; then `generate`
+tokens are generated greedily.
 """
 
 import json
@@ -22,7 +22,7 @@ def run(model, tokens, at_once, generate):
         generator.append_tokens(tokens[start:stop])
         logits = numpy.array(generator.get_output("logits"))[0]
         rows.append(logits)
-        # A pruned head gives the last token's logits only.
+        # A bundle with a pruned head gives the logits of the last token only.
         positions += range(stop - len(logits), stop)
     for _ in range(generate):
         generator.generate_next_token()

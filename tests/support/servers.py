@@ -26,7 +26,7 @@ needs_sshd = pytest.mark.skipif(not IN_CI and find_sshd() is None, reason="needs
 
 @dataclass(frozen=True)
 class Address:
-    """The part of a target that transports look at."""
+    """The part of a target that transports read."""
 
     name: str
     host: str
@@ -38,13 +38,13 @@ class Address:
 
 
 def address_of(server: Any, **changes: Any) -> Address:
-    """The address of a loopback server, with fields of one's own."""
+    """The address of a loopback server, with some fields changed."""
     found = Address("pi5", server.host, server.user, server.port, server.identity_file, server.known_hosts)
     return replace(found, **changes)
 
 
 def connects(address: Address) -> SshTransport:
-    """Whether a command runs there."""
+    """Assert that a command runs there; returns the transport, closed."""
     with closing(SshTransport(address)) as transport:
         assert transport.start(["true"]).wait() == 0
         return transport
@@ -52,7 +52,7 @@ def connects(address: Address) -> SshTransport:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of its own on `folder`."""
+    """Mount a small file system of its own on `folder`."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", folder], check=True)
     try:
@@ -62,7 +62,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 class Relay:
-    """Forwards a port of its own to another one until it is cut."""
+    """A relay from a port of its own to another one, until it is cut."""
 
     def __init__(self, port: int) -> None:
         self._to = ("127.0.0.1", port)
@@ -73,7 +73,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def freeze(self) -> None:
-        """Forward nothing any more and close nothing: what a router does that has lost its memory."""
+        """Forward nothing any more and close nothing, like a router that has lost its connection table."""
         self._frozen = True
 
     def cut(self) -> None:

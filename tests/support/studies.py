@@ -1,4 +1,4 @@
-"""A space to search."""
+"""A search space of recipes and settings."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Builds by an Olive that is imported already: each in a process of its own, forked from one that has imported it.
 
-Olive, torch and transformers take seven seconds of processor time to import, a build of the reference model two. What
-a build does, and how it is watched, ends and fails, is the same; only its Python isn't started anew. `test_runner`,
-`test_build` and the tests of commands start Olive as users do, and hold what comes out against these builds.
+Olive, torch and transformers take seven seconds of processor time to import, a build of the reference model two. Only
+the start of Python differs: the build, its supervision, its end and its failures are the same. `test_runner`,
+`test_build` and the tests of commands start Olive as users do, and compare the results with these builds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LARGEST_REQUEST = 1 << 20
 
 @contextmanager
 def warm_olive() -> Iterator[None]:
-    """Let builds of this process, not those of commands that it starts, find Olive imported."""
+    """Let builds of this process find Olive imported; the builds of commands that it starts don't."""
     import pytest
 
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def warm_olive() -> Iterator[None]:
 
 
 class Forked:
-    """A process that the server has forked, with as much of `subprocess.Popen` as its watcher asks for."""
+    """A process that the server has forked, with the part of `subprocess.Popen` that its watcher uses."""
 
     def __init__(self, server: socket.socket, stdin: IO[bytes]) -> None:
         self.stdin = stdin
@@ -80,7 +80,7 @@ class Forked:
 
 @contextmanager
 def _child(config: Path, work: Path, log: Path) -> Iterator[Forked]:
-    """Stands in for the runner's function of this name."""
+    """The replacement for the runner's function of this name."""
     from toolkit.optimize import runner
 
     request = {"config": str(config), "work": str(work), "environment": runner.child_environment(work)}
@@ -97,7 +97,7 @@ def _child(config: Path, work: Path, log: Path) -> Iterator[Forked]:
 
 @cache
 def _server() -> socket.socket:
-    """The connection to this process's server, which ends when it is closed."""
+    """The connection to this process's server; closing it ends the server."""
     from tests.support.builds import session_cache
     from toolkit.optimize import runner
 
@@ -120,7 +120,7 @@ def _server() -> socket.socket:
 
 
 def _serve(connection: socket.socket) -> None:
-    """Fork a process for each request, answer with its id and then with its return code, as Popen words them."""
+    """Fork a process for each request; answer with its id, then with its return code in Popen's form."""
     for name in _HEAVY:
         importlib.import_module(name)
     while True:
@@ -139,7 +139,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _build(request: dict[str, str], stdin: int, output: int) -> None:
-    """Become what `python -m toolkit.optimize.child` is."""
+    """Turn this process into one of `python -m toolkit.optimize.child`."""
     from toolkit.optimize.child import main
 
     os.setsid()

@@ -1,4 +1,4 @@
-"""Small wheels of the tests' own, and a folder of them in the place of the package index."""
+"""Small wheels for tests, and a folder of them in place of the package index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolkit.deploy.wheels import Wheel, sha256_of
 
 
 def make_wheel(folder: Path, name: str, version: str, code: str = "", requires: Sequence[str] = ()) -> Path:
-    """A pure wheel with one module that holds `code`."""
+    """Make a pure wheel with one module that holds `code`."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {text}\n" for text in requires)
@@ -27,13 +27,13 @@ def make_wheel(folder: Path, name: str, version: str, code: str = "", requires: 
 
 
 def locked(path: Path) -> Wheel:
-    """What a lock says of a file that `make_wheel` made."""
+    """A lock's entry for a file that `make_wheel` made."""
     name, version = path.name.split("-")[:2]
     return Wheel(name=name, version=version, file=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
 def index_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pip know no index but this folder."""
+    """Make this folder pip's only index."""
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))

@@ -1,6 +1,6 @@
-"""A simulated Windows with OpenSSH's server: its shells' rules, its paths, what it refuses to do with files.
+"""A simulated Windows with OpenSSH's server: its shells' rules, its paths, the file operations that it refuses.
 
-What is real: the SSH connection, the agent, its Python and the runtime. What isn't: that it runs on Windows.
+The SSH connection, the agent, its Python and the runtime are real; only the system isn't Windows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Kind = Literal["cmd", "powershell"]
 HOME = "/C:/Users/Jörg Müller"
 ENVIRONMENT = {"OS": "Windows_NT", "USERNAME": "Jörg Müller", "PATH": r"C:\Windows\system32;C:\Windows"}
 PYTHONS = Path(__file__).parent / "windows_python"
-# What Windows has where no Python is installed.
+# The `python` that Windows has where no Python is installed.
 SHOP = "import sys; sys.exit('Python was not found; run without arguments to install from the Microsoft Store')"
 
 
 class WindowsSession(Session):
-    """Commands go through the default shell of the registry's choice."""
+    """A session whose commands go through the simulated default shell."""
 
     shell: Kind = "cmd"
     home = HOME
@@ -54,7 +54,7 @@ class WindowsSession(Session):
             self._run(channel, ["sh", "-c", 'echo "$1" >&2; exit "$2"', "sh", missing, str(read.not_found)])
 
     def real(self, word: str) -> Path | str:
-        """The file behind a path with a drive; other words stay."""
+        """The file behind a path with a drive letter; other words are returned unchanged."""
         if not re.match(r"[A-Za-z]:[\\/]", word):
             return word.replace("\\", "/") if re.match(r"\.?[\w-]+\\", word) else word
         return self.root / word[0].upper() / word[3:].replace("\\", "/")
@@ -68,7 +68,7 @@ class WindowsSession(Session):
 
 
 class WindowsServer(EmbeddedServer):
-    """Serves the folder C of `root` as a disk. `tools` beside it has programs that are in the PATH."""
+    """A server of the folder C of `root` as a disk; the folder `tools` beside it is in the PATH."""
 
     files = WindowsFiles
     kind = "simulated Windows"

@@ -1,4 +1,4 @@
-"""An SFTP server's files as OpenSSH for Windows shows and keeps them."""
+"""The files of an SFTP server, with the rules of OpenSSH for Windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RESERVED = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[<>"|?*\x00-\x1f
 
 
 def open_anywhere(path: Path) -> bool:
-    """Whether any process has this file open."""
+    """Tell if any process has this file open."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             if link.readlink() == path:
@@ -29,7 +29,7 @@ def open_anywhere(path: Path) -> bool:
 class WindowsFiles(FilesUnder):
     """/C:/Users/edge is the folder C/Users/edge of the session's root; a relative path counts from the login folder.
 
-    Names differ by more than their case; nothing is renamed over what is there, and nothing that is open goes.
+    Names are matched whatever their case; no file is renamed over another, and no open file is renamed or removed.
     """
 
     def __init__(self, session: Any, *args: Any, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ class WindowsFiles(FilesUnder):
         return "/" if full in ("/", "//") else full
 
     def _inside(self, path: str) -> Path:
-        """The real path; each part by the name that is there, whatever its case."""
+        """The real path: each part is replaced by an existing name that differs at most in case."""
         parts = PurePosixPath(self.canonicalize(path)).parts[1:]
         if not parts:
             return self._root
@@ -68,7 +68,7 @@ class WindowsFiles(FilesUnder):
         writes = flags & (os.O_WRONLY | os.O_RDWR)
         if writes and file.exists() and not file.stat().st_mode & 0o222:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        # Whatever mode it is asked for.
+        # The mode that the client asks for is ignored.
         return OpenFile(os.open(file, flags, 0o600))
 
     @answering

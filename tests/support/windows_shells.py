@@ -1,4 +1,4 @@
-"""What Windows makes of a command that sshd is given, by its documentation; what isn't covered there is refused.
+"""The parsing of sshd's commands by Windows, after its documentation; a command beyond that is refused.
 
 `cmd /?`, learn.microsoft.com: "cmd", "Parsing C command-line arguments", "CommandLineToArgvW", "about_Parsing",
 "about_Quoting_Rules", "about_PowerShell_exe"; OpenSSH for Windows: `cmd.exe /c "COMMAND"`, `powershell.exe -c COMMAND`.
@@ -14,7 +14,7 @@ _PS_QUOTES = "'\u2018\u2019\u201a\u201b"
 
 
 class NotUnderstood(Exception):
-    """A command uses something that these parsers haven't got: no test may depend on it."""
+    """A command uses syntax that these parsers lack: no test may depend on it."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Echo:
 
 @dataclass(frozen=True)
 class Run:
-    """A program with its arguments; `not_found` is the status when there is none of that name."""
+    """A program with its arguments; `not_found` is the exit status when the program is missing."""
 
     argv: list[str]
     not_found: int
 
 
 def split_arguments(line: str) -> list[str]:
-    """CommandLineToArgvW."""
+    """Split a command line as CommandLineToArgvW does."""
     program = re.match(r'[ \t]*(?:"([^"]*)"|([^ \t]*))', line)
     assert program is not None
     argv = [program[1] if program[1] is not None else program[2]]
@@ -72,12 +72,12 @@ def split_arguments(line: str) -> list[str]:
 
 
 def cmd(command: str, environment: Mapping[str, str]) -> Echo | Run:
-    """cmd.exe /c "COMMAND" """
+    """Parse a command as `cmd.exe /c "COMMAND"` does."""
     line = _unwrapped(f'"{command}"')
     line = _without_carets(_expanded(line, environment))
     if match := re.match(r"echo (.*)\Z", line, re.IGNORECASE):
         return Echo(match[1])
-    # The name ends at a blank, and a slash or a sign that separates arguments ends one that isn't in quotes.
+    # The program's name ends at a blank; without quotes also at a slash or at a sign that separates arguments.
     name = re.match(r'"[^"]*"|[^\s,;=/"]+', line)
     if name is None or line[name.end() : name.end() + 1] not in ("", " ", "/"):
         raise NotUnderstood(line)
@@ -86,7 +86,7 @@ def cmd(command: str, environment: Mapping[str, str]) -> Echo | Run:
 
 
 def _unwrapped(text: str) -> str:
-    """What `cmd /?` says of the quotes after /c: the outer ones go, save around the name of a program alone."""
+    """Remove the outer quotes after /c, except around a program's name alone, as `cmd /?` says."""
     if text.count('"') == 2 and not re.search(r"[&<>()@^|]", text) and text.strip('"').endswith(".exe"):
         return text
     first, last = text.index('"'), text.rindex('"')
@@ -94,12 +94,12 @@ def _unwrapped(text: str) -> str:
 
 
 def _expanded(line: str, environment: Mapping[str, str]) -> str:
-    """%NAME%, quotes or not, before anything else; what isn't set stays as it is (on a command line, not in a file)."""
+    """Expand %NAME%, also in quotes; an unset name stays as it is, as on a command line (not in a batch file)."""
     known = {name.upper(): value for name, value in environment.items()}
     result, position = "", 0
     while match := re.compile("%([^%]+)%").search(line, position):
         value = known.get(match[1].upper())
-        # A name that isn't set leaves its first sign alone; the second one may begin another name.
+        # After an unset name only the first % is passed; the second one may begin another name.
         end = match.end() if value is not None else match.start() + 1
         result += line[position : match.start()] + (value if value is not None else "%")
         position = end
@@ -107,7 +107,7 @@ def _expanded(line: str, environment: Mapping[str, str]) -> str:
 
 
 def _without_carets(line: str) -> str:
-    """A caret outside quotes takes the next sign's meaning; what has one left is more than a command."""
+    """Remove carets outside quotes, each of which makes the next sign literal. Refuse a sign that stays special."""
     result, quoted, signs = "", False, iter(line)
     for sign in signs:
         if sign == "^" and not quoted:
@@ -121,7 +121,7 @@ def _without_carets(line: str) -> str:
 
 
 def powershell(command: str, variables: Mapping[str, str]) -> Echo | Run:
-    """powershell.exe -c COMMAND, for one program in quotes or one echo of plain words."""
+    """Parse a command as `powershell.exe -c COMMAND` does: one program in quotes, or one echo of plain words."""
     if match := re.match(r"echo ([A-Za-z0-9:%$-]+)\Z", command):
         return Echo(re.sub(r"\$(\w+)", lambda name: variables.get(name[1].upper(), ""), match[1]))
     match = re.match(
@@ -136,13 +136,13 @@ def powershell(command: str, variables: Mapping[str, str]) -> Echo | Run:
         if rest and not rest.startswith(" "):
             raise NotUnderstood(f"no blank before {rest}")
         rest = rest.lstrip(" ")
-    # Up to version 7.2 quotes are put around what has blanks, and nothing else is done to it.
+    # Up to version 7.2 PowerShell puts quotes around an argument with blanks, and changes nothing else.
     line = " ".join(f'"{word}"' if re.search(r"\s", word) else word for word in words[1:])
     return Run([words[0], *split_arguments(f"x {line}")[1:]], not_found=int(match[2]))
 
 
 def _ps_string(text: str) -> tuple[str, str]:
-    """A string in single quotes, straight or typographic, two of which are one; and what follows it."""
+    """The first string in single quotes (straight or typographic, doubled for a literal one), and the rest."""
     if text[:1] not in _PS_QUOTES or not text:
         raise NotUnderstood(f"not in single quotes: {text}")
     word, position = "", 1

@@ -1,7 +1,7 @@
-"""Imported by every Python of the simulated Windows server: what Windows refuses to do with files, it refuses too.
+"""Every Python of the simulated Windows server imports this module, which refuses what Windows refuses with files.
 
 Files that a process has open can't be removed, replaced or renamed, nor can folders with such files in them; read-only
-files can't be removed or opened for writing; a file that is there isn't renamed over. Links between files can be
+files can't be removed or opened for writing; no file is renamed over another. Links between files can be
 switched off, as on exFAT. The agent, and it alone, is also told that it runs on Windows.
 """
 
@@ -29,7 +29,7 @@ def _refused(path):
 
 
 def _open_files():
-    """What any process has open, or mapped into its memory."""
+    """The files that any process has open or mapped into its memory."""
     for process in os.listdir("/proc"):
         if not process.isdigit():
             continue
@@ -41,7 +41,7 @@ def _open_files():
                     if "/" in line:
                         yield line[line.index("/") :].rstrip("\n")
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # the process has ended, or is another user's
 
 
 def _in_use(path):
@@ -81,7 +81,7 @@ def _rename(source, destination, **_kwargs):
 
 def _link(source, destination, **kwargs):
     if "EDGEPHI_TEST_NO_LINKS" in os.environ:
-        # What ERROR_INVALID_FUNCTION becomes.
+        # Python's translation of ERROR_INVALID_FUNCTION.
         raise OSError(errno.EINVAL, "Incorrect function", os.fspath(source))
     _LINK(source, destination, **kwargs)
 
@@ -99,7 +99,7 @@ def _io_open(file, mode="r", *args, **kwargs):
 
 
 class _Msvcrt:
-    """The part of the module that locks bytes; as on Windows a handle's locks go when it is closed."""
+    """The part of `msvcrt` that locks bytes; as on Windows, closing a handle releases its locks."""
 
     LK_NBLCK = 2
 
