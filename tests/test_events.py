@@ -19,5 +19,5 @@ def test_a_listener_that_raises_closes_the_service_first() -> None:
 
     with pytest.raises(KeyboardInterrupt) as caught:
         drain(service(), hear)
-    # The traceback holds the generator's frame, and so would have kept it open.
+    # The traceback holds the generator's frame, and would have kept an unclosed generator open.
     assert closed and caught.tb is not None

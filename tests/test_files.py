@@ -1,4 +1,4 @@
-"""toolkit.files: written whole or not at all, whatever happens in the middle; the lock between processes."""
+"""toolkit.files: files written whole or not at all, whatever happens in the middle; the lock between processes."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def names(folder: Path) -> list[str]:
 
 
 def killed(code: str, path: Path) -> None:
-    """Run a program until it says that it is in the middle, and kill it there."""
+    """Run a program until it tells that it is in the middle of its work, and kill it there."""
     process = begun(code, path)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
 
 def begun(code: str, path: Path) -> subprocess.Popen[str]:
-    """A program that is in the middle of its work."""
+    """Start a program, and wait until it is in the middle of its work."""
     command = [sys.executable, "-c", PREAMBLE + code, str(path)]
     env = os.environ | {"PYTHONPATH": str(REPO)}
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

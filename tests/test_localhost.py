@@ -1,4 +1,4 @@
-"""toolkit.localhost: this machine, its memory, and which variables of it other programs don't get."""
+"""toolkit.localhost: this machine, its memory, and the variables that other programs don't get."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_limits(text: str, limit: int | None) -> None:
     ("text", "reclaimable"),
     [
         ("anon 5\nfile 900\ninactive_file 300\nactive_file 20\n", 320),
-        # Version 1 counts a group's own pages, and with all groups below it.
+        # Version 1 counts a group's own pages and, as total_…, those of all groups below it too.
         ("inactive_file 3\nactive_file 2\ntotal_inactive_file 300\ntotal_active_file 20\n", 320),
         ("anon 5\n", 0),
     ],
@@ -136,7 +136,7 @@ PLAIN = ["PATH", "PWD", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "KEYBOARD", "
 
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment in which some variables are secrets, and some look like it."""
+    """An environment in which some variables are secrets, and some only look like secrets."""
     for name in (*SECRET, *PLAIN):
         monkeypatch.setenv(name, "value")
 

@@ -1,4 +1,4 @@
-"""toolkit.untrusted: JSON and file names from elsewhere."""
+"""toolkit.untrusted: JSON and file names from others."""
 
 from __future__ import annotations
 

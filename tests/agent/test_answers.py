@@ -1,4 +1,4 @@
-"""What hostile and broken agents say: refused in words, whatever it is."""
+"""Answers of hostile and broken agents: the host refuses each with a clear error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WINDOW = {"nll": 3.0, "reference_nll": 2.5, "kld": [0.1, 0.2], "same_top": 1}
 EVALUATED = {"windows": [WINDOW], "matches": [0.5], "stepwise": False}
 VERIFIED = {"releases": [{"release": SHA256, "damaged": ["model.onnx"]}], "active": None, "repaired": False}
 PRUNED = {"removed": [SHA256], "kept": [], "freed_bytes": 12}
-# What each is the answer to.
+# The request that each class of answers belongs to.
 ASKED: dict[type[Answer], Request[Any]] = {
     Missing: FindMissing(artifacts=[]),
     Releases: ListReleases(),
@@ -142,7 +142,7 @@ def test_a_probe_that_cannot_be_right_is_refused(tmp_path: Path, place: str, bad
 
 @pytest.mark.parametrize("wrong", [["f" * 64], [SHA256, SHA256]])
 def test_lacking_what_it_was_not_asked_for_sends_nothing(tmp_path: Path, wrong: list[str]) -> None:
-    """A hash that isn't of the files to push would have the host read, or send, something else."""
+    """With a hash of another file the agent could make the host read or send something else."""
     source = tmp_path / "file"
     source.write_bytes(b"abc")
     answer = {**MISSING, "missing": [{"sha256": sha256, "chunks": []} for sha256 in wrong], "free_bytes": 10**12}

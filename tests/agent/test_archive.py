@@ -1,4 +1,4 @@
-"""The agent's one file: what is in it, how it comes to rest on a device, and what it does when it isn't whole."""
+"""The agent's one file: its content, its installation on a device, and its behaviour when it is damaged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(agent: Path, op: str) -> tuple[int, dict[str, Any] | None]:
-    """Exit status and the last message, None when it said nothing."""
+    """Run an operation; returns the exit status and the last message, None without any."""
     request = json.dumps({"protocol": 1, "op": op}) + "\n"
     done = subprocess.run([sys.executable, "-u", str(agent)], input=request, capture_output=True, text=True)
     lines = done.stdout.splitlines()
@@ -89,7 +89,7 @@ def test_it_works_under_any_other_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["agent-{}.pyz", "agent-{}.0123.tmp"])
 def test_a_flipped_bit_in_any_part_is_noticed_before_anything_is_done(folder: Path, name: str) -> None:
-    """One bit in each part's text, which still is Python: the file may start, but it does nothing."""
+    """The bit is in a docstring, so that the part still is Python: the file may start, but it does nothing."""
     agent = folder / name.format(agent_sha256()[:16])
     for entry in PARTS.infolist():
         if entry.file_size < 100 or entry.filename.endswith("__init__.py"):

@@ -1,4 +1,4 @@
-"""Lines that aren't an agent's, and messages that can't be right."""
+"""Lines that no agent wrote, and messages that can't be right."""
 
 from __future__ import annotations
 

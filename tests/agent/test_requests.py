@@ -1,4 +1,4 @@
-"""Requests: that host and agent speak of the same operations and fields, and what stands in the JSON."""
+"""Requests: host and agent know the same operations and fields; the JSON of requests."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_agent_reads_all_that_a_request_may_say_and_nothing_else(op: str) ->
 
 
 def reads(op: str) -> set[str]:
-    """The keys that the functions of an operation's part name between quotes."""
+    """The keys of a request that the functions of an operation's part read."""
     places = [main.OPS[op].place, main.CHILD_OPS.get(op, "")]
     texts = [(Path(main.__file__).parent / f"{place.partition('.')[0]}.py").read_text() for place in places if place]
     return set(re.findall(r'request(?:\[|\.get\()"(\w+)"', "".join(texts)))
@@ -60,7 +60,7 @@ def reads(op: str) -> set[str]:
 
 @pytest.mark.parametrize("op", main.OPS)
 def test_what_an_operation_lists_stands_in_its_part(op: str) -> None:
-    """Keys of what starts a process, or loads a model there, are read in parts that many share."""
+    """The keys in IN_RUNTIME are left out: shared parts read them, which start a process or load a model."""
     operation = main.OPS[op]
     assert {*operation.needs, *operation.takes} - set(main.IN_RUNTIME) <= reads(op)
 
@@ -121,7 +121,7 @@ def test_what_nobody_reads_of_an_answer_may_be_anything() -> None:
 
 
 def test_the_roles_own_request_is_the_one_of_this_module() -> None:
-    """All others it takes from the kit."""
+    """The role takes all its other requests from the kit."""
     texts = [path.read_text() for path in sorted(ROLE.glob("*.yml"))]
     asked = [json.loads(line) for text in texts for line in re.findall(r"stdin: '(\{.*\})'", text)]
     assert asked == [RollBack().message("Ansible")]

@@ -37,7 +37,7 @@ def compare(
 def test_a_bundle_agrees_with_itself(local: Path) -> None:
     found = compare("fp32")
     assert found.ppl == found.reference_ppl
-    # What half precision of the reference leaves, and nothing else.
+    # Only the half precision of the reference's log probabilities makes a difference.
     assert found.kld_mean == pytest.approx(0, abs=1e-6)
     assert (found.top1, found.token_match) == (1, 1)
     assert found.tokens == 8 * 511
@@ -80,7 +80,7 @@ def test_a_pruned_head_is_read_token_by_token(local: Path) -> None:
 
 
 def test_text_of_the_users_own_may_be_long(local: Path, tmp_path: Path) -> None:
-    # More than an argument or an environment variable of a process can hold.
+    # The text is longer than an argument or an environment variable of a process can be.
     text = tmp_path / "long.txt"
     text.write_text(held_out_text() * 3)
     found = compare("fp32", text, tokens=600, window_tokens=300)
@@ -136,7 +136,7 @@ def test_figures_on_less_of_a_text_do_not_replace_those_on_more(local: Path, tmp
     found = follow(evaluate(bundle, bundle, read_eval_text(tokens=128, window_tokens=64, prompts=1)))
     more = found.model_copy(update={"tokens": 8000, "token_match": None})
     recorded = follow(record(follow(record(bundle, more)), found))
-    # But what has no token match yet isn't the better one.
+    # Figures on more text but without a token match don't count as better.
     assert recorded.manifest.quality[HELD_OUT] == found.quality
     recorded = follow(record(recorded, found.model_copy(update={"tokens": 8000})))
     assert follow(record(recorded, found)) == recorded
@@ -144,7 +144,7 @@ def test_figures_on_less_of_a_text_do_not_replace_those_on_more(local: Path, tmp
 
 
 def test_the_reference_is_built_for_figures_when_there_is_none(local: Path, tmp_path: Path) -> None:
-    # Olive's files of fp32 are at hand; its bundle isn't.
+    # The cache has Olive's files of fp32, but not the bundle.
     seed_cache(tmp_path / "cache", "fp32")
     shutil.rmtree(tmp_path / "cache" / "bundles")
     seed_cache(tmp_path / "cache", "int4-rtn-b32")
@@ -183,7 +183,7 @@ def test_the_reference_is_removed_after_a_failure_too(root: Path, local: Path, t
         with pytest.raises(AgentError, match="the runtime can't load this bundle"):
             for event in service:
                 if isinstance(event, Progress) and event.label == "push":
-                    # What is loaded after the push is no model any more.
+                    # The release that is loaded after the push is no model any more.
                     (root / "releases" / int4.id / "genai_config.json").unlink(missing_ok=True)
         assert not list((root / "incoming").iterdir())
 

@@ -66,7 +66,7 @@ def test_likelihoods_add_up_and_tell_sense_from_nonsense(ask: Ask) -> None:
     good, bad = score(ask, context, " earth"), score(ask, context, " banana")
     assert bad.log_likelihood < good.log_likelihood < 0
     assert good.greedy and not bad.greedy
-    # Blanks between the two count for the continuation, wherever they stand.
+    # Blanks between context and continuation count for the continuation, in whichever text they stand.
     assert score(ask, context + " ", "earth") == good
     both, second = score(ask, context, " earth. And"), score(ask, context + " earth", ". And")
     assert both.log_likelihood == pytest.approx(good.log_likelihood + second.log_likelihood, abs=0.05)

@@ -1,4 +1,4 @@
-"""What a bundle is compared with, and on which text."""
+"""The reference that a bundle is compared with, and the text for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_windows_prompts_and_files(local: Path) -> None:
     assert [len(entry["tokens"]) for entry in found.continuations] == [64, 64, 64]
     vocabulary = 3072
     for file in found.files:
-        # Two bytes for each token of the window and of the vocabulary, and a little beside them.
+        # Two bytes for each word of the vocabulary at each predicted token, and a little more.
         assert 99 * vocabulary * 2 < file.size_bytes == file.source.stat().st_size < 99 * vocabulary * 2 + 4000
 
 
@@ -39,7 +39,7 @@ def test_it_is_kept_and_what_was_cut_off_goes_on(local: Path) -> None:
     events: list[Event] = []
     assert compute(sample, events) == first
     assert [event.skipped for event in events if isinstance(event, Step)] == [True]
-    # Killed before the index was written, and before the second window.
+    # As after a kill before the second window and the index were written.
     (folder / "index.json").unlink()
     first.files[1].source.unlink()
     before = first.files[0].source.stat().st_mtime_ns

@@ -61,7 +61,7 @@ def test_int4_is_measurably_worse_than_fp32_on_held_out_text(root: Path) -> None
         windows = measured(root, recipe, workload).runs[0].nll
         assert windows is not None and len(windows) == 16
         nll[recipe] = [window.sum / window.count for window in windows]
-    # The same windows under both: the paired difference has a far smaller spread than either perplexity.
+    # Both bundles read the same windows: the paired difference has a far smaller spread than either perplexity.
     worse = [int4 - fp32 for int4, fp32 in zip(nll["int4-rtn-b32"], nll["fp32"], strict=True)]
     mean = sum(worse) / len(worse)
     error = (sum((w - mean) ** 2 for w in worse) / (len(worse) - 1) / len(worse)) ** 0.5

@@ -1,4 +1,4 @@
-"""How a bundle's large files are cut into parts that others may share."""
+"""The cutting of a bundle's large files into parts that other files may share."""
 
 from __future__ import annotations
 

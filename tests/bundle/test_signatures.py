@@ -48,7 +48,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def alice(tmp_path: Path) -> Path:
-    # With a blank, a dash at its beginning and a quote: paths are arguments, never text of a command.
+    # The path has a blank, a leading dash and a quote: paths are arguments, never the text of a command.
     return make_key(tmp_path / "keys of alice" / "-it's $(alice)")
 
 
@@ -384,7 +384,7 @@ def test_an_approval_is_for_one_manifest(bundle: Bundle, signers: Path, tmp_path
     shutil.copytree(bundle.path / SIGNATURES, other.path / SIGNATURES)
     with pytest.raises(SignatureError, match="made for another manifest"):
         approve(other, demanding(signers), known)
-    # The right manifest in the place of the one that the bundle was opened with.
+    # The right manifest replaces the one that the bundle was opened with.
     shutil.copy(bundle.path / MANIFEST_NAME, other.path / MANIFEST_NAME)
     with pytest.raises(CorruptBundle, match="another hash"):
         approve(other, demanding(signers), known)

@@ -277,7 +277,7 @@ def test_real_bundle_verifies_and_tells_nothing_of_this_machine() -> None:
 
 
 def put_twin(quality: dict[str, Quality]) -> Bundle:
-    """The bundle of `put_in_store` with figures, beside it: what a process that was killed in between leaves."""
+    """Put the bundle of `put_in_store`, with figures, beside it, as a process leaves it that is killed in between."""
     beside = store_dir() / ".twin"
     made = make(beside)
     (beside / MANIFEST_NAME).unlink()
@@ -313,7 +313,7 @@ def test_a_bundle_outside_the_store_keeps_its_figures_where_it_is(bundle: Bundle
     new = record_quality(bundle, HELD_OUT, figures())
     assert new.path == bundle.path and open_bundle(bundle.path) == new
     follow(verify_bundle(new))
-    # Its twin in the store has them too.
+    # The same bundle in the store has the figures too.
     assert [entry.id for entry in list_bundles()] == [new.id] != [stored.id]
 
 

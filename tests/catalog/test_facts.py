@@ -1,4 +1,4 @@
-"""Facts of a probe: the JSON of reports is what the device said, to the letter."""
+"""Facts of a probe: reports have them in JSON exactly as the device gave them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""toolkit.catalog.inheritance: what a file says once what it extends is merged in."""
+"""toolkit.catalog.inheritance: a file merged with the file that it extends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""toolkit.catalog.model: which folders are a usable Phi-3, and what each other one is told."""
+"""toolkit.catalog.model: the folders that are a usable Phi-3, and the errors about others."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_rotary_part_of_a_head() -> None:
     config = PRESETS["phi-4-mini"].config()
     assert parse_shape(config, "x").rotary_dim == 96
     assert parse_shape(PRESETS["phi-3-medium-128k"].config(), "x").rotary_dim == 128
-    # Transformers 5 writes it with the other parameters of the positions.
+    # Transformers 5 writes partial_rotary_factor among the parameters of the positions.
     new = {key: value for key, value in config.items() if key not in ("partial_rotary_factor", "rope_scaling")}
     new["rope_parameters"] = {"rope_type": "longrope", "partial_rotary_factor": 0.75}
     assert parse_shape(new, "x").rotary_dim == 96
@@ -128,7 +128,7 @@ def test_other_architecture(folder: Path) -> None:
 
 @pytest.fixture
 def small(folder: Path) -> Path:
-    """What is looked at before any code runs: a folder that claims to be a Phi-3-small."""
+    """A folder that claims to be a Phi-3-small; its code ends the process if it runs."""
     mapped = {"AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM"}
     change(folder / "config.json", architectures=["Phi3SmallForCausalLM"], auto_map=mapped)
     (folder / "modeling_phi3_small.py").write_text("raise SystemExit('remote code ran')")

@@ -1,4 +1,4 @@
-"""toolkit.catalog.preset: the shipped shapes, and what a file that describes none is told."""
+"""toolkit.catalog.preset: the shipped shapes, and the errors about files that describe none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.catalog.preset import PRESETS, STAND_INS, preset, read_preset
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
 
-# Written by the code that held the shapes before they became files; younger presets needn't stand in it.
+# The values of the presets before they became files; later presets needn't be in it.
 KNOWN: dict[str, Any] = json.loads((DATA / "presets.json").read_text())
 
 
@@ -37,7 +37,7 @@ def test_values_are_those_that_have_always_been_shipped(name: str) -> None:
     found, known = PRESETS[name], dict(KNOWN["presets"][name])
     assert sha256(list(found.short_factor)) == known.pop("short_factor_sha256")
     assert sha256(list(found.long_factor)) == known.pop("long_factor_sha256")
-    # The order of the keys counts: it is that of the config.json which is written.
+    # The order of the keys counts: config.json is written in it.
     assert sha256(found.config()) == known.pop("config_sha256")
     assert sha256(found.cut(1).config()) == known.pop("first_layer_config_sha256")
     assert found.token_ids == known.pop("token_ids")
@@ -69,7 +69,7 @@ def test_unknown_preset_names_the_known_ones() -> None:
 
 @pytest.fixture
 def content() -> dict[str, Any]:
-    """What stands in the file of a preset that has everything."""
+    """The content of a preset's file with every field."""
     value: dict[str, Any] = json.loads((data_path("presets") / "phi-3-tiny-longrope.json").read_bytes())
     return value
 

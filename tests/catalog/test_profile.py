@@ -337,7 +337,7 @@ def test_shipped_profiles(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_files_are_complete_by_themselves(name: str) -> None:
-    """Every file opens with the schema for editors, and what a profile resolves to is a profile again."""
+    """Every file begins with the schema for editors, and a resolved profile is a valid profile again."""
     text = (shipped_dir("profiles") / f"{name}.toml").read_text(encoding="utf-8")
     assert text.startswith("#:schema ../docs/schema/profile.schema.json\n")
     profile = load_profile(name)

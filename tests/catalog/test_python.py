@@ -1,4 +1,4 @@
-"""Which Python is taken, and what to type where there is none."""
+"""The choice of a device's Python, and the command to type where there is none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_none_suits() -> None:
         ("Debian GNU/Linux 12 (bookworm)", ">=3.12,<3.13", "uv python install 3.12"),
         ("Raspbian GNU/Linux 11 (bullseye)", WANTED, "uv python install 3.12"),
         ("Ubuntu 24.04.1 LTS", WANTED, "sudo apt-get install -y python3 python3-venv"),
-        # JetPack 6.
+        # The system of JetPack 6.
         ("Ubuntu 22.04.4 LTS", ">=3.12,<3.13", "ppa:deadsnakes/ppa && sudo apt-get install -y python3.12-venv"),
         ("Ubuntu 20.04.6 LTS", ">=3.11,<3.12", "python3.11-venv"),
         ("Fedora Linux 40 (Server Edition)", WANTED, "sudo dnf install -y python3.12"),

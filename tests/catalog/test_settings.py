@@ -1,4 +1,4 @@
-"""Runtime settings: what may be said together, and when two runs are equal."""
+"""Runtime settings: the combinations that are allowed, and the equality of two runs."""
 
 from __future__ import annotations
 

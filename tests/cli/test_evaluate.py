@@ -75,7 +75,7 @@ def test_eval_of_what_cannot_be(built: Path, isolated: Path, args: tuple[str, ..
 def test_tasks_without_the_extra_say_how_to_get_it(
     built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as if it weren't installed
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # as if lm-eval weren't installed
     with pytest.raises(SystemExit) as caught:
         main(["eval", "phi3-nano-fp32", "--tasks", "mmlu"])
     assert caught.value.code == 4

@@ -1,4 +1,4 @@
-"""The command line's frame: help, exit codes, what gets imported."""
+"""The command line's frame: help, exit codes, imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""toolkit.cli.options: options that reach a command as values."""
+"""toolkit.cli.options: options that a command gets as values."""
 
 from __future__ import annotations
 

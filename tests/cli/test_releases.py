@@ -21,7 +21,7 @@ def two(local: Path, tmp_path: Path) -> Path:
 
 
 def damage(path: Path) -> None:
-    """Another file in its place: the one there is a link to this session's build."""
+    """Replace a file by a damaged copy: the file itself is a link to the session's build."""
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.unlink()

@@ -1,4 +1,4 @@
-"""deploy to several targets, rollouts list and show: as typed, as a process of their own."""
+"""deploy to several targets, rollouts list and show: as typed, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "phi3-nano-int4-rtn-b32"
 
 @pytest.fixture
 def lab(tmp_path: Path, runtimes: Path) -> Path:
-    """Targets d1, and d2 with no tag, and d3, which is off; returns the folder of their files."""
+    """Target d1, target d2 without a tag, and target d3, which is off; returns the folder of their files."""
     seed_cache(tmp_path / "cache", "int4-rtn-b32")
     folder = tmp_path / "config" / "targets"
     d1, d2 = (here(name, device_root(tmp_path / name, runtimes)) for name in ("d1", "d2"))

@@ -36,7 +36,7 @@ def stored(tmp_path: Path, key: Path) -> Bundle:
 
 @pytest.fixture
 def demanding(local: Path, stored: Bundle, key: Path) -> Path:
-    """Target `local` takes only what `key` has signed; returns its install root."""
+    """Target `local`, which takes only bundles that `key` has signed; returns its install root."""
     done = edgephi("targets", "signers", "add", "local", "me@here", f"{key}.pub")
     assert done.returncode == 0, done.stderr
     return local

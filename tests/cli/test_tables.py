@@ -1,4 +1,4 @@
-"""Rows of reports, with quality figures beside them where a bundle has any."""
+"""Rows of reports, with columns of quality figures where a bundle has any."""
 
 from __future__ import annotations
 

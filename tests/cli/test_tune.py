@@ -1,4 +1,4 @@
-"""`edgephi tune`, as typed, as a process of its own."""
+"""`edgephi tune`, as typed, in a process of its own."""
 
 from __future__ import annotations
 

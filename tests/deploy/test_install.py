@@ -35,7 +35,7 @@ def int4() -> Bundle:
 
 @pytest.fixture
 def copy(int4: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle of the test's own, which it may damage."""
+    """A copy of a bundle that the test may damage."""
     folder = tmp_path / "copy"
     shutil.copytree(int4.path, folder)
     for path in folder.rglob("*"):
@@ -93,7 +93,7 @@ def test_a_broken_push_goes_on_where_it_stopped(root: Path, int4: Bundle) -> Non
     with device_at(root) as device:
         follow(install(int4, device), events)
     total = next(event.total for event in events if isinstance(event, Progress) and event.label == "push")
-    # What arrived of a chunk that isn't whole is sent again.
+    # The part of an incomplete chunk that has arrived is sent again.
     assert total == int4.manifest.size_bytes - 2 * 2**20
 
 
@@ -220,12 +220,12 @@ def test_what_another_release_has_is_not_sent(
     said = [step for step in steps(events) if step.endswith("are there already, in other releases")]
     sent = max(event.done for event in events if isinstance(event, Progress) and event.label == "push")
     assert len(said) == (0 if rotten else 1)
-    # Chunks of 1 MiB that are there whole, out of 3.1 MB of embedding.
+    # The embedding of 3.1 MB holds three whole chunks of 1 MiB.
     assert int4.manifest.size_bytes - sent >= (0 if rotten else 3 * 2**20)
 
 
 def planned(bundle: Bundle, folder: Path, **changes: int) -> Bundle:
-    """The bundle as if its plan had said something else."""
+    """The bundle with changes in its plan."""
     from toolkit.bundle.store import write_bundle
 
     assert bundle.manifest.plan is not None

@@ -1,4 +1,4 @@
-"""Kits: that they hold all that a device has to be asked, and nothing that isn't whole."""
+"""Kits: they hold every request that a device needs, and no damaged file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def kit(tmp_path: Path) -> Path:
 
 
 def ask(root: Path, request: dict[str, Any]) -> Any:
-    """The agent's answer to a request as it stands."""
+    """The agent's answer to an unchanged request of a kit."""
     return ask_agent(root, **{key: value for key, value in request.items() if key != "protocol"})["result"]
 
 

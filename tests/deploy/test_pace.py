@@ -1,4 +1,4 @@
-"""toolkit.deploy.pace: when another connection is tried, and how a limit is held."""
+"""toolkit.deploy.pace: the choice to open another connection, and the keeping of a limit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_limit_is_held_and_not_saved_up() -> None:
     throttle = Throttle(1000.0, clock, clock.sleep)
     for _ in range(10):
         throttle.pay(500)
-    # The first ones leave at once, what follows waits for what was sent before it.
+    # The first payment leaves at once; each later one waits for those before it.
     assert clock.now == pytest.approx(100 + 9 * 0.5)
     clock.now += 60
     began = clock.now

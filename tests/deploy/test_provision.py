@@ -1,4 +1,4 @@
-"""Runtimes on devices: the Python, where the wheels come from, and what happens when they don't work there."""
+"""Runtimes on devices: the Python, the source of the wheels, and wheels that don't work there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WANTED = load_profile("local").runtime.python
 
 
 def own_runtime(module: str, tmp_path: Path, root: Path) -> tuple[Target, Delivery]:
-    """A target in whose profile the runtime is a wheel with `module` in it, and how that is delivered."""
+    """A target with a profile whose runtime is a wheel with `module` in it, and the delivery of that wheel."""
     folder = tmp_path / "own-wheels"
     make_wheel(folder, "onnxruntime-genai", "0.99.0", module)
     bundled = Path(ensurepip.__file__).parent / "_bundled"
@@ -48,7 +48,7 @@ def own_runtime(module: str, tmp_path: Path, root: Path) -> tuple[Target, Delive
 
 
 def runtime_of_its_own(root: Path, runtimes: Path) -> str:
-    """Install the session's runtime into a root of which everything may be removed; returns its name."""
+    """Install the session's runtime into a root in such a way that it may be removed there; returns its name."""
     (real,) = runtimes.iterdir()
     folder = root / "runtimes" / real.name
     script(folder / "venv" / "bin" / "python", f'exec {real / "venv" / "bin" / "python"} "$@"')
@@ -68,7 +68,7 @@ def test_the_runtime_is_the_locked_one(root: Path, runtimes: Path) -> None:
 
 
 def test_a_device_without_an_index_gets_its_wheels_from_here(tmp_path: Path, runtimes: Path) -> None:
-    """And what an attempt left that was cut off isn't taken for a runtime."""
+    """The remains of an interrupted installation aren't taken for a runtime."""
     root = tmp_path / "device"
     torn = root / "runtimes" / next(runtimes.iterdir()).name
     (torn / "venv" / "bin").mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_the_old_runtime_stays_until_the_new_one_has_generated(tmp_path: Path, r
         assert error.value.hint == hint
         assert [path.name for path in (root / "runtimes").iterdir()] == [old]
 
-    # One that imports and then can't generate.
+    # A runtime that can be imported and then can't generate.
     target, delivery = own_runtime("", tmp_path, root)
     with connect(target) as device, pytest.raises(AgentError, match="can't load this bundle"):
         follow(deploy(bundle, device, delivery))
@@ -145,7 +145,7 @@ def test_the_old_runtime_stays_until_the_new_one_has_generated(tmp_path: Path, r
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that comes first in the device's PATH."""
+    """A folder that is first in the device's PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""Devices that pull what they deploy, from a real registry, over SSH and on this machine; and what may go wrong."""
+"""Devices that pull a bundle from a real registry, over SSH and on this machine; and the failures on the way."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_another_release_has_is_not_pulled(
     events: list[Event] = []
     with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
         follow(install(fp32, device))
-        # This machine has only what the registry tells.
+        # This machine knows only the registry's manifest of the bundle.
         monkeypatch.setenv("EDGEPHI_CACHE_DIR", str(tmp_path / "elsewhere"))
         remote = follow(remote_bundle(place))
         follow(install(remote, device, Delivery(source=source)), events)

@@ -1,4 +1,4 @@
-"""The push engine over real connections: what is sent, what isn't again, limits, cuts and several connections."""
+"""The push engine over real connections: content that is sent once only, limits, cuts, several connections."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_a_limit_is_held(server: EmbeddedServer, tmp_path: Path) -> None:
 
 def test_a_push_that_is_given_up_ends_at_once_though_its_limit_is_low(server: EmbeddedServer, tmp_path: Path) -> None:
     file = upload(tmp_path / "large", 20 * MIB)
-    # A packet takes longer than what is granted below.
+    # At this rate a packet takes longer than the time that the test allows below.
     with connect(target_over(server, tmp_path / "device"), limit_bytes_per_s=40_000) as device:
         service = push(device, [file])
         for event in service:
@@ -203,7 +203,7 @@ def test_a_link_that_is_cut_anywhere_costs_only_what_was_under_way(
     with connect(target) as device:
         sent = follow(push(device, [file]))
     assert arrived(tmp_path, file).read_bytes() == file.source.read_bytes()
-    # Everything acknowledged stays, but for the chunks that the cut went through.
+    # All acknowledged chunks stay, except those that the cut interrupted.
     assert sent <= file.size_bytes - offset + 2 * CHUNK_BYTES
 
 

@@ -1,4 +1,4 @@
-"""What is installed on a target: activated, verified, repaired, pruned."""
+"""The installed releases of a target: activated, verified, repaired, pruned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("fp32", "int4-rtn-b32", "int4-rtn-b128")
 
 @pytest.fixture
 def device(root: Path, tmp_path: Path) -> Iterator[Device]:
-    """Behind SSH, so that its files aren't links to the bundles here."""
+    """A device behind SSH, so that its files aren't links to the bundles here."""
     with EmbeddedServer(tmp_path) as server, connect(target_over(server, root)) as device:
         yield device
 
@@ -164,7 +164,7 @@ def test_prune_keeps_the_active_release_and_those_before_it(device: Device, root
     pruned = follow(prune(device, keep=1))
     assert (pruned.removed, pruned.freed_bytes) == (planned.removed, planned.freed_bytes)
     assert set(pruned.kept) == {bundles[1].id, bundles[2].id} == {path.name for path in (root / "releases").iterdir()}
-    # What the other two share with it stays.
+    # The files that the other two releases share with it stay.
     assert 0 < pruned.freed_bytes < bundles[0].manifest.size_bytes
     follow(verify(device)).enforce()
     assert device.ask(RollBack()).release == bundles[1].id

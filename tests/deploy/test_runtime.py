@@ -1,4 +1,4 @@
-"""Runtimes: which packages, which files, and what they are called on a device."""
+"""Runtimes: their packages, their files, and their names on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locked wheels: that the index still has those which are shipped, and that nothing else passes for them."""
+"""Locked wheels: the index still has the shipped ones, and no other file passes for one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def small(index: Path) -> WheelLock:
 def test_the_index_has_the_wheels_that_are_locked_for_a_raspberry_pi() -> None:
     lock = find_lock(PACKAGES, PI)
     assert lock is not None
-    # Two at once, as devices of a rollout ask.
+    # Two threads at once, as devices of a rollout do.
     with ThreadPoolExecutor(2) as pool:
         found, same = pool.map(lambda _: follow(fetch_locked(lock, PI)), range(2))
     assert found == same
@@ -154,7 +154,7 @@ def test_a_locks_identity_follows_from_its_files(small: WheelLock) -> None:
     other = small.wheels[0].model_copy(update={"sha256": "0" * 64})
     assert small.identity != small.model_copy(update={"wheels": (other, *small.wheels[1:])}).identity
     assert small.identity == small.model_copy(update={"wheels": small.wheels[::-1]}).identity
-    # pip isn't a part of what gets installed.
+    # The lock's pip isn't installed, so it isn't part of the identity.
     assert small.identity == small.model_copy(update={"pip": other}).identity
 
 

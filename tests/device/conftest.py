@@ -1,4 +1,4 @@
-"""No user's key and no user's configuration takes part."""
+"""Fixtures that keep the user's keys and SSH configuration out of the tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_user_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the developer's agent nor their configuration has a say."""
+    """Hide the developer's SSH agent and configuration."""
     config = tmp_path / "ssh_config"
     config.write_text("IdentityFile none\n")
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)

@@ -69,7 +69,7 @@ def test_what_stays_open_says_that_the_agent_is_whole_again(tmp_path: Path) -> N
 
 
 def test_a_whole_agent_that_fails_is_not_started_again(tmp_path: Path) -> None:
-    """A Python that runs the agent's `settle` and dies of everything else."""
+    """The device's Python runs the agent's `settle`, and dies on every other request."""
     starts = tmp_path / "starts"
     script = f"echo x >> {starts}; case $2 in *.tmp) exec python3 $1 $2;; esac; exit 3"
     with pytest.raises(RemoteCommandFailed, match=r"ended with exit code 3: it said nothing"):

@@ -1,4 +1,4 @@
-"""Devices: reached and wrapped, what stays as it is of them, and which profile they have."""
+"""Devices: connections to them, their facts, and the check and choice of their profile."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def test_a_board_with_half_the_memory_of_its_profile_is_refused(tmp_path: Path) 
         probe = device.ask(TakeProbe()).model_copy(update={"arch": "aarch64", "ram_bytes": 4 * 2**30})
         with pytest.raises(ConfigError, match=r"has 4 GiB of memory, the profile says 8 GiB"):
             check_profile(device, probe)
-        # What firmware and GPU keep doesn't count as missing.
+        # Memory that firmware and GPU keep doesn't count as missing.
         check_profile(device, probe.model_copy(update={"ram_bytes": int(7.6 * 2**30)}))

@@ -97,7 +97,7 @@ def test_the_shell_is_known_by_its_answer(answer: str, shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("line", "argv"),
     [
-        # The table of "Parsing C command-line arguments".
+        # The table in the document "Parsing C command-line arguments".
         ('x "a b c" d e', ["a b c", "d", "e"]),
         (r'x "ab\"c" "\\" d', ['ab"c', "\\", "d"]),
         (r"x a\\\b d\"e f\"g h", [r"a\\\b", 'd"e', 'f"g', "h"]),

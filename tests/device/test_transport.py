@@ -1,4 +1,4 @@
-"""What every transport promises, the same for this machine, OpenSSH and the embedded server."""
+"""The contract of every transport, the same for this machine, OpenSSH and the embedded server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def connections() -> Iterator[dict[str, Transport]]:
-    """One connection to each server for all tests: what one leaves behind must not harm the next."""
+    """One connection to each server for all tests: the remains of one test must not harm the next."""
     opened: dict[str, Transport] = {}
     yield opened
     for transport in opened.values():
@@ -87,7 +87,7 @@ def test_arguments_arrive_unharmed(case: Case, argument: str) -> None:
 
 
 def test_arguments_of_all_sorts_arrive_unharmed(case: Case) -> None:
-    """The same 300 on every run, out of what shells take for something else."""
+    """The 300 arguments are the same on every run, made of signs that shells treat specially."""
     nasty = random.Random(15)
     pieces = [
         *"'\"\\$`;&|<>(){}[]*?~#!%^=- \t\n\r",
@@ -115,7 +115,7 @@ def test_exit_status(case: Case, status: int) -> None:
 
 
 def test_status_of_a_command_killed_by_a_signal(case: Case) -> None:
-    # OpenSSH's client says that much of any signal.
+    # OpenSSH's client gives the status 255 for every signal.
     assert run(case.transport, "sh", "-c", "kill -KILL $$")[0] == (255 if case.kind == "openssh" else 137)
 
 
@@ -155,7 +155,7 @@ def test_command_that_does_not_read_its_stdin(case: Case) -> None:
 
 def test_kill_ends_the_command_and_its_children(case: Case) -> None:
     marker = case.folder / "alive"
-    # It writes, since a server that can't signal (OpenSSH in root's sessions) only closes the streams.
+    # The child writes, since a server that can't signal (OpenSSH in root's sessions) only closes the streams.
     script = f"(while date +%N > {marker}; echo tick; do sleep 0.1; done) & wait"
     process = case.transport.start(["sh", "-c", script])
     assert next(process.lines()) == b"tick"
@@ -219,7 +219,7 @@ def test_put_of_a_range_leaves_the_rest_alone(case: Case, source: Path, offset: 
     assert sum(paces) == (0 if case.kind == "local" else length)
     new = case.folder / f"new-range-{offset}.bin"
     list(case.transport.put(source, str(new), offset, lambda _: end))
-    # A write of nothing makes no file longer.
+    # A write of no bytes doesn't make the file longer.
     assert new.read_bytes() == (b"\0" * offset + content[offset:end] if length else b"")
 
 
@@ -244,7 +244,7 @@ def test_put_makes_files_that_nobody_else_can_read(case: Case, source: Path) -> 
         os.umask(before)
     found = {name: (case.folder / f"private-{name}").stat() for name in ("whole", "range")}
     assert stat.S_IMODE(found["range"].st_mode) == 0o600
-    # A hard link of this machine's file has its mode.
+    # A hard link to this machine's file has that file's mode.
     assert stat.S_IMODE(found["whole"].st_mode) == 0o600 or found["whole"].st_ino == source.stat().st_ino
 
 

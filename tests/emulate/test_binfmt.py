@@ -1,4 +1,4 @@
-"""The kernel's entry for aarch64 programs: what can serve, and what registers it."""
+"""The kernel's entry for aarch64 programs: the emulators that can serve, and the registration."""
 
 from __future__ import annotations
 

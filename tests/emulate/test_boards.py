@@ -1,4 +1,4 @@
-"""Boards as files and processes; without an emulator, which the board tests have."""
+"""Boards as files and processes, without an emulator: the board tests run one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="p
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a group of its own, in which it has a child."""
+    """A process with a group of its own and a child in that group."""
     child = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True)
     yield child
     with suppress(ProcessLookupError):
@@ -63,7 +63,7 @@ def test_a_number_that_another_process_has_by_now_isnt_the_board(process: subpro
 
 
 def test_a_board_whose_process_is_gone_is_stopped() -> None:
-    # No process has this number.
+    # No process can have this id.
     board("pi", pid=2**22 + 1, started_ticks=7)
     assert not load_state("pi").running
     board("off")

@@ -1,4 +1,4 @@
-"""What an emulated board says of itself, read by the programs that will read it."""
+"""The description that an emulated board gives of itself, read by the programs that will read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a root file system is made of, and from where. Making one is the board tests' affair."""
+"""The parts of a root file system, and their sources. The board tests make one."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_tokens_arrive_one_by_one_and_make_the_answer(device: Device) -> None:
 
 
 def test_the_kept_cache_changes_no_answer(device: Device) -> None:
-    """A second turn that reuses the first one's KV cache says what one that reads everything afresh says."""
+    """A second turn that reuses the first turn's KV cache gives the same answer as one that reads everything again."""
     with converse(device) as conversation:
         first, second = answers(conversation, QUESTION, "And Moses said,")
     with converse(device) as conversation:

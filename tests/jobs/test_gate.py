@@ -1,4 +1,4 @@
-"""The gate: limits of a profile held against real measurements."""
+"""The gate: limits of a profile compared with real measurements."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_without_an_earlier_release_nothing_stays_active(root: Path) -> None:
         assert not any(entry.active for entry in device.ask(ListReleases()).releases)
         with pytest.raises(GateFailed, match="min_decode_tps"):
             verdict.enforce()
-        # The way back up is the usual one.
+        # The usual gated deployment makes a release active again.
         assert follow(deploy_gated(int4, limited(device, EASY))).passed
     assert pointer(root)["release"] == int4.id
 

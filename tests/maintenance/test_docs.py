@@ -1,4 +1,4 @@
-"""maintenance.docs: what is generated, and where it goes."""
+"""maintenance.docs: the generated sections and their places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making locks, and that those which are shipped are the ones that the shipped profiles ask for."""
+"""Making locks; the shipped locks are those that the shipped profiles need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shipped_profiles() -> list[Profile]:
 def test_every_runtime_of_a_shipped_profile_is_locked() -> None:
     wanted = list(wanted_locks(shipped_profiles()))
     missing = {name for name, packages, platform, _ in wanted if find_lock(packages, platform) is None}
-    # Its packages come from elsewhere.
+    # The packages for CUDA don't come from the index.
     assert missing == {"cuda"}
     names = {lock_name(name, platform) for name, _, platform, _ in wanted if name not in missing}
     assert {path.name for path in LOCKS.iterdir()} == names

@@ -1,4 +1,4 @@
-"""toolkit.metrics.fit: what fits, which context, and contexts that can't be."""
+"""toolkit.metrics.fit: models that fit, the largest context, and impossible contexts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""toolkit.metrics.footprint: sizes of real bundles, memory that was measured, and work for each token."""
+"""toolkit.metrics.footprint: sizes of real bundles, measured memory, and the work for each token."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_size_of_weights_by_every_setting(recipe: str, provider: str, data_b
 def test_two_bits_for_a_share_of_the_weights() -> None:
     eleven = MixedPrecision(method="snr", bits=2, share=0.11)
     predicted = footprint(nano(), changed("int4-kquant-b128", mixed=eleven), "cpu")
-    assert predicted.bundle_bytes == pytest.approx(2_786_457, rel=0.03)  # which matrices is known by their weights only
+    assert predicted.bundle_bytes == pytest.approx(2_786_457, rel=0.03)  # the choice of matrices needs their weights
     assert predicted.bundle_bytes < footprint(nano(), load_recipe("int4-kquant-b128"), "cpu").bundle_bytes
 
 

@@ -1,4 +1,4 @@
-"""toolkit.metrics.kept_reports: which reports are found, which files aren't opened, and what an index may never do."""
+"""toolkit.metrics.kept_reports: the reports that are found, the files that stay closed, and the limits of an index."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def report(target: str = "pi5", day: int = 1, **changes: object) -> Report:
 
 
 def keep(kept: Report) -> Path:
-    """Save a report as one of long ago: what is younger than two seconds isn't remembered."""
+    """Save a report with an old file time: the index remembers no file that is younger than two seconds."""
     path = save_report(kept)
     os.utime(path, (OLD_S, OLD_S))
     return path
@@ -49,7 +49,7 @@ def indexed(target: str = "pi5") -> set[str]:
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
-    """Change a file so that `stat` says the same of it: only who opens it can tell."""
+    """Change a file and keep its size and time, so that only a reader of the file sees the change."""
     assert len(old) == len(new) and old in path.read_text()
     before = path.stat()
     with path.open("r+") as file:
@@ -114,7 +114,7 @@ def test_a_folder_that_is_missing_or_holds_a_folder_has_no_reports() -> None:
 
 def test_files_named_for_another_target_or_bundle_are_not_opened() -> None:
     keep(report(day=1))
-    # Whoever opened these would take them for the newest of all.
+    # A search that opened these files would take them for the newest reports.
     text = report(day=9).model_dump_json()
     for name in ("pi5-kitchen-bbbbbbbb-1d63", "kitchen-pi5-bbbbbbbb", "pi5-cccccccc-1d63"):
         (reports_dir() / f"20260109T000000Z-{name}.json").write_text(text)
@@ -158,7 +158,7 @@ def test_what_the_index_knows_is_not_opened_again() -> None:
     assert find_report(target="pi5", target_key="other") is None
     rewrite(path, '"first"', '"other"')
     assert find_report(target="pi5", target_key="other") is None
-    # ... and what it points to is read: it can hide a report whose file hides its own change, but make none up.
+    # A report that the index gives is read from its file: so the index can hide such a change, but invent no report.
     assert find_report(target="pi5", target_key="first") is None
 
 
@@ -265,7 +265,7 @@ def test_of_two_that_keep_the_index_at_once_the_later_one_wins_and_nothing_is_lo
     assert len(indexed()) == 2
 
 
-# The time of one file changes with each search, so that each has something to write.
+# The time of one file changes before each search, so that each search writes the index.
 _SEARCHES = """
 import itertools, os, sys
 from toolkit.metrics.kept_reports import KeptReports

@@ -1,4 +1,4 @@
-"""toolkit.metrics.speed: rates that were measured on full-size Phi-3-mini, and which source is taken."""
+"""toolkit.metrics.speed: measured rates of full-size Phi-3-mini, and the choice of the source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.metrics.speed import Speed, SpeedBook, find_speed, predict
 MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 LOCAL = load_profile("local")
 PI5 = load_profile("raspberry-pi-5-8gb")
-# What two cores of an AMD EPYC (AVX512-VNNI) gave when nothing else ran there.
+# The rates of two cores of an AMD EPYC (AVX512-VNNI) without other load.
 READ, KERNELS = 40e9, 41.5
 
 
@@ -35,7 +35,7 @@ def measurement(key: str = "0" * 16, **changes: object) -> Measurement:
     return Measurement.model_validate(table | {"read_bytes_per_s": READ, "kernels_per_s": KERNELS} | changes)
 
 
-# pp512-tg128 over loopback SSH; the last line's figures are the middle of what was measured by hand earlier.
+# pp512-tg128 over loopback SSH; the figures of the last line are the middle of earlier measurements by hand.
 @pytest.mark.parametrize(
     ("recipe", "prefill", "decode", "memory"),
     [

@@ -1,4 +1,4 @@
-"""toolkit.optimize.build: real builds by real Olive, what a second run trusts, and what it must not."""
+"""toolkit.optimize.build: real builds by real Olive, and the kept files that a second run may trust or not."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ RECIPES = [recipe.name for recipe in list_recipes() if not impossible(recipe, "c
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache that knows the build of the default recipe, and no more."""
+    """A cache that has the build of the default recipe alone."""
     builds.seed_cache(tmp_path / "cache", RTN)
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def warm() -> Iterator[None]:
-    """Olive imported already: for what comes out of a build, not for how it is started."""
+    """Let builds find Olive imported: for tests of a build's result, not of its start."""
     with warm_olive():
         yield
 
@@ -84,7 +84,7 @@ def test_every_recipe_makes_a_bundle_that_loads_and_generates(recipe: str) -> No
     follow(verify_bundle(bundle))
     tokens = builds.generate(bundle.path, 12)
     assert len(tokens) == 12
-    assert len(set(tokens)) > 1  # a damaged model says one thing only
+    assert len(set(tokens)) > 1  # a damaged model repeats one token
 
 
 def test_quantized_bundles_are_smaller() -> None:
@@ -129,7 +129,7 @@ def test_other_context_needs_no_olive(cache: Path) -> None:
 
 
 def test_same_inputs_give_the_same_bundle(tmp_path: Path) -> None:
-    """In a child that is started anew as in one that is forked."""
+    """A build in a newly started child gives the same bundle as one in a forked child."""
     assert not (tmp_path / "cache").exists()
     assert optimize().id == builds.bundle(RTN).id
 
@@ -265,7 +265,7 @@ def test_device_whose_provider_cannot_be_built_for_gets_a_cpu_bundle() -> None:
 
 @pytest.mark.usefixtures("warm")
 def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache: Path) -> None:
-    """No GPU is needed to build it, and none is here to run it."""
+    """The build needs no GPU; running the bundle would, and none is here."""
     from toolkit.deploy import check_here
 
     events: list[Event] = []
@@ -280,7 +280,7 @@ def test_a_jetson_gets_a_cuda_bundle_that_is_left_for_the_device_to_check(cache:
 
 @pytest.mark.usefixtures("warm")
 def test_fp16_graph_computes_what_fp32_does(cache: Path, tmp_path: Path) -> None:
-    """The last step that can run without a GPU: the CPU executes the GPU's graph once nothing asks for CUDA."""
+    """Without CUDA in its settings the CPU executes the GPU's graph; the rest needs a GPU."""
     profile = load_profile("jetson-orin-nano-8gb")
     built = follow(build.optimize(BuildRequest(MODEL, load_recipe("fp16"), profile)))
     folder = tmp_path / "on-cpu"
@@ -354,7 +354,7 @@ def olive_child(process: subprocess.Popen[str], log_folder: Path) -> psutil.Proc
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    """A real `edgephi optimize` with Olive at work, and that Olive."""
+    """A real `edgephi optimize` with Olive at work, and the process of that Olive."""
     # GPTQ takes long enough to be caught in the middle.
     process = edgephi("optimize", MODEL, "-p", "local", "-r", "int4-gptq-b32", "--no-check")
     yield process, olive_child(process, tmp_path / "data" / "logs")

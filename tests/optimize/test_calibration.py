@@ -1,4 +1,4 @@
-"""toolkit.optimize.calibration: texts, and too little of them."""
+"""toolkit.optimize.calibration: texts, and texts that are too short."""
 
 from __future__ import annotations
 

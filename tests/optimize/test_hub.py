@@ -25,7 +25,7 @@ REPO = "some-org/nano"
 
 @dataclass
 class Hub:
-    """What the fake hub answers with, and what it was asked for."""
+    """The answers of the fake hub, and the paths that it was asked for."""
 
     folder: Path
     refusal: tuple[int, str] | None = None

@@ -1,4 +1,4 @@
-"""toolkit.optimize.job: from a request to all that a build needs, each thing looked at once."""
+"""toolkit.optimize.job: from a request to everything that a build needs, each part determined once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what was called, in order: `plan` and `open_model`."""
+    """The calls of `plan` and `open_model`, by name and in order."""
     made: list[str] = []
 
     def count(module: Any, name: str) -> None:
@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_hashed(
 def test_a_hub_model_that_is_not_what_was_planned_is_planned_again(
     folder: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The plan says what is known before the download; the manifest has to say what was downloaded."""
+    """The plan is made before the download; the manifest has to describe the downloaded model."""
 
     def resolve_model(ref: str, *, trust_remote_code: bool) -> Any:
         yield Step(f"fetch {ref}")

@@ -1,4 +1,4 @@
-"""toolkit.optimize.matrix: the matrix comes from rules and from what the tests recorded."""
+"""toolkit.optimize.matrix: the matrix comes from rules and from the tests' records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""toolkit.optimize.remote_code: a view of a model in which its tokenizer's code isn't named."""
+"""toolkit.optimize.remote_code: a view of a model that doesn't name its tokenizer's code."""
 
 from __future__ import annotations
 

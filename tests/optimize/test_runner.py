@@ -78,7 +78,7 @@ def test_disk_that_becomes_full_during_the_work(tmp_path: Path) -> None:
 
 @pytest.fixture
 def memory_limit() -> Iterator[Callable[[int], Callable[[], None]]]:
-    """Makes what a process calls before it runs, so that the kernel kills it beyond so many bytes."""
+    """Give a maker of `preexec_fn`s, with which the kernel kills a process beyond that many bytes."""
     group = CGROUPS / f"edgephi-test-{os.getpid()}"
     try:
         group.mkdir()

@@ -1,4 +1,4 @@
-"""What the tests against real SSH servers share."""
+"""Fixtures that the tests against real SSH servers share."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def kit_of(recipe: str, folder: Path) -> Path:
 
 
 def changes(done: subprocess.CompletedProcess[str]) -> int:
-    """How many tasks changed something on the one host, of a run in which none failed."""
+    """The number of tasks that changed the one host, after asserting that none failed."""
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = re.findall(r"^pi5 +: ok=\d+ +changed=(\d+) +unreachable=0 +failed=0", done.stdout, re.MULTILINE)
     return int(line)
@@ -94,7 +94,7 @@ def test_a_bundle_comes_goes_back_and_never_half(device: Path, runtimes: Path, t
     assert changes(install(first)) == 0
     assert changes(install(first, "--check")) == 0
 
-    # A file that isn't what its hash says, as a bad disk of the controller makes it.
+    # A file that doesn't match its hash, as after a fault of the controller's disk.
     torn = tmp_path / "torn"
     shutil.copytree(second, torn)
     known = {artifact.sha256 for artifact in int4.manifest.artifacts}
@@ -136,7 +136,7 @@ def test_devices_pull_what_the_kit_has_not(device: Path, runtimes: Path, tmp_pat
             assert changes(install(kit)) == 0
         weights = next(a for a in int4.manifest.artifacts if a.path == "model.onnx.data")
         sent = re.findall(rf'"GET \S+{weights.sha256} HTTP/1\.1" 206 (\d+) ', there.log())
-    # What the two share, the embedding, was copied on the device.
+    # The embedding, which the two bundles share, was copied on the device.
     assert [int(count) < weights.size_bytes - 3 * 2**20 for count in sent] == [True]
 
 

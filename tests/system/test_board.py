@@ -1,6 +1,6 @@
 """The whole loop, as a user types it, on an emulated Raspberry Pi 5 with Debian and real aarch64 wheels.
 
-`make test-board` runs it. What is downloaded and built is kept in `.board` of the checkout. With EDGEPHI_RECORD_BOARD
+`make test-board` runs it. Downloads and builds are kept in `.board` of the checkout. With EDGEPHI_RECORD_BOARD
 its table goes into the document of that name.
 """
 
@@ -33,12 +33,12 @@ KEPT = REPO / ".board"
 RECORD = os.environ.get("EDGEPHI_RECORD_BOARD")
 BOARD = "board"
 FIRST, SECOND = "fp32", "int4-rtn-b32"
-# The same bundle's quality on this CPU and on the emulated one: other kernels round otherwise, and no more than that.
+# Bounds on the difference in a bundle's quality between this CPU and the emulated one: their kernels round differently.
 PPL_BOUND, KLD_BOUND = 0.02, 0.01
 
 
 def refuse_or_skip() -> None:
-    """Skip where this machine can't run aarch64 programs at all; in CI a package that is merely missing fails."""
+    """Skip the test when this machine can't run aarch64 programs; in CI a missing package fails it."""
     try:
         check_machine()
         drain(register())
@@ -51,7 +51,7 @@ def refuse_or_skip() -> None:
 
 @dataclass
 class Story:
-    """What was typed, what came of it, and how long it took."""
+    """The typed commands, their results, and the time that each took."""
 
     rows: list[tuple[str, str, str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -67,7 +67,7 @@ class Story:
         return json.loads(done.stdout) if "--json" in args else done.stdout
 
     def tell(self, step: str, command: str, seen: str) -> None:
-        """A row about the last command."""
+        """Add a row about the last command."""
         self.rows.append((step, command, seen, self.seconds))
 
     def markdown(self) -> str:
@@ -79,7 +79,7 @@ class Story:
 
 @pytest.fixture
 def story(monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
-    """A user's own folders, of which what can be made again is kept from run to run; no board is left over."""
+    """Run with a user's own folders, of which cache and home are kept from run to run; no board is left over."""
     refuse_or_skip()
     for folder in ("cache", "home"):
         (KEPT / folder).mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def story(monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
 
 
 def remove_board() -> None:
-    """What an earlier run left that was killed, too; how that ends isn't the test's subject."""
+    """Remove the board, also one that a killed run has left. The result isn't checked."""
     subprocess.run([sys.executable, "-m", "toolkit", "emulate", "remove", BOARD], capture_output=True, check=False)
 
 
@@ -113,7 +113,7 @@ def test_the_whole_loop(story: Story) -> None:
 
 
 def start_and_recognize(story: Story) -> str:
-    """Start the board, and let it be added as any other would be. Returns the name of the target that came of that."""
+    """Start the board, and add it as a user adds any board. Returns the name of the new target."""
     cold = "with the board's Debian made first" if not (cache_dir() / "emulator" / "rootfs").exists() else ""
     started = story.edgephi("emulate", "start", "raspberry-pi-5", "--name", BOARD, "--json")
     assert started["running"] and started["profile"] == "raspberry-pi-5-8gb"
@@ -156,7 +156,7 @@ def run_the_second(story: Story, address: str) -> dict[str, Any]:
 
 
 def compare_quality(story: Story, report: dict[str, Any]) -> None:
-    """Tokens differ between CPUs where two are about as likely; distributions may not."""
+    """Compare distributions: tokens differ between CPUs where two are about as likely."""
     sample = ["--tokens", "512", "--window", "256", "--prompts", "0", "--json"]
     (here,) = story.edgephi("eval", report["bundle_id"], "--no-record", *sample)
     (there,) = story.edgephi("eval", BOARD, *sample)
@@ -183,7 +183,7 @@ def go_back(story: Story, first: str) -> None:
 
 
 def survive_a_restart(story: Story, first: str) -> None:
-    """Stopping ends everything on the board, and what was installed is there after the next start."""
+    """Stop the board, which ends all its processes; after the next start its releases are there."""
     state = load_state(BOARD)
     assert state.running
     assert story.edgephi("emulate", "stop", BOARD, "--json")["stopped"]

@@ -1,4 +1,4 @@
-"""What a user reads when a device can't be reached: exact words, exit code, the next step, and never a traceback."""
+"""The errors when a device can't be reached: exact words, exit code, the next step, and never a traceback."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every architecture of the family: optimize → load in the pinned device runtime → logits against transformers.
 
-`make matrix` runs all of it and keeps what was proven in `toolkit/data/capabilities.json`, row by row: what is
+`make matrix` runs all of it and keeps each proof in `toolkit/data/capabilities.json`, row by row. A proof that is
 recorded for the same workflow and the same versions isn't run again.
 """
 
@@ -39,14 +39,14 @@ from toolkit.optimize.matrix import Proof, needs_remote_code, refusal, workflow_
 FP32_BOUND = 1e-3
 RECORD = os.environ.get("EDGEPHI_RECORD_CAPABILITIES")
 QUICK = ("fp32", "int4-rtn-b32")
-# What it adds to phi-3-medium-4k, phi-4-mini has too: it can wait for the whole matrix.
+# phi-4-mini has all that phi-3-medium-128k adds to phi-3-medium-4k: so it can wait for the whole matrix.
 ARCHITECTURES = [
     pytest.param(name, marks=pytest.mark.slow) if name == "phi-3-medium-128k" else name for name in STAND_INS
 ]
 
 
 def possible(architecture: str, recipe: Recipe) -> bool:
-    """Whether no rule refuses a recipe, and the quick tests don't have it."""
+    """Tell if no rule refuses a recipe and the quick tests don't cover it."""
     shapes = (architecture, STAND_INS[architecture])
     return recipe.name not in QUICK and not any(refusal(shape, recipe, "cpu") for shape in shapes)
 
@@ -66,7 +66,7 @@ def kld_bound(recipe: Recipe) -> float:
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_what_is_outdated() -> None:
-    """Before proofs are recorded: drop those of other versions, of changed workflows and of recipes that are gone."""
+    """Drop the recorded proofs of other versions, of changed workflows and of removed recipes, before new ones."""
     if not RECORD:
         return
     now, old = families.versions(), matrix.read_record(Path(RECORD))
@@ -151,13 +151,13 @@ def test_every_recipe_works_on_every_architecture_that_no_rule_refuses(
     skip_what_is_recorded(architecture, chosen)
     trust = needs_remote_code(architecture)
     prove(families.build(model_folder(architecture), chosen, tmp_path, trust=trust), architecture, chosen, runtimes)
-    shutil.rmtree(tmp_path)  # more than a hundred of them would fill a disk
+    shutil.rmtree(tmp_path)  # more than a hundred builds would fill a disk
 
 
 def test_generation_goes_on_across_the_original_context_of_longrope(runtimes: Path) -> None:
-    """The runtime reads the text again with the other frequencies, at 4,096 tokens whatever the model says.
+    """At 4,096 tokens the runtime reads the text again with the long frequencies, whatever the model's config says.
 
-    So this one has the published 4,096, unlike the other small models. Greedy tokens are transformers'.
+    So this model has the published 4,096, unlike the other small ones. Its greedy tokens equal transformers'.
     """
     original, before, after = 4096, 6, 6
     small = PRESETS["phi-3-tiny-longrope"]
@@ -176,7 +176,7 @@ def test_generation_goes_on_across_the_original_context_of_longrope(runtimes: Pa
     (answer,) = device_logits(runtimes, built.path, [case])
 
     text = [*case.tokens, *answer.generated]
-    # Transformers chooses the frequencies by the length of what it is given.
+    # Transformers chooses the frequencies by the length of its input.
     short = reference_logits(folder, text[:original])
     long = reference_logits(folder, text)
     wanted = [*short[start - 1 :].argmax(axis=-1), *long[original : len(text) - 1].argmax(axis=-1)]

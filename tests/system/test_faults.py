@@ -1,5 +1,5 @@
-"""What becomes of a deployment when something breaks in the middle: afterwards the device answers with the old or the
-new release, whole, and the same command completes.
+"""Deployments with a fault in the middle: afterwards the device answers with the old or the new release, whole, and the
+same command completes.
 
 `make test-faults` runs all of it and writes the first table in docs/reliability.md.
 """
@@ -73,7 +73,7 @@ def new() -> Bundle:
 
 
 def answering(device: Device) -> str:
-    """Which of the two is active; it is whole, and it loads and generates."""
+    """The active one of the two releases, after checking that it is whole, loads and generates."""
     found = follow(verify(device))
     pointer = device.ask(ListReleases()).pointer
     damaged = {checked.release for checked in found.damaged}
@@ -84,7 +84,7 @@ def answering(device: Device) -> str:
 
 
 def settle(table: Table, fault: str, target: Target, delivery: Delivery = PLAIN) -> None:
-    """After a fault: the device answers, and a re-run completes."""
+    """Record after a fault that the device answers and that a re-run completes."""
     row = table[fault]
     with connect(target) as device:
         row.answers.append(answering(device))
@@ -101,12 +101,12 @@ def over(relay: Relay, target: Target, tmp_path: Path) -> Target:
     return target.model_copy(update={"port": relay.port, "known_hosts": known})
 
 
-# Of the 2.6 MB that are left when the embedding is copied on the device.
+# Offsets in the 2.6 MB that are left to push once the embedding is copied on the device.
 @pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_500_000), 20)))
 def test_the_link_is_cut_while_files_are_pushed(table: Table, target: Target, tmp_path: Path, offset: int) -> None:
     assert target.port is not None
     relay = Relay(target.port)
-    # Slow enough that there is a middle.
+    # The limit makes the push slow enough to be cut in the middle.
     with connect(over(relay, target, tmp_path), limit_bytes_per_s=8e6) as device:
         broken_by(deploy(new(), device), sent(offset), relay.cut)
     settle(table, "link cut while files are pushed", target)
@@ -151,14 +151,14 @@ def pulled_from(running: LocalRegistry) -> Delivery:
 
 
 def kill_the_agent(root: Path) -> None:
-    """The one that pulls; another one holds nothing while it does."""
+    """Kill every agent of the root: during a pull only the pulling one holds anything."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if f"{root}/agent/agent-".encode() in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
-# How far it is a pull tells every 0.2 s.
+# A pull reports its progress every 0.2 s: the fault comes at the first report behind the offset.
 @needs_registry
 @pytest.mark.parametrize("offset", sorted(CHANCE.sample(range(1, 2_000_000), 5)))
 @pytest.mark.parametrize("what", ["link cut", "agent killed"])
@@ -297,7 +297,7 @@ def test_two_push_at_once(table: Table, target: Target, same: bool) -> None:
     settle(table, "two pushers at once", target)
 
 
-# Ends the agent before its n-th change to the file system, as a power cut would that flushes nothing more.
+# This program ends the agent before its n-th change to the file system, like a power cut without further flushes.
 ENDING = """
 import os, runpy, sys
 left = int(sys.argv[1])
@@ -347,6 +347,6 @@ def test_the_agent_is_killed_at_every_change_to_the_disk(table: Table, target: T
                 break
             assert code == 9
         assert calls > 3
-        # Each run but the last gave the request again that the one before it had broken.
+        # Each run after the first repeated the request that the run before it had not completed.
         row.completed += len(row.answers) - 1
     settle(table, f"agent killed at each change to the disk: {op}", target)

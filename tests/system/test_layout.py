@@ -1,4 +1,4 @@
-"""Rooms of the repository: where modules and tests lie, how long they are, and that documents name what is there."""
+"""The layout of the repository: the places and lengths of modules and tests, and the paths that documents name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from tests.support.paths import REPO
 
 TOOLKIT, TESTS = REPO / "toolkit", REPO / "tests"
-# Tests of whole systems, and of what only tests and maintainers use.
+# Tests of whole systems, and of code that only tests and maintainers use.
 NOT_MIRRORED = {"data", "maintenance", "power", "support", "system"}
-# A test of something else than the module of its name.
+# A test whose module has another name.
 OTHERWISE = {"cli/test_main.py": "cli/__init__.py"}
 MOST_FLAT_MODULES, MOST_LINES, MOST_NAMES = 9, 400, 10
 DOCUMENTS = [
@@ -29,7 +29,7 @@ DOCUMENTS = [
 
 
 def modules(*folders: Path) -> list[Path]:
-    """Every Python file below the folders, but for data."""
+    """Every Python file below the folders, except those in data."""
     found = (path for folder in folders for path in folder.rglob("*.py"))
     return sorted(path for path in found if "data" not in path.relative_to(REPO).parts)
 
@@ -98,7 +98,7 @@ def test_tests_mirror_the_tree() -> None:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file imports, anywhere in it, and of what it takes from them."""
+    """Full names of the modules that a file imports, anywhere in it, and of the names that it takes from them."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""deploy, releases, activate, rollback, bench, chat, run, demo: as typed, as a process of their own."""
+"""deploy, releases, activate, rollback, bench, chat, run, demo: as typed, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_run_with_wrong_names(local: Path, args: tuple[str, ...], code: int, wor
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "sshd"])
 def test_the_demo_ends_in_its_table(embedded: bool, tmp_path: Path, local: Path, runtimes: Path) -> None:
-    """With a workload of its own that takes seconds; the slow test below has the one that is shipped."""
+    """The demo runs a shortened workload that takes seconds; the slow test below runs the shipped one."""
     from toolkit.jobs.demo import RECIPES
 
     short = {"warmup": 1, "repetitions": 2, "runs": 1, "quality_tokens": 2048}
@@ -176,7 +176,7 @@ def test_the_demo_ends_in_its_table(embedded: bool, tmp_path: Path, local: Path,
 
 @pytest.mark.slow
 def test_the_demo_from_nothing_and_again() -> None:
-    """No cache, no runtime, no build: what a newcomer's first `edgephi demo` does; the second one finds it all done."""
+    """The first `edgephi demo` begins without cache, runtime or build; the second one finds it all done."""
     first = edgephi("demo", "--json")
     assert first.returncode == 0, first.stderr
     assert len(json.loads(first.stdout)["reports"]) == 4

@@ -1,6 +1,4 @@
-"""What is promised about installing: pins agree, a wheel carries its data, versions are the ones that were
-seen to work.
-"""
+"""The promises about installing: pins agree, a wheel carries its data, and versions are the tested ones."""
 
 from __future__ import annotations
 
@@ -75,7 +73,7 @@ def test_the_wheel_carries_every_file_of_the_package_and_none_of_tests_or_mainta
     assert {name.split("/")[0] for name in names} == {"toolkit"}
     files = [path for path in (REPO / "toolkit").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert {name for name in names if "/_shipped/" not in name} == {p.relative_to(REPO).as_posix() for p in files}
-    # What only tests or maintainers need: their frameworks tell it.
+    # Imports of test frameworks reveal code that only tests or maintainers need.
     sources = {name: zipfile.ZipFile(wheel).read(name).decode() for name in names if name.endswith(".py")}
     foreign = re.compile(r"^\s*(?:import|from) (?:pytest|tests|maintenance)\b", re.MULTILINE)
     assert [name for name, text in sources.items() if foreign.search(text)] == []

@@ -99,7 +99,7 @@ def test_runtime_encodes_as_transformers_does(runtime_tokenizer: Any, text: str)
     tokenizer = transformers.AutoTokenizer.from_pretrained(NANO)
     ids = tokenizer(text)["input_ids"]
     assert [int(number) for number in runtime_tokenizer.encode(text)] == ids
-    # The two differ in the spaces that the normalizer puts in front of text, nowhere else.
+    # The two texts differ only in the spaces that the normalizer puts in front of text.
     decoded = tokenizer.decode(ids, skip_special_tokens=True)
     assert runtime_tokenizer.decode(ids).replace(" ", "") == decoded.replace(" ", "")
 

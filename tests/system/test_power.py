@@ -55,7 +55,7 @@ pytestmark = [
 
 OFFLINE = Delivery(offline=True)
 DISK_BYTES, MEMORY_BYTES = 512 << 20, 4 << 30
-# How many cuts in each phase, and what is active before and after it.
+# For each phase the number of cuts, and the release that is active before and after it.
 PHASES = {
     "install the runtime": (4, NOTHING, NOTHING),
     "first deployment": (4, NOTHING, OLD),
@@ -70,7 +70,7 @@ CUTS = [(name, seed) for name, (count, _, _) in PHASES.items() for seed in range
 
 @dataclass(frozen=True)
 class Parts:
-    """What a machine is made of; it is downloaded once and kept in edgephi's cache."""
+    """The parts of a machine, from downloads that edgephi's cache keeps."""
 
     kernel: Kernel
     root_disk: Path
@@ -101,7 +101,7 @@ def machine(parts: Parts, disk: VolatileDisk) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def story(machine: Machine, disk: VolatileDisk, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """A runtime and a first bundle deployed, a second one installed, activated and left again, and removed."""
+    """Record a deployment of a runtime and a bundle; then a second one is installed, activated, rolled back, pruned."""
     old, new = build("int4-rtn-b128"), build("int4-rtn-b32")
     during = disk.recording.phase
     with connect(target_of(machine)) as device:
@@ -147,7 +147,7 @@ def test_the_power_is_cut(table: Table, story: Story, tmp_path: Path, name: str,
         row.completed += 1
 
 
-# Python in which nothing is flushed, as if the agent didn't ask for it.
+# A Python whose flushes do nothing, as if the agent didn't flush.
 FORGETFUL = """#!/bin/sh
 mkdir -p /tmp/forgetful
 echo 'import os; os.fsync = lambda file: None; os.sync = lambda: None' > /tmp/forgetful/sitecustomize.py
@@ -156,11 +156,11 @@ PYTHONPATH=/tmp/forgetful exec python3 "$@"
 
 
 def test_without_flushes_releases_are_lost(machine: Machine, disk: VolatileDisk, story: Story, tmp_path: Path) -> None:
-    """What the agent flushes is what keeps a release: one that flushes nothing is found out by the same examination."""
+    """An agent that flushes nothing fails the same examination: so it is the flushes that keep a release."""
     with connect(target_of(machine, python=put_program(machine, "forgetful", FORGETFUL, tmp_path))) as device:
         follow(install(story.new, device))
         device.ask(Activate(release=story.new.id, runtime=story.lock))
-        # Somebody else flushes a file of his own: the file system notes the others' names, and not their content.
+        # Another program flushes its own file: the file system then writes the others' names, but not their content.
         device.transport.start(["sync", f"{DATA}/{INSTALL_ROOT}/push.lock"]).wait()
     recording = disk.recording.so_far()
     assert any(damage(story, recording, seed, tmp_path) for seed in range(5))
@@ -192,7 +192,7 @@ def test_a_device_boots_after_the_cut(table: Table, parts: Parts, story: Story, 
 
 
 def answering(machine: Machine, story: Story) -> str:
-    """What is active on the machine: it is whole, it loads and it generates."""
+    """The active release of the machine, after checking that it is whole, loads and generates."""
     with connect(target_of(machine)) as device:
         follow(verify(device)).enforce()
         active = follow(load_active(device))
@@ -200,7 +200,7 @@ def answering(machine: Machine, story: Story) -> str:
 
 
 def redeploy(machine: Machine, story: Story) -> None:
-    """Deploy the new bundle, which loads and generates before it becomes active; then all is whole."""
+    """Deploy the new bundle, which loads and generates before it becomes active; assert that all releases are whole."""
     with connect(target_of(machine)) as device:
         follow(deploy(story.new, device, OFFLINE))
         found = follow(verify(device))
@@ -210,7 +210,7 @@ def redeploy(machine: Machine, story: Story) -> None:
 
 @pytest.fixture
 def device_with_old(machine: Machine, story: Story) -> Machine:
-    """The machine with the old release active, and no other there."""
+    """The machine with the old release active and no other one installed."""
     with connect(target_of(machine)) as device:
         device.ask(Activate(release=story.old.id, runtime=story.lock))
         follow(prune(device, keep=0))
@@ -220,11 +220,11 @@ def device_with_old(machine: Machine, story: Story) -> Machine:
 def test_the_device_reboots_while_files_are_pushed(table: Table, device_with_old: Machine, story: Story) -> None:
     machine, row = device_with_old, table["device rebooted while files are pushed"]
     with connect(target_of(machine)) as other, connect(target_of(machine), limit_bytes_per_s=3e5) as device:
-        # A word is there sooner than a new connection would be. The reboot flushes the disks.
+        # A line on an open connection arrives sooner than a new connection opens. The reboot flushes the disks.
         script = f"read word && {RUN}/busybox reboot -f"
         reboot = other.transport.start([f"{RUN}/busybox", "sh", "-c", script])
         broken_by(push(device, uploads(story.new)), sent(1_500_000), lambda: reboot.send(b"now\n"))
-        # Until then whoever asks is answered by the sshd from before.
+        # Until the connection breaks, the sshd from before the reboot still answers.
         with pytest.raises(HostUnreachable):
             reboot.wait()
     machine.wait_until_up()
@@ -257,7 +257,7 @@ def test_the_clock_jumps(
         command(machine, "date", "-s", f"@{int(time.time())}")
 
 
-# Enough for the agent, and not for the runtime.
+# The limit is enough memory for the agent, and too little for the runtime.
 LIMITED = """#!/bin/sh
 set -e
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control

@@ -1,4 +1,4 @@
-"""Against a real sshd: no secret gets anywhere, no name is a command, and what lies on a device is its user's alone."""
+"""Against a real sshd: no secret leaks, no name runs as a command, and a device's files are its user's alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _own_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Watch:
-    """Reads every process's arguments, and the environment of those that name `root`, as long as it runs."""
+    """A watch on the arguments of every process, and on the environment of the agents below `root`."""
 
     def __init__(self, root: Path) -> None:
         self.leaks: set[str] = set()
@@ -86,7 +86,7 @@ def leaked(content: bytes) -> bool:
 
 
 def on_a_terminal(*args: str) -> tuple[int, bytes]:
-    """Run edgephi on a terminal and type the passphrase when it is asked for; exit code, and what it drew."""
+    """Run edgephi on a terminal, and type the passphrase when asked; returns the exit code and the output."""
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-m", "toolkit", *args])
@@ -95,7 +95,7 @@ def on_a_terminal(*args: str) -> tuple[int, bytes]:
         if select.select([terminal], [], [], 1)[0]:
             try:
                 data = os.read(terminal, 65536)
-            except OSError:  # its end, in Linux's words
+            except OSError:  # Linux reports the terminal's end so
                 break
             if not data:
                 break
@@ -163,7 +163,7 @@ NASTY = [
 
 @needs_sshd
 def test_no_name_on_a_device_is_read_by_a_shell(tmp_path: Path) -> None:
-    """Target files can't have such names; the layer below doesn't count on that."""
+    """Target files can't have such names, but the layer below doesn't rely on that."""
     login_folder = Path(pwd.getpwuid(os.geteuid()).pw_dir)
     with PrivateSshd(tmp_path / "server") as server:
         transport = SshTransport(address_of(server))
@@ -189,7 +189,7 @@ def test_no_name_on_a_device_is_read_by_a_shell(tmp_path: Path) -> None:
 
 
 def exposed(folder: Path) -> list[str]:
-    """What others than its user could reach below a folder, were it not for its own mode; links don't count."""
+    """Paths whose own modes open them to other users: files to writes, folders to any access. Links don't count."""
     found = []
     for path in (folder, *folder.rglob("*")):
         status = path.lstat()

@@ -33,7 +33,7 @@ pytestmark = [needs_sshd, pytest.mark.usefixtures("config")]
 
 def test_a_server_that_others_are_logging_in_to(tmp_path: Path) -> None:
     with PrivateSshd(tmp_path / "device", extra_config="MaxStartups 1:100:1") as server:
-        # Until the connection is over that waited for the start.
+        # The server counts the connection that tested its start until that one is closed.
         while (other := socket.create_connection(("127.0.0.1", server.port))).recv(4) != b"SSH-":
             other.close()
         threading.Timer(0.8, other.close).start()
@@ -97,7 +97,7 @@ exec "$(cat {chosen})" -c "$SSH_ORIGINAL_COMMAND"
 
 @pytest.fixture(scope="module")
 def any_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateSshd, Path]]:
-    """A server that gives its commands to the shell whose name a file has, as sshd does with login shells."""
+    """A server that runs its commands in the shell that a file names, as sshd does in a login shell."""
     folder = tmp_path_factory.mktemp("shells")
     shim, chosen = folder / "shim", folder / "chosen"
     shim.write_text(SHIM.format(chosen=chosen))
@@ -109,7 +109,7 @@ def any_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Privat
 
 @pytest.mark.parametrize("shell", ["bash", "dash", "zsh", "fish", "tcsh"])
 def test_login_shells(any_shell: tuple[PrivateSshd, Path], shell: str) -> None:
-    """Each prints something by itself before a command does."""
+    """Each shell prints a welcome before the command's output."""
     if not IN_CI and shutil.which(shell) is None:
         pytest.skip(f"needs {shell}")
     server, chosen = any_shell
@@ -141,7 +141,7 @@ def test_a_login_shell_that_prints_before_sftp(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """PAM's rules for an sshd of another name: who says `open sesame` may come in. Returns that sshd."""
+    """PAM's rules for an sshd of another name: the password is `open sesame`. Returns that sshd."""
     check = tmp_path / "check"
     check.write_text("#!/bin/sh\ntr -d '\\0' | grep -qx 'open sesame'\n")
     check.chmod(0o755)
@@ -159,7 +159,7 @@ def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 class Person:
-    """Answers what it is asked, and remembers the questions."""
+    """A person who gives the prepared answers, and remembers the questions."""
 
     def __init__(self, *answers: str, pause_s: float = 0.0) -> None:
         self.asked: list[str] = []
@@ -179,7 +179,7 @@ PAM = "UsePAM yes\nPermitRootLogin yes\nKbdInteractiveAuthentication yes\n"
 @needs_root
 @pytest.mark.parametrize("methods", ["publickey,keyboard-interactive", "keyboard-interactive", "password"])
 def test_a_question_of_pam(pam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str) -> None:
-    """Who answers takes longer than the link may be silent."""
+    """The person takes longer to answer than the link may be silent."""
     monkeypatch.setattr(ssh_link, "KEEPALIVE_S", 0.2)
     monkeypatch.setattr(ssh_link, "SILENCE_S", 0.6)
     extra = f"{PAM}PasswordAuthentication yes\nAuthenticationMethods {methods}"

@@ -1,4 +1,4 @@
-"""Logging in as people have it set up: addresses, known hosts, certificates, agents, hops. The servers are real."""
+"""Logins in the ways that people set up: addresses, known hosts, certificates, agents, hops. The servers are real."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def keygen(*arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The key of somebody who certifies users and hosts."""
+    """The key of an authority that certifies users and hosts."""
     path = tmp_path_factory.mktemp("authority") / "ca"
     keygen("-t", "ed25519", "-N", "", "-C", "", "-f", path)
     return path
@@ -38,7 +38,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSshd]:
-    """On IPv6 too; trusts the authority, which has certified its ECDSA host key; one session on a connection."""
+    """A server, on IPv6 too, with a certified ECDSA host key, which trusts the authority; one session a connection."""
     folder = tmp_path_factory.mktemp("server")
     host_key = folder / "host_ecdsa"
     keygen("-t", "ecdsa", "-N", "", "-f", host_key)
@@ -55,7 +55,7 @@ Banner {folder}/banner
         yield running
 
 
-# --- addresses and what known_hosts says of them ---
+# --- addresses and their entries in known_hosts ---
 
 
 def test_ipv6(server: PrivateSshd, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_an_agent_that_only_the_configuration_names(server: PrivateSshd, config:
 
 
 def test_the_agents_keys_that_the_configuration_names(server: PrivateSshd, config: Path, tmp_path: Path) -> None:
-    """Whether by the public part alone, as with keys on a token, or by an encrypted key without one."""
+    """The configuration names a key by its public file alone, as with a token, or by an encrypted private file."""
     wrong, right = new_key(tmp_path, "wrong"), tmp_path / "right"
     shutil.copy(server.identity_file, right)
     (tmp_path / "right.pub").write_text(subprocess.check_output(["ssh-keygen", "-y", "-f", right], text=True))
@@ -221,7 +221,7 @@ def test_the_agents_keys_that_the_configuration_names(server: PrivateSshd, confi
 
 
 def hops(server: PrivateSshd, authority: Path, config: Path, way: str) -> None:
-    """`first` and `second` are the server; `inner` is it too, by a way of its own."""
+    """Configure `first`, `second` and `inner`, all of them the server; only `inner` has `way`."""
     known = config.with_name("known")
     known.write_text(f"@cert-authority * {authority.with_suffix('.pub').read_text()}")
     common = (

@@ -37,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[PrivateSshd]:
 
 @pytest.fixture(params=[SshTransport, OpenSshTransport])
 def client(request: pytest.FixtureRequest) -> type[Client]:
-    """Either SSH client; its class opens a connection to an address."""
+    """The class of each SSH client in turn, which opens a connection to an address."""
     found: type[Client] = request.param
     return found
 
@@ -66,7 +66,7 @@ def test_one_connection_starts_more_commands_than_max_sessions(client: type[Clie
 
 
 def test_max_sessions_with_the_systems_ssh(tmp_path: Path) -> None:
-    """paramiko's connection gets another one beside it."""
+    """OpenSSH's client reports the refusal; the paramiko client would open another connection."""
     with (
         PrivateSshd(tmp_path / "device", max_sessions=1) as server,
         closing(OpenSshTransport(address_of(server))) as transport,
@@ -156,7 +156,7 @@ def ssh(address: Address, *command: str) -> list[str]:
 
 @pytest.fixture
 def aliased(server: PrivateSshd, config: Path, tmp_path: Path) -> Address:
-    """The server as `board` of an included configuration file; the target says nothing but the alias."""
+    """The server as `board` of an included configuration file; the target has only the alias."""
     (tmp_path / "boards").write_text(
         f"Host board\n  HostName 127.0.0.1\n  Port {server.port}\n  User {server.user}\n"
         f"  IdentityFile {server.identity_file}\n  UserKnownHostsFile {server.known_hosts}\n"

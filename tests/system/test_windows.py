@@ -56,7 +56,7 @@ def shell(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def server(shell: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WindowsServer]:
-    """With the tools and the facts of a laptop, and a message of the day, which sshd prints before every command."""
+    """The server, with a laptop's tools and facts, and a message of the day that sshd prints before every command."""
     profiles = tmp_path / "config" / "profiles"
     profiles.mkdir(parents=True)
     packages = json.dumps(list(local_packages()))
@@ -85,7 +85,7 @@ def target_of(server: WindowsServer, **fields: object) -> Target:
 
 
 def give_runtime(device: Device, root: Path, runtimes: Path) -> None:
-    """This machine's runtime where Windows has one: it can't be installed from Windows' wheels here."""
+    """Put this machine's runtime where Windows would have its own: Windows' wheels can't be installed here."""
     probe = device.ask(TakeProbe())
     wanted = root / "runtimes" / describe(device.target, device.profile, probe).lock
     real = next(path for path in runtimes.iterdir() if (path / "ready.json").is_file())
@@ -140,7 +140,7 @@ def files(tmp_path: Path) -> list[Upload]:
 
 
 def installed(device: Device, files: list[Upload]) -> str:
-    """A release of plain files."""
+    """Install a release of plain files."""
     follow(push(device, files))
     artifacts = [{"path": f"a/{f.source.name}", "sha256": f.sha256, "size_bytes": f.size_bytes} for f in files]
     text = json.dumps({"artifacts": artifacts})

@@ -1,4 +1,4 @@
-"""An install root with the agent's file alone."""
+"""Fixtures for the agent on a device: an install root that holds the agent's file alone."""
 
 from __future__ import annotations
 

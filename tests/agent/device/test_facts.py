@@ -1,4 +1,4 @@
-"""The probe on boards that weren't at hand, and each of its parsers on what it mustn't misread."""
+"""The probe on boards that weren't at hand, and each of its parsers on texts that it mustn't misread."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ cut off
         ("/home/pi", "/dev/root"),
         ("/mnt/a disk/x", "/dev/sda1"),
         ("/mnt/a diskette", "/dev/root"),
-        # Two lie over each other: the later one is seen.
+        # Of two mounts at one place the later one is seen.
         ("/srv/edgephi", "/dev/nvme0n1p1"),
     ],
 )

@@ -142,7 +142,7 @@ def test_common_prefix() -> None:
 
 def test_comparing_a_table_with_itself_and_with_another() -> None:
     numpy = pytest.importorskip("numpy")
-    # More rows than are compared at once.
+    # More rows than the agent normalizes at once.
     logits = numpy.random.default_rng(0).normal(size=(150, 7)).astype(numpy.float32)
     likelihood.normalize(logits)
     tokens = [index % 7 for index in range(151)]

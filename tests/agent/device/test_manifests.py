@@ -1,4 +1,4 @@
-"""Hostile manifests and signatures on the device: refused there too, before anything is touched."""
+"""Hostile manifests and signatures on the device: the agent refuses them too, before it changes anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent pulls by itself: from real registries and mirrors, and from servers that nobody should trust."""
+"""Pulls by the agent itself: from real registries and mirrors, and from servers that it mustn't trust."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def pull(
     root: Path, *urls: str, tell: dict[str, Any] | None = None, env: dict[str, str] | None = None, **params: Any
 ) -> list[dict[str, Any]]:
-    """Every message of one request; who is asked for an authorization is told `tell`."""
+    """Every message of one request; the answer to a request for an authorization is `tell`."""
     request = {"protocol": 1, "op": "pull", "by": "test", "artifacts": [ARTIFACT], "sources": urls} | params
     argv = [sys.executable, "-u", str(root / "agent" / "agent.pyz")]
     with subprocess.Popen(
@@ -100,7 +100,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRegistry]:
 
 
 def fill(running: LocalRegistry, folder: Path) -> None:
-    """Have BYTES in the registry, as a part of a bundle."""
+    """Put BYTES into the registry, as a part of a bundle."""
     from tests.support.builds import follow
     from toolkit.bundle.registry import parse_place
     from toolkit.bundle.registry.transfer import push_bundle
@@ -160,7 +160,7 @@ def test_a_mirror_of_the_real_kind(root: Path, there: LocalRegistry, tmp_path: P
     with registry(tmp_path / "mirror", upstream=f"http://{there.host}") as mirror:
         assert "result" in pull(root, url_of(mirror), url_of(there))[-1]
         assert arrived(root) == BYTES
-        # It keeps what passes, but not before it has passed.
+        # The mirror keeps a blob only after it has passed.
         deadline = time.monotonic() + 60
         while not mirror.blob(SHA256).exists() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -205,7 +205,7 @@ def test_tls_is_verified(root: Path, tmp_path: Path) -> None:
         assert f"localhost:{secure.port}: answers 404 Not Found" in trusting
 
 
-# --- what other files on the device have already ---
+# --- content that other files on the device have already ---
 
 PARTS = (BYTES[: 2 * MIB], BYTES[2 * MIB : 3 * MIB], BYTES[3 * MIB : 3 * MIB + 9], BYTES[3 * MIB + 9 :])
 CUT = ARTIFACT | {"blocks": listed(*PARTS)}

@@ -1,4 +1,4 @@
-"""What the agent copies from files that are there into those that are lacking, and what it does with wrong lists."""
+"""The agent's copying of parts from present files into missing ones, and its handling of wrong lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B, C, D = (hashlib.shake_256(b"%d" % length).digest(length) for length in (2 
 
 
 def reuse(root: Path, *parts: bytes) -> tuple[int, Path]:
-    """Bytes that were copied, and where the file arrives."""
+    """Ask for a file of these parts; returns the copied bytes and the path at which it arrives."""
     whole = b"".join(parts)
     file = {"sha256": sha256(whole), "size_bytes": len(whole), "blocks": listed(*parts)}
     answer = ask(root, "reuse", files=[file])
@@ -87,7 +87,7 @@ def test_a_file_that_lost_its_end_is_not_read(root: Path) -> None:
 def test_a_list_that_is_damaged_or_lies_leads_to_nothing(root: Path, text: str) -> None:
     name = install_parts(root, A, C)
     kept = root / "blocks" / f"{name}.json"
-    # Says that other parts lie there: their hashes are asked of what is copied.
+    # The list names other parts than the file has: the agent checks the hash of each part that it copies.
     kept.write_text(json.dumps([[len(A), sha256(C)], [len(C), sha256(A)]]) if text == "NAMES OTHERS" else text)
     assert reuse(root, A, C, D)[0] == 0
     kept.rename(kept.with_name("..%2f..%2fetc.json"))

@@ -1,4 +1,4 @@
-"""The agent's store: who holds its locks, what verifying and pruning leave after a kill at any point."""
+"""The agent's store: the holders of its locks, and its state after a verify or prune that is killed at any point."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_verify_reads_every_release_and_says_what_is_wrong_in_each(root: Path, t
     damaged.write_bytes(b"S" * 1000)
     (root / "releases" / three[1] / "own").unlink()
     found = {entry["release"]: entry["damaged"] for entry in ask(root, "verify")["result"]["releases"]}
-    # The shared file is one on the disk.
+    # The releases' shared file is a single file on the disk.
     assert found == {three[0]: ["shared"], three[1]: ["own", "shared"], three[2]: ["shared"]}
 
 
@@ -140,7 +140,7 @@ def test_what_is_sent_afresh_is_given_to_every_release_that_had_it(root: Path, t
 
 @pytest.mark.parametrize("keep", [0, 1])
 def test_prune_killed_at_any_point_leaves_everything_that_is_named(root: Path, three: list[str], keep: int) -> None:
-    """The same steps as in the agent, ended after each system call that changes the disk."""
+    """The real agent is ended before each system call that changes the disk."""
     script = (
         "import os, runpy, sys\n"
         "left = int(sys.argv[1])\n"

@@ -1,4 +1,4 @@
-"""Challenges, and whom a secret may be told."""
+"""Challenges, and the servers that a secret may be sent to."""
 
 from __future__ import annotations
 

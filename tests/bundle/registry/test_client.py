@@ -120,7 +120,7 @@ def test_tokens(tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match="'anna' may pull from it"):
             at(running.host, "closed/nano").has_blob(LAYER)
         (tmp_path / "docker/config.json").unlink()
-        # Public repositories have tokens for everybody.
+        # For public repositories everybody gets a token.
         assert get(at(running.host, "open/nano"), tmp_path / "open") == BYTES
         with pytest.raises(RegistryError, match="nobody without a password may pull"):
             at(running.host, "closed/nano").has_blob(LAYER)
@@ -168,7 +168,7 @@ def test_a_registry_without_tls_is_told_as_one(open_registry: LocalRegistry, mon
 
 
 class Tunnels:
-    """An HTTP proxy that knows CONNECT alone, and takes every name for this machine."""
+    """An HTTP proxy that knows only CONNECT, and connects to this machine whatever the name."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -211,7 +211,7 @@ def test_nobody_there() -> None:
 
 
 class Connections:
-    """A server's connections, by the port at the other end; how many requests each has carried."""
+    """The number of requests on each of a server's connections, by the client's port."""
 
     def __init__(self) -> None:
         self.requests: dict[int, int] = {}
@@ -225,7 +225,7 @@ class Connections:
 @pytest.mark.parametrize("whose", ["the registry's own", "another one"])
 @pytest.mark.parametrize("refusal", [b'{"errors": [{"code": "UNAUTHORIZED"}]}', b"x" * MIB], ids=["short", "long"])
 def test_a_token_server_while_the_refusal_is_unread(tmp_path: Path, whose: str, refusal: bytes) -> None:
-    """The registry's answer still occupies its connection when its tokens are asked for."""
+    """The registry's refusal still occupies its connection when the client asks for a token."""
     kept = Connections()
 
     def give(handler: BaseHTTPRequestHandler) -> None:
@@ -248,18 +248,18 @@ def test_a_token_server_while_the_refusal_is_unread(tmp_path: Path, whose: str, 
                 assert registry.small_blob(LAYER, 4 * MIB) == BYTES
         assert len(there.asked) + len(other.asked) == 8
         assert len([path for _, path, _ in (*there.asked, *other.asked) if path.startswith("/token")]) == 1
-        # One more for the tokens, and another where a long refusal isn't worth reading.
+        # At most one connection more: for the token, or in place of one with a long refusal that isn't read to its end.
         assert len(kept.requests) <= 2 and max(kept.requests.values()) >= 6
 
 
 def test_a_connection_that_was_closed_meanwhile_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upload sends nothing twice by itself; so it mustn't begin on a connection that nobody listens to any more."""
+    """An upload repeats no request by itself; so it mustn't start one on a connection that the server has closed."""
     monkeypatch.setattr(client, "_pause", lambda *_: pytest.fail("a request went astray"))
     uploads, closed = Uploads([]), threading.Event()
 
     def closing(handler: BaseHTTPRequestHandler) -> None:
         uploads(handler)
-        # It doesn't say so, as servers don't whose patience ends.
+        # The server doesn't announce the close, like servers that close idle connections.
         handler.close_connection = True
 
     with Server(closing) as there, at(there.host, write=True) as registry:
@@ -296,7 +296,7 @@ def test_each_of_several_challenges_counts() -> None:
 
 
 def test_what_is_sent_compressed_stays_as_it_is() -> None:
-    """A layer's digest is that of what passes; nor may few bytes become many."""
+    """A layer's digest is that of the transferred bytes; and a few bytes mustn't decompress into many."""
     with Server(lambda handler: reply(handler, 200, BYTES, Content_Encoding="gzip")) as there:
         assert at(there.host).small_blob(LAYER, 4 * MIB) == BYTES
         assert there.asked[0][2]["Accept-Encoding"] == "identity"
@@ -322,7 +322,7 @@ def test_a_redirect_takes_no_credentials_to_another_host(tmp_path: Path) -> None
         with Server(redirect) as there:
             docker_login(tmp_path / "docker", there.host)
             assert get(at(there.host), tmp_path / "part") == BYTES
-            # On the same host it is asked for.
+            # On the same host the credentials are sent again.
             assert len(there.authorizations()) == 2
         assert len(storage.asked) == 1 and storage.authorizations() == []
 
@@ -352,8 +352,8 @@ def test_what_is_uploaded_stays_with_the_registry(tmp_path: Path) -> None:
 
 
 class Uploads:
-    """A registry that keeps what it has of an upload, as the specification says; its links break in the middle of
-    steps, after so many bytes in all."""
+    """A registry that keeps the part of an upload that has arrived, as the specification says; its links break in the
+    middle of a request, when the total of arrived bytes reaches the next number in `breaks`."""
 
     def __init__(self, breaks: list[int]) -> None:
         self.breaks, self.arrived, self.forgets = breaks, b"", False

@@ -1,4 +1,4 @@
-"""Where credentials come from: files of docker and podman, and helpers."""
+"""The sources of credentials: files of docker and podman, and helpers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(path: Path, **config: Any) -> Path:
 
 
 def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """A credential helper called `test`, which keeps its arguments and what it is asked."""
+    """Install a credential helper called `test`, which keeps its arguments and its input."""
     folder = tmp_path / "bin"
     folder.mkdir()
     program = folder / "docker-credential-test"

@@ -1,4 +1,4 @@
-"""Places in registries, and manifests that a hostile one may send."""
+"""Places in registries, and manifests that a hostile registry may send."""
 
 from __future__ import annotations
 

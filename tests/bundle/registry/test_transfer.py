@@ -1,4 +1,4 @@
-"""Bundles to a real registry and back: what is sent, what isn't again, cuts, tags that move, hostile manifests."""
+"""Bundles to a real registry and back: content that is sent once only, cuts, moved tags, hostile manifests."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_what_is_not_there(there: LocalRegistry, place: Place, bundle: Bundle, t
     for name in ({"tag": "v9"}, {"digest": "sha256:" + "a" * 64}):
         with pytest.raises(RegistryError, match="no such"):
             follow(pull_bundle(Place(place.host, place.repository, **name)))  # type: ignore[arg-type]
-    # A registry whose collector was too eager.
+    # As if the registry's garbage collector had removed a blob in use.
     there.blob(next(a.sha256 for a in bundle.manifest.artifacts if a.path == "model.onnx")).unlink()
     with pytest.raises(RegistryError, match=r"hasn't model\.onnx"):
         follow(pull_bundle(place, into=tmp_path / "pulled"))
@@ -218,7 +218,7 @@ def layers_of(bundle: Bundle) -> list[dict[str, object]]:
 
 
 def serving(bundle: Bundle, layers: list[dict[str, object]], **blobs: bytes) -> Server:
-    """A registry with these layers in its manifest; what they are of comes from the bundle, or is told here."""
+    """A registry with these layers in its manifest; their content comes from the bundle or from `blobs`."""
     value = json.loads(image_manifest("nano", [])) | {"layers": layers}
     known = {a.sha256: (bundle.path / a.path).read_bytes() for a in bundle.manifest.artifacts}
     known |= {bundle.id: bundle.manifest_text.encode()} | blobs

@@ -44,7 +44,7 @@ class Phi3SmallConfig(PreTrainedConfig):
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads
         self.ff_intermediate_size = ff_intermediate_size
-        # Runtimes look for it under this name.
+        # Runtimes look for the feed-forward size under this name.
         self.intermediate_size = ff_intermediate_size
         self.gegelu_limit = gegelu_limit
         self.layer_norm_epsilon = layer_norm_epsilon

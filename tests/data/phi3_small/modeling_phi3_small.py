@@ -1,4 +1,4 @@
-"""Phi-3-small in plain torch: what the published code computes, without its GPU kernels.
+"""Phi-3-small in plain torch: the same computation as the published code, without its GPU kernels.
 
 Block-sparse attention (every n-th layer is dense), GEGELU, muP scaling, LayerNorm and biases everywhere, tied
 head. It is written for comparison: the sparse pattern becomes a mask, and every text begins at position 0.
@@ -35,9 +35,9 @@ def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
 
 
 def block_mask(config: Phi3SmallConfig, tokens: int) -> Tensor:
-    """Which blocks of keys each block of queries sees: (heads, tokens, tokens), causality not included.
+    """The mask of blocks of keys that each block of queries sees: (heads, tokens, tokens), without causality.
 
-    The nearest blocks, and every n-th one, whose offset differs from head to head.
+    A block sees the nearest blocks, and every n-th one, whose offset differs from head to head.
     """
     blocks = -(-tokens // config.blocksparse_block_size)
     step = max(1, config.blocksparse_vert_stride // config.num_attention_heads)

@@ -1,3 +1,3 @@
-"""Where the published model keeps its tokenizer: in code that a build has no need to run."""
+"""The place of the published model's tokenizer: code that no build needs to run."""
 
 raise SystemExit("the tokenizer's code ran")

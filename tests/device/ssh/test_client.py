@@ -1,4 +1,4 @@
-"""What is particular to SSH: host keys, logins, refusals. The server is the embedded one."""
+"""Features of SSH: host keys, logins, refusals. The server is the embedded one."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_unreadable_key(address: Address, tmp_path: Path) -> None:
 
 @pytest.fixture
 def locked(address: Address, tmp_path: Path) -> Address:
-    """The right key, encrypted with the passphrase `secret`."""
+    """The address with the right key, encrypted with the passphrase `secret`."""
     assert address.identity_file is not None
     key = tmp_path / "locked"
     key.touch(mode=0o600)
@@ -222,7 +222,7 @@ def test_password_is_asked_for_once(address: Address, monkeypatch: pytest.Monkey
 
 
 class Questions:
-    """keyboard-interactive as paramiko's own server does it: in rounds, each of several questions."""
+    """keyboard-interactive on paramiko's own server: rounds of several questions each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *rounds: list[tuple[str, str]], noise: str = "") -> None:
         self._rounds = list(rounds)

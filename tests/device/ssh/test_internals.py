@@ -1,4 +1,4 @@
-"""What paramiko doesn't offer and `internals` uses all the same: it is there, it works, and nobody else names it.
+"""The undocumented parts of paramiko that `internals` uses: they exist, they work, and no other module names them.
 
 The package's modules are imported inside the tests: without one of these parts none of them can be.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from toolkit.emulate import EmbeddedServer
 
 INTERNALS = REPO / "toolkit/device/ssh/internals.py"
-# Each part, and what edgephi can't do without it.
+# Each part, and the feature of edgephi that needs it.
 PARTS = {
     "paramiko.agent.AgentSSH._connect": "agents at sockets of their own (IdentityAgent)",
     "paramiko.common.MSG_CHANNEL_REQUEST": "telling a command that was killed from a cut link",
@@ -54,14 +54,14 @@ PARTS = {
     "paramiko.Transport._really_parse_kex_init": "saying what a server offers when there is nothing in common",
     "paramiko.Transport._send_user_message": "sending messages of our own: bursts of packets, signals, questions",
 }
-# Of an object that has been made, by what makes one.
+# Private attributes of an SFTP client's object, and the feature that needs each.
 OF_SESSIONS = {
     "_expecting": "writes whose acknowledgements all count",
     "_lock": "writes whose acknowledgements all count",
 }
-# What paramiko calls of ours.
+# The private methods of ours that paramiko calls.
 CALLED = {"_async_response": "writes whose acknowledgements all count"}
-# Without `_`, but in no documentation.
+# Names without `_` that no documentation has.
 UNDOCUMENTED = {
     "Channel": ("closed", "eof_received", "exit_status", "lock", "out_window_size", "remote_chanid", "status_event"),
     "SFTPClient": ("request_number",),
@@ -178,7 +178,7 @@ def test_the_window_is_taken_from(connection: SshTransport) -> None:
         before = channel.out_window_size
         taken = take(1000)
         assert (taken, channel.out_window_size) == (1000, before - 1000)
-        # Never more than a packet takes.
+        # The window never gives more than a packet holds.
         assert 1000 < take(1 << 30) <= channel.out_max_packet_size
     channel.close()
     with channel.lock:
@@ -226,7 +226,7 @@ def test_requests_without_a_method_of_their_own(connection: SshTransport, embedd
     assert path.read_bytes() == b"there"
     sftp_request(sftp, OPEN, str(path), TO_WRITE | TO_TRUNCATE, private)
     assert path.read_bytes() == b""
-    # A real server's answer to this one is tests/device/test_transport.py's; the embedded one doesn't know it.
+    # tests/device/test_transport.py asks a real server this; the embedded one doesn't know the request.
     with pytest.raises(OSError, match="unsupported"):
         sftp_request(sftp, EXTENDED, "statvfs@openssh.com", "/")
 
@@ -247,7 +247,7 @@ def test_answers_come_later_and_refusals_among_them(
         assert upload.acknowledged == len(content)
     assert (embedded.root / "arrived").read_bytes() == content
     with FileIO(tmp_path / "source") as source:
-        # The handle is closed: the server refuses, and only its answer tells.
+        # The handle is closed: the server refuses the write, which only its later answer tells.
         upload = PipelinedWrite(connection._files(), file, 0, connection._send_all)
         upload.write(upload.read(source, 1000))
         with pytest.raises(OSError, match="Invalid handle"):
@@ -295,7 +295,7 @@ def private(name: str) -> bool:
 
 
 def defined(tree: ast.AST) -> set[str]:
-    """The names that a module gives to things of its own: functions, classes, what it assigns to."""
+    """The names that a module defines: functions, classes, variables and attributes of `self`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -333,7 +333,7 @@ def test_nobody_else_names_a_private_part() -> None:
         own, place = defined(tree), path.relative_to(REPO)
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr in PRIVATE:
-                # `self._lock` is a module's own where it makes one.
+                # `self._lock` is a module's own name when the module assigns it.
                 mine = isinstance(node.value, ast.Name) and node.value.id == "self" and node.attr in own
                 found += [] if mine else [f"{place}:{node.lineno}: .{node.attr}"]
             elif isinstance(node, ast.Constant) and node.value in PRIVATE:
@@ -342,7 +342,7 @@ def test_nobody_else_names_a_private_part() -> None:
 
 
 def test_everybody_else_takes_what_paramiko_exports() -> None:
-    """None of its modules, and nothing that begins with `_`."""
+    """Other modules use none of paramiko's submodules, and no name that begins with `_`."""
     found = []
     for path in sources("toolkit", "tests"):
         for node in ast.walk(parsed(path)):
@@ -363,7 +363,7 @@ def exported(name: str) -> bool:
 
 
 def test_modules_beside_it_use_private_names_of_their_own_alone() -> None:
-    """What isn't in the list above either: a private name that no module of ours defines must be somebody else's."""
+    """This also finds private names beyond the lists above: a name that no module of ours defines must be foreign."""
     paths = sources("toolkit/device", "toolkit/emulate")
     trees = {path: parsed(path) for path in paths}
     own = set[str]().union(*map(defined, trees.values()), defined(parsed(INTERNALS)))

@@ -22,7 +22,7 @@ Client = type[SshTransport] | type[OpenSshTransport]
 
 @dataclass(frozen=True)
 class Route:
-    """A client, and a server that it reaches by `relay` alone; `root` is a folder that the server writes to."""
+    """A client, and a server that it reaches only through `relay`; `root` is a folder that the server writes to."""
 
     client: Client
     direct: Address
@@ -57,7 +57,7 @@ def large(folder: Path) -> Path:
 
 
 def break_after(steps: Iterator[int], byte_count: int, fault: Callable[[], None]) -> int:
-    """Let a transfer come that far, have the fault happen and see how it ends; returns how far it had come."""
+    """Cause the fault after that many bytes of a transfer, which must then fail; returns the bytes until the fault."""
     done = 0
     while done < byte_count:
         done += next(steps)

@@ -1,4 +1,4 @@
-"""What is particular to OpenSSH's client: what it may decide, how it fails, and that nothing of it stays behind."""
+"""Features of OpenSSH's client: the decisions left to it, its failures, and its end without remains."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ pytestmark = needs_sshd
 
 @pytest.fixture
 def address(sshd: PrivateSshd, tmp_path: Path) -> Address:
-    """The server with a known_hosts file of the test's own, in a folder whose name ssh would take apart."""
+    """The server with the test's own known_hosts file, in a folder whose name ssh would split."""
     known = tmp_path / "with blanks and %h" / "known_hosts"
     known.parent.mkdir()
     known.write_text(sshd.known_hosts.read_text())

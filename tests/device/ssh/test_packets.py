@@ -1,4 +1,4 @@
-"""Packets that paramiko doesn't seal: the same on the wire, whatever the cipher, through new keys and small windows."""
+"""Packets that edgephi seals instead of paramiko: the same on the wire with any cipher, new keys and small windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.emulate import EmbeddedServer, PrivateSshd
 
 
 def sent_and_compared(server: PrivateSshd | EmbeddedServer, tmp_path: Path, size: int) -> SshTransport:
-    """The transport that a file went over, which the caller closes."""
+    """Send a file and compare what arrived; returns the open transport."""
     (tmp_path / "source").write_bytes(os.urandom(size))
     transport = SshTransport(address_of(server))
     list(transport.put(tmp_path / "source", str(server.root / "arrived")))

@@ -1,4 +1,4 @@
-"""Judgements on probes: of boards that are written down, and of this and that being wrong with them."""
+"""Judgements on probes: of recorded boards, and of the same boards with faults."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_board_with_its_profile(board: str, profile: str, expected: dict[str, 
     assert found["profile"].state == "ok", found["profile"]
     assert found["install root"].state == "ok"
     assert {name: found[name].state for name in expected} == expected
-    # Free space is this machine's.
+    # The free disk space is that of the machine that runs the test.
     failed = {name for name, check in found.items() if check.state == "failed"} - {"disk"}
     assert failed == {name for name, state in expected.items() if state == "failed"}
 

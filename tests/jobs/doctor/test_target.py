@@ -64,7 +64,7 @@ def write_file(kind: str, name: str, facts: dict[str, Any]) -> Path:
 
 
 def examine(name: str = "pi5") -> dict[str, Check]:
-    """All checks by name; there is one of each, in their order, unless a failure moved it."""
+    """All checks by name, one of each."""
     found = list(examine_target(name))
     assert sorted(check.name for check in found) == sorted(EVERYTHING)
     return {check.name: check for check in found}
@@ -75,7 +75,7 @@ def failed(found: dict[str, Check]) -> list[str]:
 
 
 def assert_stops_at(found: dict[str, Check], name: str) -> Check:
-    """Everything before `name` is fine, everything behind it wasn't looked at."""
+    """Assert that every check before `name` passed or was skipped, and that those after it were skipped; returns it."""
     assert failed(found) == [name]
     place = EVERYTHING.index(name)
     assert {found[before].state for before in EVERYTHING[:place]} <= {"ok", "skipped"}
@@ -266,7 +266,7 @@ def test_a_python_that_only_the_profile_refuses(embedded: EmbeddedServer, tmp_pa
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """A disk that was remounted read-only, as after an error of an SD card."""
+    """Remount a disk read-only, as the kernel does after an error of an SD card."""
     subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
     try:
         yield
@@ -298,7 +298,7 @@ def test_a_read_only_disk_with_the_agent_on_it(embedded: EmbeddedServer, tmp_pat
             found = examine()
     assert failed(found) == ["install root", "disk"]
     assert found["install root"].seen == f"{disk}/edgephi can't be written to: Read-only file system"
-    # The agent answers all the same, and so does everything that it tells.
+    # The agent answers all the same, and so do the checks of its facts.
     assert found["agent"].state == "ok"
     assert found["disk"].seen.endswith("(tmpfs, tmpfs): not even the runtime fits")
 

@@ -1,4 +1,4 @@
-"""Which devices when, when to stop, and the record that is kept."""
+"""The waves of a rollout, the condition that stops it, and its record."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def int4() -> Bundle:
 
 @pytest.fixture
 def unsent(tmp_path: Path) -> Bundle:
-    """A bundle of three small files, for rollouts that get no further than the door."""
+    """A bundle of three small files, for rollouts that send no file."""
     return make(tmp_path / "unsent")
 
 
@@ -65,13 +65,13 @@ def states(rollout: Rollout) -> dict[str, str]:
 
 
 def said_by(target: str, events: list[Event]) -> list[str]:
-    """The steps of one device; those that were found done begin with `=`."""
+    """The steps of one device; a step that was already done begins with `=`."""
     found = [event.event for event in events if isinstance(event, DeviceEvent) and event.target == target]
     return [("= " if event.skipped else "") + event.text for event in found if isinstance(event, Step)]
 
 
 def in_waves(events: list[Event]) -> Iterator[tuple[set[str], set[str]]]:
-    """Of each wave the devices that were heard of, and those that were heard of until their end."""
+    """For each wave, the devices with events and the devices that ended in it."""
     heard: set[str] = set()
     ended: set[str] = set()
     for event in events:
@@ -141,7 +141,7 @@ def test_eight_devices_of_which_two_fail_and_the_same_again(int4: Bundle, tmp_pa
     assert again.id == rollout.id and again.created_utc == rollout.created_utc
     assert said_by("d1", events) == [f"= d1: {int4.manifest.name} is active"]
     assert again.devices[0] == rollout.devices[0]
-    # What d6 had isn't sent again; d3 gets everything.
+    # The files that d6 has aren't sent again; d3 gets all of them.
     assert again.devices[5].sent_bytes == 0 < again.devices[2].sent_bytes
     assert pointer(roots["d3"])["release"] == pointer(roots["d6"])["release"] == int4.id
 
@@ -191,7 +191,7 @@ def test_more_failures_than_allowed_stop_it(allowed: int, tried: int, unsent: Bu
     rollout = follow(roll_out(unsent, targets, options))
     assert list(states(rollout).values()) == ["failed"] * tried + ["pending"] * (5 - tried)
     assert rollout.stopped == (f"failed devices: {tried}, allowed: {allowed}" if tried < 5 else None)
-    # The next attempt counts afresh.
+    # The next attempt counts its failures from zero.
     again = follow(roll_out(unsent, targets, options))
     assert states(again) == states(rollout)
 
@@ -290,7 +290,7 @@ def test_a_device_that_goes_away_in_mid_push_is_not_known_any_more(tmp_path: Pat
 def test_ended_while_devices_do_not_answer_it_does_not_wait_for_them(
     unsent: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address that takes connections and then says nothing."""
+    """The device's address accepts connections and then sends nothing."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -329,7 +329,7 @@ def test_what_a_device_has_is_looked_at_and_not_believed(int4: Bundle, tmp_path:
     target, events = here("d1", root), list[Event]()
     follow(roll_out(int4, [target], RolloutOptions()), events)
     assert any(isinstance(e, DeviceEvent) and isinstance(e.event, Progress) and e.event.label == "push" for e in events)
-    # Verified here once, and not for each device.
+    # The bundle is verified here once, and not for each device.
     assert next(event for event in events if isinstance(event, Step)) == Step(f"verify {int4.manifest.name} here")
     assert not [text for text in said_by("d1", events) if text.endswith(" here")]
 

@@ -1,4 +1,4 @@
-"""What a search would try: recipes by the fit plan, settings by the device."""
+"""The candidates of a search: recipes by the fit plan, settings by the device."""
 
 from __future__ import annotations
 

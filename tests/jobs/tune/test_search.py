@@ -60,7 +60,7 @@ def test_each_trial_probes_and_provisions_once(target: Target, monkeypatch: pyte
         *("settle", "probe", "provision"),
         *("probe", "provision", "missing", "hold", "install", "releases", "measure", "bench"),
     ]
-    # Where the second is the better one, both are measured once more.
+    # When the second trial is the better one, both are measured once more.
     again = ["probe", "provision", "missing", "releases", "bench"]
     assert asked[11:] in (again, again * 3)
 
@@ -79,7 +79,7 @@ def test_a_search_ends_in_a_front_a_sentence_and_two_files(target: Target, local
         assert row.report_file in kept_reports()
         assert row.report is not None and row.report.settings == row.point.settings
         assert row.quality["kld_mean"] > 0
-        # The figures of the host stand beside the device's.
+        # The report has the host's quality figures beside the device's.
         assert row.report.quality
     assert any(row.on_front for row in outcome.rows)
     assert outcome.stopped == "3 trials are done"

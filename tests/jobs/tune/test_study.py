@@ -64,7 +64,7 @@ def test_a_process_killed_while_it_writes_leaves_a_usable_study(tmp_path: Path) 
     repo = REPO
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=repo, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    # As if the last line had been cut, and the lock of a write been left.
+    # As if a kill had cut the last line and left the lock of a write.
     with (tmp_path / "study.journal").open("ab") as journal:
         journal.write(b'{"op_code": 4, "wor')
     (tmp_path / "study.journal.lock").touch()

@@ -1,4 +1,4 @@
-"""The Pareto front and what may be said about the best: pure functions of figures."""
+"""The Pareto front and the verdict on the best trial: pure functions of figures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from toolkit.metrics.report import Sample
 
 
 def dominates(one: dict[str, float], other: dict[str, float]) -> bool:
-    """Said anew, by figures: as good in both and better in one. Size is to be small, decode_tps large."""
+    """A second definition, by figures: as good in both and better in one; small sizes and large decode_tps are good."""
     no_worse = one["bundle_bytes"] <= other["bundle_bytes"] and one["decode_tps"] >= other["decode_tps"]
     return no_worse and one != other
 
 
 def clouds() -> list[list[dict[str, float]]]:
     source = random.Random(7)
-    # Few distinct values, so that equal ones happen.
+    # Few distinct values make equal ones likely.
     return [
         [{"bundle_bytes": source.randint(1, 6), "decode_tps": source.randint(1, 6)} for _ in range(size)]
         for size in range(1, 40)
@@ -34,7 +34,7 @@ def test_the_front_is_what_nothing_dominates(points: list[dict[str, float]]) -> 
     for index, point in enumerate(points):
         beaten = any(dominates(other, point) for other in points)
         assert (index in kept) != beaten
-    # Whatever isn't kept is beaten by something that is.
+    # A kept point dominates each point that isn't kept.
     for index, point in enumerate(points):
         assert index in kept or any(dominates(points[other], point) for other in kept)
 
