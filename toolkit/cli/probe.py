@@ -100,7 +100,7 @@ def _value(key: str, value: JsonValue) -> str:
     from toolkit.cli import render
 
     if key.endswith("_bytes") and isinstance(value, int | float):
-        return render.size(value) if "disk" in key else render.memory(value)
+        return render.memory(value) if key.startswith(("ram_", "mem_")) else render.size(value)
     if value in (None, [], {}):
         return "–"
     if isinstance(value, list):
