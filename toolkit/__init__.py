@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
 
@@ -19,8 +18,7 @@ def lazily(package: str, **modules: str) -> Callable[[str], object]:
     def __getattr__(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{homes[name]}"), name)
-        setattr(sys.modules[package], name, value)
+        value: object = getattr(import_module(f"{package}.{homes[name]}"), name)
         return value
 
     return __getattr__

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_hashed(
     small = profile().model_copy(
         update={"hardware": profile().hardware.model_copy(update={"ram_bytes": 100_000_000, "ram_reserved_bytes": 0})}
     )
-    with pytest.raises(ConfigError, match=r"mine-int4-rtn-b32 needs 0\.\d\d GB of memory"):
+    with pytest.raises(ConfigError, match=r"mine-int4-rtn-b32 needs 1\d\d MiB of memory"):
         follow(job.make_job(replace(request(str(folder)), profile=small)))
 
 
