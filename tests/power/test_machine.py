@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.power.machine import Machine
 from tests.support.emulated import files_of
 kernel, disk = files_of(Path(sys.argv[1]))
-machine = Machine(kernel, disk, f"driver=raw,file.driver=file,file.filename={disk}")
+machine = Machine(kernel, disk, "driver=null-co")
 print(machine.port, flush=True)
 machine.power_on()
 """
