@@ -46,6 +46,13 @@ ASKED: dict[type[Answer], Request[Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The answer of the real agent to one probe of this machine."""
+    with connect(make_target(tmp_path_factory.mktemp("probed") / "root")) as device:
+        return device.ask(TakeProbe()).as_json()
+
+
 def changed(value: Any, place: str, new: Any) -> Any:
     """A copy with another value at `place`, as in `releases.0.manifest.name`."""
     copy = json.loads(json.dumps(value))
@@ -131,13 +138,11 @@ def test_an_answer_that_cannot_be_right_is_refused_with_what_is_wrong(
         ("board", "x" * 10_000),
     ],
 )
-def test_a_probe_that_cannot_be_right_is_refused(tmp_path: Path, place: str, bad: Any) -> None:
-    with connect(make_target(tmp_path / "root")) as device:
-        good = device.ask(TakeProbe()).as_json()
-    later = good | {"later": [1]}
+def test_a_probe_that_cannot_be_right_is_refused(tmp_path: Path, probed: dict[str, Any], place: str, bad: Any) -> None:
+    later = probed | {"later": [1]}
     assert impostor(tmp_path, said(tmp_path, "result", later)).ask(TakeProbe()).as_json() == later
     with pytest.raises(AgentError, match=rf"here: the agent's answer to 'probe' can't be right: {place}"):
-        impostor(tmp_path, said(tmp_path, "result", good | {place: bad})).ask(TakeProbe())
+        impostor(tmp_path, said(tmp_path, "result", probed | {place: bad})).ask(TakeProbe())
 
 
 @pytest.mark.parametrize("wrong", [["f" * 64], [SHA256, SHA256]])
