@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from toolkit.emulate.binfmt import find_line, refuse_unusable
+from tests.support.paths import REPO
+from toolkit.emulate.binfmt import find_line, refuse_unusable, register
 from toolkit.errors import ConfigError
 
 ENTRY = "enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: {flags}\noffset 0\nmagic 7f454c46\n"
@@ -35,3 +38,12 @@ def test_the_line_is_the_packages_own(tmp_path: Path) -> None:
     (tmp_path / "qemu-aarch64-static.conf").write_text("# a comment\n:qemu-aarch64:M::magic:mask:/usr/bin/qemu:OPF\n")
     (tmp_path / "qemu-aarch64_be.conf").write_text(":qemu-aarch64_be:M::magic:mask:/usr/bin/other:OPF\n")
     assert find_line(tmp_path) == ":qemu-aarch64:M::magic:mask:/usr/bin/qemu:OPF"
+
+
+@pytest.mark.board
+def test_a_registration_outlives_the_command_that_made_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from toolkit.emulate.binfmt import register; list(register())"], cwd=REPO, check=False
+    )
+    assert done.returncode == 0
+    assert list(register()) == [], "it is there already"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.errors import ConfigError
@@ -13,6 +11,8 @@ from toolkit.events import Service, Step
 
 ENTRY = "qemu-aarch64"
 _MOUNTED = Path("/proc/sys/fs/binfmt_misc")
+# The second place serves where /proc/sys is read-only.
+_PLACES = (_MOUNTED, Path("/run/edgephi-binfmt_misc"))
 _PACKAGED = Path("/usr/lib/binfmt.d")
 _INSTALL_HINT = "apt-get install qemu-user-static"
 _PACKAGE_HINT = "apt-get install --reinstall qemu-user-static"
@@ -23,17 +23,17 @@ def register() -> Service[None]:
 
     Needs root. Raises ConfigError where the kernel refuses, or QEMU's package isn't installed.
     """
-    with _table() as table:
-        entry = table / ENTRY
-        if entry.exists():
-            refuse_unusable(entry.read_text(encoding="utf-8"))
-            return
-        line = _line()
-        yield Step("tell the kernel to run programs for aarch64 in QEMU")
-        try:
-            (table / "register").write_text(line, encoding="utf-8")
-        except OSError as exc:
-            raise ConfigError(f"the kernel doesn't run programs for aarch64: {exc.strerror}: {line[:40]}…") from exc
+    table = _table()
+    entry = table / ENTRY
+    if entry.exists():
+        refuse_unusable(entry.read_text(encoding="utf-8"))
+        return
+    line = _line()
+    yield Step("tell the kernel to run programs for aarch64 in QEMU")
+    try:
+        (table / "register").write_text(line, encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"the kernel doesn't run programs for aarch64: {exc.strerror}: {line[:40]}…") from exc
 
 
 def refuse_unusable(entry: str) -> None:
@@ -64,21 +64,24 @@ def _line() -> str:
     return line
 
 
-@contextmanager
-def _table() -> Iterator[Path]:
-    """The table's folder; where it isn't mounted, as in containers, it is mounted on a temporary one for the block."""
-    if (_MOUNTED / "register").exists():
-        yield _MOUNTED
-        return
-    with tempfile.TemporaryDirectory(prefix="edgephi-binfmt-") as folder:
-        argv = ["mount", "-t", "binfmt_misc", "binfmt_misc", folder]
+def _table() -> Path:
+    """The folder of the kernel's table. Where it isn't mounted, as in containers, it is mounted to stay.
+
+    Since Linux 6.7 a table that isn't mounted anywhere any more loses its entries.
+    """
+    for place in _PLACES:
+        if (place / "register").exists():
+            return place
+    reasons = []
+    for place in _PLACES:
+        with contextlib.suppress(OSError):
+            place.mkdir(exist_ok=True)
+        argv = ["mount", "-t", "binfmt_misc", "binfmt_misc", str(place)]
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ConfigError(
-                f"this machine's kernel can't be told of programs for other CPUs: {done.stderr.strip()}",
-                "in a container, the machine below it has to do that: install qemu-user-static there",
-            )
-        try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", folder], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode == 0:
+            return place
+        reasons.append(done.stderr.strip())
+    raise ConfigError(
+        f"this machine's kernel can't be told of programs for other CPUs: {reasons[-1]}",
+        "in a container, the machine below it has to do that: install qemu-user-static there",
+    )
