@@ -175,6 +175,19 @@ def _distrust(value: Any, levels: int, refused: "re.Pattern[str]") -> None:
         _distrust(item, levels - 1, refused)
 
 
+def name_problem(name: str) -> str | None:
+    """The reason why what is written under a name couldn't be read or told apart again; None when it can be.
+
+    Writers hold names to it that manifests, reports and records will have; `read_json` refuses a part of them.
+    """
+    shown = visible(name)
+    if shown != name:
+        return f"characters that steer a terminal or hide: {shown[:80]}"
+    if not name.strip():
+        return "it is empty"
+    return "it is too long" if len(name.encode()) > _LONGEST_NAME_BYTES else None
+
+
 def path_problem(path: str) -> str | None:
     """The reason why a relative POSIX path may leave its folder or mean something else somewhere; None without one."""
     parts = path.split("/")

@@ -16,7 +16,7 @@ from toolkit.bench.run import held_out_text
 from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.catalog import load_profile, load_recipe
 from toolkit.catalog.model import SourceModel
-from toolkit.config import cache_dir
+from toolkit.config import cache_dir, shown
 from toolkit.deploy import Prepared, check_here, prepare
 from toolkit.deploy.push import Upload
 from toolkit.device import Device, connect
@@ -25,6 +25,7 @@ from toolkit.events import Service, Step
 from toolkit.files import in_turn, write_whole
 from toolkit.metrics import HELD_OUT
 from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, optimize
+from toolkit.untrusted import name_problem
 
 TOKENS = 8192
 WINDOW_TOKENS = 512
@@ -79,6 +80,8 @@ def read_eval_text(
         raise ConfigError(f"{text_file}: cannot be read as UTF-8 text: {exc}", "convert it to UTF-8") from exc
     if not text.strip():
         raise ConfigError(f"{text_file}: the text is empty", "a few thousand words of prose give useful figures")
+    if problem := name_problem(text_file.name):
+        raise ConfigError(f"{shown(text_file)}: no figures can have that name: {problem}", "rename the file")
     return EvalText(text_file.name, text, tokens, window_tokens, prompts)
 
 

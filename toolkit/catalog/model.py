@@ -16,6 +16,7 @@ from toolkit.config import data_path, shown
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
 from toolkit.files import HashMemo, chunks
+from toolkit.untrusted import name_problem
 
 SHIPPED = ("phi3-nano",)
 
@@ -82,8 +83,11 @@ def open_model(
     if missing := [name for name in TOKENIZER_FILES if not (folder / name).is_file()]:
         raise missing_tokenizer(where, missing)
     _check_weights(folder, where)
+    name = id or folder.resolve().name
+    if problem := name_problem(name):
+        raise ConfigError(f"{where}: no bundle can have that name: {problem}", "rename the folder")
     # Trust goes no further than need: an architecture that transformers knows never runs the model's own code.
-    return SourceModel(id or folder.resolve().name, folder, revision, shape, remote_code=shape.needs_remote_code)
+    return SourceModel(name, folder, revision, shape, remote_code=shape.needs_remote_code)
 
 
 def known_shape(ref: str) -> ModelShape:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.config import config_dir, shipped_dir, shown, suggestion
 from toolkit.errors import ConfigError
+from toolkit.untrusted import name_problem
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -82,6 +83,8 @@ def parse_table(
     reserved = [f"{_file(where, [key])}: {key}: unknown key" for key in given if key in table]
     if reserved:
         raise ConfigError("\n".join(reserved))
+    if "name" in given and (problem := name_problem(str(given["name"]))):
+        raise ConfigError(f"{_file(where, [])}: nothing can have that name: {problem}", "rename the file")
     try:
         return model.model_validate({**table, **given})
     except ValidationError as exc:
