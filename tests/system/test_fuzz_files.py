@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,3 +307,72 @@ def test_what_stands_where_a_file_is_expected(reader: str, what: str, tmp_path: 
     found = held(lambda: FILES[reader](path))
     assert isinstance(found, Exception)
     assert "\n" not in str(found)
+
+
+DEEP = b"[" * 60_000
+NEWER = "a newer edgephi may have written it; --fresh starts that rollout anew"
+FIFO = "a pipe that nobody writes to"
+TYPED: list[tuple[str, bytes, tuple[str, ...], str]] = [
+    (
+        "nano/config.json",
+        DEEP,
+        ("plan", "../nano", "--profile", "local"),
+        "config.json: not valid JSON: nested too deep\n",
+    ),
+    (
+        "nano/config.json",
+        b'{"architectures": ["Phi3ForCausalLM"], "num_hidden_layers": 1e999}',
+        ("optimize", "../nano", "--profile", "local"),
+        "config.json: not valid JSON: 1e999 is larger than any number here\n",
+    ),
+    (
+        "nano/config.json",
+        inputs.encoded(CONFIG | {"num_hidden_layers": 10**30}),
+        ("plan", "../nano", "--profile", "local"),
+        "nano: missing or not a positive whole number: layers\n",
+    ),
+    ("deep.toml", b"a = " + DEEP, ("plan", "phi3-nano", "--profile", "../deep.toml"), "deep.toml: nested too deep\n"),
+    (
+        "inf.toml",
+        b'schema_version = 1\nextends = "local"\n[hardware]\nram = 1e999\n',
+        ("plan", "phi3-nano", "--profile", "../inf.toml"),
+        "inf.toml: hardware.ram: must be a finite number, not inf\n",
+    ),
+    (
+        "nul.toml",
+        b'schema_version = 1\nextends = "a\\u0000b"\n',
+        ("plan", "phi3-nano", "--profile", "../nul.toml"),
+        "nul.toml: extends: must not have a NUL character\n",
+    ),
+    (
+        "data/rollouts/0123.json",
+        DEEP,
+        ("rollouts", "show", "0123"),
+        f"not a rollout: nested too deep\n hint: {NEWER}\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "words", "said"), TYPED, ids=[f"{row[0]}-{row[1][:9]!r}" for row in TYPED])
+def test_what_is_typed_ends_in_words(
+    name: str, content: bytes, words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    shutil.copytree(NANO, tmp_path / "nano")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    done = subprocess.run([sys.executable, "-m", "toolkit", *words], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: ") and done.stderr.endswith(said), done.stderr
+
+
+def test_a_pipe_in_a_model_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(NANO, tmp_path / "nano", ignore=shutil.ignore_patterns("config.json")))
+    AWKWARD_FILES[FIFO](folder / "config.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "toolkit", "plan", str(folder), "--profile", "local"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "not a model folder: no config.json" in done.stderr
