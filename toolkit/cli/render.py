@@ -269,7 +269,9 @@ class _Drawer:
     def _draw_bar(self, label: str, done: float, total: float | None, unit: str) -> None:
         if self._bar is None or self._label != label:
             self._stop_bar()
-            self._bar = _new_bar(unit)
+            from toolkit.cli.bars import transfer_bar
+
+            self._bar = transfer_bar(_stderr(), unit)
             self._bar.start()
             self._task = self._bar.add_task(visible(label), total=total)
             self._label = label
@@ -317,7 +319,9 @@ class _DeviceLines:
 
     def _update(self, target: str, **fields: Any) -> None:
         if self._bars is None:
-            self._bars = _new_device_bars()
+            from toolkit.cli.bars import device_bars
+
+            self._bars = device_bars(_stderr())
             self._bars.start()
         if target not in self._tasks:
             self._tasks[target] = self._bars.add_task(visible(target), total=None, step="")
@@ -335,48 +339,6 @@ def _say_step(text: str, *, skipped: bool) -> None:
         _say(text, mark="[dim]=[/] ", tail=" [dim](already done)[/]")
     else:
         _say(text, mark="[green]>[/] ")
-
-
-def _new_device_bars() -> Bar:
-    from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn
-    from rich.table import Column
-    from rich.text import Text
-
-    class Elapsed(ProgressColumn):
-        """The time since the device's first event; rich's own column stops when one stage is complete."""
-
-        def render(self, task: Task) -> Text:
-            return Text(duration(task.get_time() - (task.start_time or 0)), justify="right")
-
-    return Bar(
-        TextColumn("  {task.description}", markup=False),
-        BarColumn(bar_width=20),
-        Elapsed(),
-        TextColumn("{task.fields[step]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-        console=_stderr(),
-        transient=True,
-    )
-
-
-def _new_bar(unit: str) -> Bar:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress as Bar,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    text: list[ProgressColumn] = [TextColumn("  {task.description}", markup=False), BarColumn(bar_width=30)]
-    if unit == "bytes":
-        counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
-    else:
-        counts = [MofNCompleteColumn(), TimeElapsedColumn()]
-    return Bar(*text, *counts, console=_stderr(), transient=True)
 
 
 def _is_figure(cell: str | tuple[str, ...]) -> bool:
