@@ -14,7 +14,7 @@ test: check
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
 
-# A few minutes: every reader of others' data, with a thousand inputs for each of its kinds.
+# A few minutes: every reader of others' data, with three hundred inputs for each of its kinds.
 test-fuzz: $(VENV)/.ready
 	EDGEPHI_FUZZ=long $(BIN)/python -m pytest -n logical --maxprocesses 4 -m fuzz
 

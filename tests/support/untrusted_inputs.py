@@ -31,8 +31,8 @@ _COMMON: dict[str, Any] = {
 }
 # Its tables of characters go where the session's other files go, not into the working folder.
 configuration.set_hypothesis_home_dir(Path(os.environ[BUILDS_DIR]) / "hypothesis")
-settings.register_profile("short", max_examples=25, **_COMMON)
-settings.register_profile("long", max_examples=1000, **_COMMON)
+settings.register_profile("short", max_examples=15, **_COMMON)
+settings.register_profile("long", max_examples=300, **_COMMON)
 settings.load_profile(os.environ.get("EDGEPHI_FUZZ", "short"))
 
 # The time that reading one small input may take on a busy machine, and the memory by which all of them may grow.
