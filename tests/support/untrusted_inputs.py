@@ -119,7 +119,7 @@ _scalars = (
     | st.integers(min_value=-(10**45), max_value=10**45)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(), max_size=20)
-    | st.sampled_from(AWKWARD)
+    | st.sampled_from(AWKWARD).map(copy.deepcopy)
 )
 
 
@@ -239,4 +239,4 @@ def _like(old: Any) -> st.SearchStrategy[Any]:
     if isinstance(old, str):
         texts: Sequence[Any] = [text for text in AWKWARD if isinstance(text, str)]
         return st.sampled_from([*texts, old + "\n", old.upper(), old + "\x00", old * 1000]) | st.text(max_size=20)
-    return st.sampled_from(AWKWARD)
+    return st.sampled_from(AWKWARD).map(copy.deepcopy)
