@@ -9,6 +9,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolkit.cli.ending import swallow_stderr
 from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
 from toolkit.units import memory_text, size_text
 
@@ -30,7 +31,10 @@ def _stderr() -> Console:
 
 def _say(text: str, *, markup: bool = True) -> None:
     """Print a line on stderr: wrapped at words on a terminal, left whole in a pipe or a file."""
-    _stderr().print(text, markup=markup, soft_wrap=not _stderr().is_terminal)
+    try:
+        _stderr().print(text, markup=markup, soft_wrap=not _stderr().is_terminal)
+    except OSError:
+        swallow_stderr()
 
 
 def note(text: str) -> None:
