@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.config import cache_dir
+from toolkit.errors import ConfigError
 from toolkit.files import write_whole
 
 _CHUNK = 4 << 20
@@ -61,6 +62,8 @@ class HashMemo:
         self._changed = True
 
     def save(self) -> None:
+        """Keep the memo. Where that fails the next command hashes again."""
         if not self._changed:
             return
-        write_whole(self._path(), json.dumps(self._entries, indent=0))
+        with contextlib.suppress(ConfigError):
+            write_whole(self._path(), json.dumps(self._entries, indent=0))

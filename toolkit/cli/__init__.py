@@ -134,7 +134,7 @@ def _outcome(argv: Sequence[str] | None, ending: Ending) -> int:
             return int(ending.signalled.code or 0)
         if not isinstance(exc, OSError):
             return _bug()
-        return _lost_output(broken) if (broken := stdout_trouble()) else _machine_or_bug(exc)
+        return _lost_output(broken) if (broken := stdout_trouble(exc)) else _machine_or_bug(exc)
 
 
 def _lost_output(broken: OSError) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from toolkit import __version__
 
 # The names of the signals that end the work as Ctrl-C does, and the words for each. Windows has no SIGHUP.
 _ENDING = {"SIGTERM": "terminated", "SIGHUP": "hung up"}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 
 class Signalled(SystemExit):
@@ -73,14 +76,31 @@ def open_closed_streams() -> None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
 
 
-def stdout_trouble() -> OSError | None:
-    """The error that writing the rest of stdout gives, if it does; stdout then swallows what is left."""
+def stdout_trouble(failed: OSError | None = None) -> OSError | None:
+    """The error that writing the rest of stdout gives, if it does; stdout then swallows what is left.
+
+    `failed` is an error that may have come from stdout, which then has forgotten the rest: a line end is tried.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+    except ValueError:
+        # Something in memory, which takes everything.
+        return None
     try:
         sys.stdout.flush()
+        if failed is not None and failed.filename is None and _may_be_of(descriptor, failed):
+            os.write(descriptor, b"\n")
     except OSError as exc:
-        _swallow(sys.stdout.fileno())
+        _swallow(descriptor)
         return exc
     return None
+
+
+def _may_be_of(descriptor: int, failed: OSError) -> bool:
+    """Tell if writing to such a thing can fail so: a pipe breaks, and only files and devices become full."""
+    mode = os.fstat(descriptor).st_mode
+    broken = failed.errno == errno.EPIPE
+    return broken if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else failed.errno in _FULL and not os.isatty(descriptor)
 
 
 def swallow_stderr() -> None:

@@ -193,10 +193,10 @@ def _half_made() -> Iterator[Entry]:
         free = set(abandoned(parent))
         for path in _folders(parent):
             if match := _ROOM.fullmatch(path.name):
-                yield replace(_entry(HALF_MADE, f"{parent.name}/{match[1][:12]}", path), held=path not in free)
+                yield replace(_entry(HALF_MADE, f"{parent.name}/{match[1][:10]}", path), held=path not in free)
     for path in _folders(builds_dir()):
         if _KEY.fullmatch(path.name[1:]) and path.name[0] == ".":
-            entry = replace(_entry(HALF_MADE, f"builds/{path.name[1:13]}", path), used_unix_s=_newest(path))
+            entry = replace(_entry(HALF_MADE, f"builds/{path.name[1:11]}", path), used_unix_s=_newest(path))
             yield replace(entry, held=time.time() - entry.used_unix_s < _QUIET_S)
     for path in sorted(store_dir().glob(".*")):
         if _PULL.search(path.name) and not _ROOM.fullmatch(path.name):
