@@ -173,7 +173,7 @@ def _bundles() -> Iterator[Entry]:
         if _KEY.fullmatch(folder.name):
             try:
                 manifest = open_bundle(folder).manifest
-                name = f"{manifest.name} {folder.name[:12]}, context {manifest.context_tokens}"
+                name = f"{manifest.name} ({folder.name[:12]})"
             except ToolkitError:
                 name = f"{folder.name[:12]}, damaged"
             yield _entry(BUNDLE, name, folder)
