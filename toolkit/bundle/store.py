@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from toolkit.untrusted import (
 MIN_PREFIX = 6
 READ_ONLY = 0o444
 _CHUNK = 4 << 20
+_HOLD_TRIES, _HOLD_POLL_S = 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,12 @@ def in_use(bundle: Bundle) -> Bundle:
 
 def keep_with(value: object, folder: Path) -> None:
     """Mark a folder of the cache as used now, and hold it from being pruned for as long as `value` lives."""
-    release = hold_folder(folder)
-    if release is not None:
-        weakref.finalize(value, release)
+    for _ in range(_HOLD_TRIES):
+        # Somebody who lists the cache holds each folder alone for a moment.
+        if (release := hold_folder(folder)) is not None:
+            weakref.finalize(value, release)
+            break
+        time.sleep(_HOLD_POLL_S)
     with contextlib.suppress(OSError):
         os.utime(folder)
 

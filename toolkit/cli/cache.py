@@ -107,10 +107,9 @@ def _show(entries: Sequence[Entry]) -> None:
             entry.kind,
             entry.name,
             render.size(entry.disk_bytes),
-            f"{render.duration(max(0, now - entry.used_unix_s))} ago",
-            "in use" if entry.held else "",
+            "in use" if entry.held else f"{render.duration(max(0, now - entry.used_unix_s))} ago",
         ]
         for entry in entries
     ]
     if rows:
-        render.table(["kind", "what it is", "size", "last used", ""], rows)
+        render.table(["kind", "what it is", "size", "last used"], rows)
