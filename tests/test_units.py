@@ -118,7 +118,9 @@ def test_rates_are_read_back() -> None:
     assert parse_bandwidth(bandwidth_text(204.8e9)) == 204.8e9
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5 h", 5400), ("2min", 120)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5 h", 5400), ("2min", 120), ("7d", 604_800)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
@@ -129,7 +131,7 @@ def test_durations(text: str, seconds: float) -> None:
         ("30", "'30' has no unit; write it like '30m'"),
         ("-5m", "'-5m' is negative; write it like '30m'"),
         ("0s", "'0s' is no time at all; write it like '30m'"),
-        ("3d", "'3d' has an unknown unit 'd'; write it like '90s', '30m' or '2h'"),
+        ("3w", "'3w' has an unknown unit 'w'; write it like '90s', '30m', '2h' or '7d'"),
         ("soon", "'soon' is not a number with a unit; write it like '30m'"),
     ],
 )

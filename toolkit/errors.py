@@ -2,7 +2,7 @@
 part of the command line's contract.
 
 Config 3, missing extra 4, build 5, corrupt bundle 6, device 7, registry 8, signature 9, gate failed 10. Click keeps 2
-for usage, a bug is 70, Ctrl-C is 130.
+for usage, a bug is 70, Ctrl-C is 130, SIGTERM 143, SIGHUP 129. A result that stdout doesn't take is 1.
 """
 
 from __future__ import annotations

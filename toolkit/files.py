@@ -1,4 +1,4 @@
-"""Files of this machine: written whole or not at all, locked between processes, hashed once.
+"""Files of this machine: written whole or not at all, copied, locked and held between processes.
 
 `write_whole` and `replaced_folder` raise ConfigError that names the path; `put_file`, `fresh_folder` and `put_folder`,
 on which they are built, raise OSError.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import functools
 import os
 import platform
 import re
@@ -17,12 +17,12 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from toolkit.config import cache_dir, shown
+from toolkit.config import trouble
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Step
 
@@ -36,6 +36,8 @@ _ABANDONED_S = 3600
 _LOCK, _NEW, _OLD = "lock", "new", "old"
 _POLL_S = 0.2
 _LOCKED_BYTE = 1 << 30
+# The request of Linux's ioctl that has one file share another's blocks until one of them is written.
+_FICLONE = 0x40049409
 # The text that the holder of a lock writes into it: its process id and the machine's name.
 _SIGNED = re.compile(r"([0-9]{1,10}) (.*)\n")
 _US = "this process"
@@ -73,11 +75,11 @@ def put_file(path: Path, content: str | bytes, *, mode: int | None = None) -> No
 
 @contextmanager
 def in_words(path: Path) -> Iterator[None]:
-    """Turn an OSError from within into a ConfigError that says that `path` can't be written."""
+    """Turn an OSError from within into a ConfigError that says that `path` can't be written, and the way out."""
     try:
         yield
     except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be written: {exc.strerror or exc}") from exc
+        raise trouble(exc, path, "cannot be written") from exc
 
 
 def _sweep_files(path: Path) -> None:
@@ -143,10 +145,7 @@ def _room(path: Path) -> Iterator[Path]:
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name[:_LONGEST_STEM]
-    for left in path.parent.iterdir():
-        if re.fullmatch(rf"\.{re.escape(name)}-[0-9a-f]{{8}}\.part", left.name):
-            with contextlib.suppress(OSError):
-                _sweep_room(left)
+    sweep(path.parent, re.escape(name))
     room, lock = _new_room(path.with_name(f".{name}"))
     try:
         with lock:
@@ -173,6 +172,39 @@ def _new_room(stem: Path) -> tuple[Path, IO[bytes]]:
                 # A file system without locks: nobody can sweep there either.
                 return room, lock
             lock.close()
+
+
+def sweep(folder: Path, name: str = ".*") -> list[Path]:
+    """Remove the rooms in `folder` that dead processes left, of paths whose names match the pattern `name`.
+
+    Returns them. A room whose owner lives stays, and so does what can't be removed. The folder may be missing.
+    """
+    rooms = abandoned(folder, name)
+    for room in rooms:
+        with contextlib.suppress(OSError):
+            _sweep_room(room)
+    return [room for room in rooms if not room.exists()]
+
+
+def abandoned(folder: Path, name: str = ".*") -> list[Path]:
+    """The rooms that `sweep` would remove."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    rooms = [entry for entry in entries if re.fullmatch(rf"\.{name}-[0-9a-f]{{8}}\.part", entry.name)]
+    return [room for room in rooms if is_free(room / _LOCK)]
+
+
+def is_free(path: Path) -> bool:
+    """Tell if nobody holds the lock at `path`; a lock without a file is free."""
+    try:
+        with path.open("r+b") as lock:
+            return _try_lock(lock)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _sweep_room(room: Path) -> None:
@@ -221,55 +253,17 @@ def _sync_folder(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file; the copy takes no room where the file system clones (Btrfs, XFS). `target` must not exist."""
+    with source.open("rb") as reading, target.open("xb") as writing:
+        if sys.platform == "linux":
+            import fcntl
 
-
-class HashMemo:
-    """Hashes of large files by path, size, time and inode, kept in `hashes.json`."""
-
-    def __init__(self, entries: dict[str, list[Any]]) -> None:
-        self._entries = entries
-        self._changed = False
-
-    @classmethod
-    def load(cls) -> HashMemo:
-        # A memo that can't be read costs time, not correctness.
-        with contextlib.suppress(OSError, ValueError):
-            entries = json.loads(cls._path().read_bytes())
-            if isinstance(entries, dict):
-                return cls(entries)
-        return cls({})
-
-    @staticmethod
-    def _path() -> Path:
-        return cache_dir() / "hashes.json"
-
-    @staticmethod
-    def _key(path: Path) -> tuple[str, list[int]]:
-        # The hub's snapshots are links into its blobs: the entry is for the blob.
-        real = path.resolve()
-        stat = real.stat()
-        return str(real), [stat.st_size, stat.st_mtime_ns, stat.st_ino]
-
-    def recall(self, path: Path) -> str | None:
-        key, stat = self._key(path)
-        entry = self._entries.get(key)
-        if isinstance(entry, list) and entry[:-1] == stat and re.fullmatch("[0-9a-f]{64}", str(entry[-1])):
-            return str(entry[-1])
-        return None
-
-    def remember(self, path: Path, digest: str) -> None:
-        key, stat = self._key(path)
-        self._entries[key] = [*stat, digest]
-        self._changed = True
-
-    def save(self) -> None:
-        if not self._changed:
-            return
-        write_whole(self._path(), json.dumps(self._entries, indent=0))
+            # Most file systems, and two different ones, refuse.
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(writing, _FICLONE, reading.fileno())
+                return
+        shutil.copyfileobj(reading, writing, _CHUNK)
 
 
 @contextmanager
@@ -303,6 +297,31 @@ def in_turn(path: Path, doing: str) -> Service[AbstractContextManager[None]]:
     return _held(file, path)
 
 
+def hold_folder(folder: Path, *, alone: bool = False) -> Callable[[], None] | None:
+    """Hold a folder without writing into it: many may hold it at once, or one `alone`; the process's end ends it.
+
+    Returns the function that ends the hold; None when the folder is held otherwise, or isn't there. Where folders can't
+    be held nobody is kept out: Windows itself removes no file that is open.
+    """
+    if sys.platform == "win32":
+        return lambda: None
+    import fcntl
+
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        # NFS locks nothing that is opened for reading.
+        pass
+    return functools.partial(os.close, descriptor)
+
+
 def _take(path: Path) -> IO[bytes] | None:
     """Take a lock: its file with our process id in it, None when it is taken. Raises ConfigError when it can't lock."""
     try:
@@ -321,7 +340,7 @@ def _take(path: Path) -> IO[bytes] | None:
                 raise
             file.close()
     except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be locked: {exc.strerror or exc}") from exc
+        raise trouble(exc, path, "cannot be locked") from exc
     # On a full disk the lock is held without the holder's name.
     with contextlib.suppress(OSError):
         file.truncate(0)

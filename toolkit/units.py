@@ -105,14 +105,14 @@ def bandwidth_text(bytes_per_s: float) -> str:
     return f"{bytes_per_s / 1e9:.12g} GB/s"
 
 
-SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 
 
 def parse_duration(text: str) -> float:
     """`90s`, `30m`, `1.5 h` → seconds. Raises ValueError that shows a correct example."""
     number, unit = _split(text, example="30m")
     if unit not in SECONDS:
-        raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '90s', '30m' or '2h'")
+        raise ValueError(f"'{text}' has an unknown unit '{unit}'; write it like '90s', '30m', '2h' or '7d'")
     if number == 0:
         raise ValueError(f"'{text}' is no time at all; write it like '30m'")
     return float(number * SECONDS[unit])

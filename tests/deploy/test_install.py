@@ -64,12 +64,14 @@ def test_deploying_again_does_nothing(root: Path, int4: Bundle) -> None:
     assert steps(events) == ["here: probe"]
 
 
-def test_a_local_push_copies_no_bytes(root: Path, copy: Bundle) -> None:
+def test_a_local_push_leaves_the_bundle_its_own_files(root: Path, copy: Bundle) -> None:
+    """Else damage to one would be damage to both, and no deploy could repair it; and `onnx.load` refuses such files."""
     with device_at(root) as device:
         follow(install(copy, device))
     artifact = max(copy.manifest.artifacts, key=lambda artifact: artifact.size_bytes)
     released = root / "releases" / copy.id / artifact.path
-    assert released.stat().st_ino == (copy.path / artifact.path).stat().st_ino
+    assert released.stat().st_ino != (copy.path / artifact.path).stat().st_ino
+    assert (copy.path / artifact.path).stat().st_nlink == 1
 
 
 def test_files_that_a_second_bundle_shares_are_not_sent_again(root: Path, fp32: Bundle, int4: Bundle) -> None:

@@ -8,7 +8,8 @@ import time
 from toolkit.agent.requests import Measure
 from toolkit.deploy import Runtime
 from toolkit.device import Device
-from toolkit.events import Service, Step
+from toolkit.errors import ConfigError
+from toolkit.events import Service, Step, Warning_
 from toolkit.metrics.kernel import INNER, ROWS, matrix_product
 from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
 
@@ -36,5 +37,13 @@ def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) 
         read_bytes_per_s=measured.read_bytes_per_s,
         kernels_per_s=measured.kernels_per_s,
     )
-    save_measurement(measurement)
+    try:
+        save_measurement(measurement)
+    except ConfigError as exc:
+        yield not_kept("the measurement", exc)
     return measurement
+
+
+def not_kept(what: str, exc: ConfigError) -> Warning_:
+    """The warning that figures, which the user gets all the same, can't be kept on this machine."""
+    return Warning_(f"{what} isn't kept: {exc.message}" + (f" ({exc.hint})" if exc.hint else ""))

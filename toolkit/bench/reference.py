@@ -13,7 +13,8 @@ from toolkit.agent import agent_sha256
 from toolkit.agent.answers import ReferenceMade
 from toolkit.agent.requests import MakeReference
 from toolkit.bench.run import held_out_text
-from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.bundle import Artifact, Bundle, Manifest, canonical_json, describe_file, list_bundles
+from toolkit.bundle.store import find_problem, keep_with
 from toolkit.catalog import load_profile, load_recipe
 from toolkit.catalog.model import SourceModel
 from toolkit.config import cache_dir, shown
@@ -147,8 +148,9 @@ def reference_files(
         parts = [bundle.manifest.identity, _lengths(bundle, sample), sample.sha256, agent_sha256(), packages]
         folder = cache_dir() / "reference" / hashlib.sha256(canonical_json(parts).encode()).hexdigest()
         with (yield from in_turn(folder / "lock", "computes the same log-probabilities")):
-            if kept := _kept(folder):
+            if kept := (yield from _kept(folder)):
                 yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}", skipped=True)
+                keep_with(kept, folder)
                 return kept
             ready = prepared if is_here and prepared else (yield from prepare(device))
             yield Step(f"log-probabilities of {bundle.manifest.name} on {sample.name}")
@@ -198,14 +200,17 @@ def _keep(folder: Path, sample: EvalText, made: ReferenceMade) -> Reference:
     return _reference(folder, index)
 
 
-def _kept(folder: Path) -> Reference | None:
-    """The cached reference; None unless its files have their sizes. Hashes are checked where the files are used."""
+def _kept(folder: Path) -> Service[Reference | None]:
+    """The cached reference; None unless its files are whole."""
     try:
-        found = _reference(folder, read_json_file(folder / _INDEX))
-        whole = all(file.source.stat().st_size == file.size_bytes for file in found.files)
+        index = read_json_file(folder / _INDEX)
+        found, files = _reference(folder, index), [Artifact.model_validate(file) for file in index["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if whole else None
+    for file in files:
+        if (yield from find_problem(folder, file)):
+            return None
+    return found
 
 
 def _reference(folder: Path, index: dict[str, Any]) -> Reference:

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit import __version__
 from toolkit.agent import agent_sha256
 from toolkit.agent.requests import Bench, ListReleases
-from toolkit.bench.measure import measure
+from toolkit.bench.measure import measure, not_kept
 from toolkit.bundle import Manifest
 from toolkit.catalog import ProbeFacts, Workload
 from toolkit.catalog.settings import RuntimeSettings
@@ -87,7 +87,11 @@ def bench(
         predicted=predicted,
         runs=runs,
     )
-    save_report(report)
+    try:
+        save_report(report)
+    except ConfigError as exc:
+        # A measurement of minutes isn't lost because it can't be kept.
+        yield not_kept("the report", exc)
     return report
 
 

@@ -21,7 +21,7 @@ from toolkit.untrusted import (
     read_json,
 )
 
-REBUILD = "build it again, or copy it again from where it is whole"
+REBUILD = "edgephi optimize builds it again; or copy it again from where it is whole"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

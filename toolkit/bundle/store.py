@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from toolkit.bundle.manifest import REBUILD, Artifact, Manifest, manifest_text, 
 from toolkit.config import cache_dir, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
-from toolkit.files import fresh_folder, put_file, put_folder
+from toolkit.files import copy_file, fresh_folder, hold_folder, put_file, put_folder
 from toolkit.metrics import Quality
 from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
@@ -25,6 +28,7 @@ from toolkit.untrusted import (
 MIN_PREFIX = 6
 READ_ONLY = 0o444
 _CHUNK = 4 << 20
+_HOLD_TRIES, _HOLD_POLL_S = 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -89,34 +93,61 @@ def verify_bundle(bundle: Bundle) -> Service[None]:
 
     Raises CorruptBundle that lists every wrong file: missing, changed, added or linked.
     """
-    wrong = list(_extra_files(bundle))
-    total, done = bundle.manifest.size_bytes, 0
-    for artifact in bundle.manifest.artifacts:
-        problem = _shallow_problem(bundle.path, artifact)
-        if problem is None:
-            digest = hashlib.sha256()
-            with (bundle.path / artifact.path).open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    done += len(chunk)
-                    yield Progress("verify", done, total, "bytes")
-            if digest.hexdigest() != artifact.sha256:
-                problem = f"{artifact.path}: content changed (another SHA-256)"
-        if problem:
-            wrong.append(problem)
+    wrong = yield from find_problems(bundle)
     if wrong:
-        raise CorruptBundle(f"{shown(bundle.path)}: corrupt bundle\n  " + "\n  ".join(wrong), REBUILD)
+        problems = "\n  ".join(f"{name}: {problem}" for name, problem in wrong.items())
+        raise CorruptBundle(f"{shown(bundle.path)}: corrupt bundle\n  {problems}", REBUILD)
+
+
+NOT_LISTED = "not in the manifest"
+
+
+def find_problems(bundle: Bundle) -> Service[dict[str, str]]:
+    """Hold every file against the manifest: its size, then its whole content.
+
+    Returns what is wrong with each wrong file, by its path in the bundle: NOT_LISTED for one that was added.
+    """
+    wrong = dict.fromkeys(_extra_files(bundle), NOT_LISTED)
+    done = 0
+    for artifact in bundle.manifest.artifacts:
+        problem = yield from find_problem(bundle.path, artifact, done, bundle.manifest.size_bytes)
+        done += artifact.size_bytes
+        if problem:
+            wrong[artifact.path] = problem
+    return wrong
+
+
+def find_problem(folder: Path, artifact: Artifact, done: int = 0, total: int | None = None) -> Service[str | None]:
+    """Hold one file in `folder` against its entry: its size, then its whole content; None when it is whole.
+
+    The progress counts from `done` bytes of `total`, by default the file's own.
+    """
+    problem = _shallow_problem(folder, artifact)
+    if problem is not None:
+        return problem
+    digest = hashlib.sha256()
+    try:
+        with (folder / artifact.path).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                done += len(chunk)
+                yield Progress("verify", done, total or artifact.size_bytes, "bytes")
+    except OSError as exc:
+        return f"cannot be read: {exc.strerror}"
+    return None if digest.hexdigest() == artifact.sha256 else "content changed (another SHA-256)"
 
 
 def _shallow_problem(folder: Path, artifact: Artifact) -> str | None:
     path = folder / artifact.path
     if any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder):
-        return f"{artifact.path}: a symbolic link, not a file"
+        return "a symbolic link, not a file"
+    if path.is_dir():
+        return "a folder, not a file"
     if not path.is_file():
-        return f"{artifact.path}: missing"
+        return "missing"
     size = path.stat().st_size
     if size != artifact.size_bytes:
-        return f"{artifact.path}: {size} bytes instead of {artifact.size_bytes}"
+        return f"{size} bytes instead of {artifact.size_bytes}"
     return None
 
 
@@ -126,7 +157,7 @@ def _extra_files(bundle: Bundle) -> Iterator[str]:
     for path in sorted(bundle.path.rglob("*")):
         name = path.relative_to(bundle.path).as_posix()
         if name not in known and (path.is_symlink() or not path.is_dir()):
-            yield f"{name}: not in the manifest"
+            yield name
 
 
 def signature_files(folder: Path) -> list[Path]:
@@ -170,7 +201,25 @@ def find_bundle(ref: str) -> Bundle:
     if len(matches) > 1:
         ids = ", ".join(f"{bundle.id[:12]} (context {bundle.manifest.context_tokens})" for bundle in matches)
         raise ConfigError(f"'{ref}' means {len(matches)} bundles: {ids}", "name one by its id")
-    return matches[0]
+    return in_use(matches[0])
+
+
+def in_use(bundle: Bundle) -> Bundle:
+    """The stored bundle, which isn't pruned for as long as the value lives."""
+    keep_with(bundle, bundle.path)
+    return bundle
+
+
+def keep_with(value: object, folder: Path) -> None:
+    """Mark a folder of the cache as used now, and hold it from being pruned for as long as `value` lives."""
+    for _ in range(_HOLD_TRIES):
+        # Somebody who lists the cache holds each folder alone for a moment.
+        if (release := hold_folder(folder)) is not None:
+            weakref.finalize(value, release)
+            break
+        time.sleep(_HOLD_POLL_S)
+    with contextlib.suppress(OSError):
+        os.utime(folder)
 
 
 def find_identity(identity: str) -> Bundle | None:
@@ -203,6 +252,7 @@ def record_quality(bundle: Bundle, text: str, quality: Quality) -> Bundle:
 
 def _replace_stored(stored: list[Bundle], manifest: Manifest) -> Bundle:
     with fresh_folder(store_dir() / manifest.identity) as fresh:
+        # The old names go with the old bundle, a moment later.
         link_files(stored[0].path, [artifact.path for artifact in manifest.artifacts], fresh)
         made = write_bundle(fresh, manifest)
         final = store_dir() / made.id
@@ -226,12 +276,29 @@ def _replace_manifest(folder: Path, manifest: Manifest) -> Bundle:
 
 
 def link_files(source: Path, names: Iterable[str], folder: Path) -> None:
-    """Put files of `source` into `folder` without a second copy of their bytes where the disk allows it."""
+    """Put files of `source`, which is removed afterwards, into `folder`: by a second name where the disk allows it."""
+    _put_files(source, names, folder, _link)
+
+
+def copy_files(source: Path, names: Iterable[str], folder: Path) -> None:
+    """Put copies of files of `source` into `folder`.
+
+    A stored bundle shares no file with another folder: a change of one would be a change of both, and `onnx.load`
+    refuses files that have several names.
+    """
+    _put_files(source, names, folder, copy_file)
+
+
+def _put_files(source: Path, names: Iterable[str], folder: Path, put: Callable[[Path, Path], None]) -> None:
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / name, target)
-        except OSError:
-            # Another file system, or one without hard links.
-            shutil.copyfile(source / name, target)
+        put(source / name, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # A file system without hard links.
+        copy_file(source, target)

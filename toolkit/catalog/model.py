@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.catalog.hash_memo import HashMemo, chunks
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.shape import ModelShape, parse_shape, read_config, read_shape
 from toolkit.catalog.toml import unknown_name
 from toolkit.config import data_path, shown
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
-from toolkit.files import HashMemo, chunks
 from toolkit.untrusted import name_problem, path_problem, read_json
 
 SHIPPED = ("phi3-nano",)
@@ -209,17 +210,18 @@ def model_files(model: SourceModel) -> list[Path]:
     return [model.folder / name for name in sorted(names + _weight_names(model.folder))]
 
 
-def hash_model(model: SourceModel) -> Service[str]:
+def hash_model(model: SourceModel, *, reread: bool = False) -> Service[str]:
     """SHA-256 over the names and hashes of `model_files`.
 
-    Files already hashed aren't read again as long as path, size, modification time and inode are the same.
+    Files already hashed aren't read again as long as path, size, modification time and inode are the same; with
+    `reread` they are. Raises ConfigError for a file of the hub's cache that isn't what was downloaded.
     """
     files = model_files(model)
     memo = HashMemo.load()
     total, done = sum(path.stat().st_size for path in files), 0
     whole = hashlib.sha256()
     for path in files:
-        digest = memo.recall(path)
+        digest = None if reread else memo.recall(path)
         if digest is None:
             hasher = hashlib.sha256()
             for chunk in chunks(path):
@@ -227,9 +229,25 @@ def hash_model(model: SourceModel) -> Service[str]:
                 done += len(chunk)
                 yield Progress("hash the model", done, total, "bytes")
             digest = hasher.hexdigest()
+            _refuse_damaged_download(path, digest)
             memo.remember(path, digest)
         else:
             done += path.stat().st_size
         whole.update(f"{path.name}\0{digest}\n".encode())
     memo.save()
     return whole.hexdigest()
+
+
+def hashes_are_remembered(model: SourceModel) -> bool:
+    """Tell if `hash_model` would take a file's hash from the memo, which a change that kept size and time deceives."""
+    memo = HashMemo.load()
+    return any(memo.recall(path) for path in model_files(model))
+
+
+def _refuse_damaged_download(path: Path, digest: str) -> None:
+    # The hub's library names large files of its cache by their SHA-256, and links to them from its snapshots.
+    blob = path.resolve()
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) and blob.name != digest:
+        raise ConfigError(
+            f"{path}: damaged: its content isn't what was downloaded", f"delete it, and it is fetched again: rm {blob}"
+        )

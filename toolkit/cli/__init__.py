@@ -6,18 +6,25 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 
 import click
 
 from toolkit import __version__
+from toolkit.cli.ending import (
+    Ending,
+    Signalled,
+    ending_by_signals,
+    keep_bug_log,
+    open_closed_streams,
+    stdout_trouble,
+    swallow_stderr,
+)
 from toolkit.errors import ToolkitError
 
-BUG, INTERRUPTED = 70, 130
+BUG, INTERRUPTED, LOST_OUTPUT = 70, 130, 1
 
 # name -> (module:attribute, the one line that `--help` shows). The line stands here so that help imports
 # nothing; a test holds it equal to the command's own.
@@ -48,6 +55,7 @@ COMMANDS = {
     "recipes": ("toolkit.cli.recipes:recipes", "List and show the ways to quantize."),
     "targets": ("toolkit.cli.targets:targets", "Manage the machines that bundles are pushed to."),
     "doctor": ("toolkit.cli.doctor:doctor", "Check this machine, or a target from its file to its active release."),
+    "cache": ("toolkit.cli.cache:cache", "List what edgephi keeps on this machine's disk, and remove what isn't used."),
     "emulate": (
         "toolkit.cli.emulate:emulate",
         "Start emulated boards, to try a bundle for correctness without the hardware.",
@@ -98,6 +106,7 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that `toolkit.errors` documents."""
+    open_closed_streams()
     # Where stdout takes no Unicode, a dash in a table is an escape, as it is on stderr, and no failure.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -105,44 +114,72 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    with ending_by_signals() as ending:
+        code = _outcome(argv, ending)
+    broken = stdout_trouble()
+    return code if broken is None else _lost_output(broken)
+
+
+def _outcome(argv: Sequence[str] | None, ending: Ending) -> int:
     try:
         result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ToolkitError as exc:
-        _complain(exc.message, exc.hint)
-        return exc.exit_code
+        return _complain(exc.message, exc.hint, exc.exit_code)
     except click.ClickException as exc:
         from toolkit.cli import render
 
         render.complain_of_usage(exc)
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted", None)
-        return INTERRUPTED
-    except BrokenPipeError:
+        return _complain("interrupted", None, INTERRUPTED)
+    except Signalled as exc:
+        return _complain(exc.words, None, int(exc.code or 0))
+    except Exception as exc:
+        if ending.signalled is not None:
+            # A terminal that has gone can't be put in order again.
+            return int(ending.signalled.code or 0)
+        if not isinstance(exc, OSError):
+            return _bug()
+        return _lost_output(broken) if (broken := stdout_trouble(exc)) else _machine_or_bug(exc)
+
+
+def _lost_output(broken: OSError) -> int:
+    if isinstance(broken, BrokenPipeError):
         # The reader of our stdout has left (`| head`): nothing is wrong, and the exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
-        _complain(
-            "this is a bug in edgephi",
-            f"the traceback is in {_write_bug_log()}; please report it with that file",
-        )
-        return BUG
+    return _complain(f"stdout: cannot be written: {broken.strerror}", "the result is lost", LOST_OUTPUT)
 
 
-def _complain(message: str, hint: str | None) -> None:
-    from toolkit.cli import render
+def _machine_or_bug(exc: OSError) -> int:
+    from toolkit.config import trouble_of_this_machine
 
-    render.complain(message, hint)
+    with suppress(ToolkitError, OSError):
+        if worded := trouble_of_this_machine(exc):
+            return _complain(worded.message, worded.hint, worded.exit_code)
+    return _bug()
 
 
-def _write_bug_log() -> Path:
+def _bug() -> int:
     import traceback
 
-    from toolkit.config import data_dir
+    from toolkit.cli import render
 
-    path = data_dir() / "logs" / f"bug-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"edgephi {__version__}, Python {sys.version}\n\n{traceback.format_exc()}", encoding="utf-8")
-    return path
+    text = traceback.format_exc()
+    path = keep_bug_log(text)
+    if path is None:
+        with suppress(OSError):
+            render.trace(text)
+    where = f"in {path}; please report it with that file" if path else "above; please report it with that text"
+    return _complain("this is a bug in edgephi", f"the traceback is {where}", BUG)
+
+
+def _complain(message: str, hint: str | None, code: int) -> int:
+    """Say what is wrong, as far as stderr can be written; returns `code`."""
+    from toolkit.cli import render
+
+    try:
+        render.complain(message, hint)
+    except OSError:
+        swallow_stderr()
+    return code

@@ -123,6 +123,7 @@ def _here(bundle: Bundle, reference: Bundle | None, sample: EvalText, *, record:
     from toolkit.bench.evaluate import evaluate as evaluate_service
     from toolkit.bench.reference import is_reference
     from toolkit.cli import render
+    from toolkit.errors import ConfigError
 
     result = render.follow(evaluate_service(bundle, reference, sample))
     if not record:
@@ -130,7 +131,11 @@ def _here(bundle: Bundle, reference: Bundle | None, sample: EvalText, *, record:
     if reference is not None and not is_reference(reference.manifest, bundle.manifest):
         render.note(f"not recorded: {reference.manifest.name} isn't the fp32 original of {bundle.manifest.name}")
         return result
-    recorded = render.follow(record_figures(bundle, result))
+    try:
+        recorded = render.follow(record_figures(bundle, result))
+    except ConfigError as exc:
+        render.warn(f"{exc.message} ({exc.hint})")
+        return result
     return result.model_copy(update={"bundle_id": recorded.id})
 
 

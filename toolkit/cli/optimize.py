@@ -49,17 +49,19 @@ def _request(*, model: str, profile_name: str, recipe_name: str | None, build: B
     help="Load the bundle and generate before storing it.",
 )
 @click.option("--force", is_flag=True, help="Build even if the bundle isn't expected to fit the device.")
+@click.option("--fresh", is_flag=True, help="Build anew instead of taking what is built already.")
 @options.trust_remote_code
 @options.evaluate
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Folder to put a copy of the bundle into.")
 @options.as_json
 @options.gathered(build=options.build_options, request=_request)
 def optimize(
-    request: BuildRequest, dry_run: bool, check: bool, evaluate: bool, out: Path | None, as_json: bool
+    request: BuildRequest, dry_run: bool, check: bool, fresh: bool, evaluate: bool, out: Path | None, as_json: bool
 ) -> None:
     """Quantize a model with Olive into a bundle.
 
-    MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
+    MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano. What is built
+    already is hashed, and built again where it is damaged.
     """
     from toolkit.bench import with_figures
     from toolkit.cli import render
@@ -72,7 +74,7 @@ def optimize(
         _show_plan(request)
         render.print_json(workflow_for(request))
         return
-    bundle = render.follow(optimize_service(request, out=out, check=check_here if check else None))
+    bundle = render.follow(optimize_service(request, out=out, check=check_here if check else None, fresh=fresh))
     if evaluate:
         bundle = render.follow(with_figures(bundle, request.model, request.options))
     _show(bundle, as_json=as_json)

@@ -16,6 +16,7 @@ from io import StringIO, TextIOWrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolkit.cli.ending import swallow_stderr
 from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
 from toolkit.units import memory_text, size_text
 from toolkit.untrusted import visible, visible_json
@@ -42,13 +43,16 @@ def _stderr() -> Console:
 def _say(text: str, *, mark: str = "", tail: str = "") -> None:
     """Print text on stderr behind a `mark` in rich's markup: wrapped at words on a terminal, else left whole.
 
-    Further lines are indented as far as the mark is wide.
+    Further lines are indented as far as the mark is wide. A stderr that can't be written swallows it.
     """
     from rich.text import Text
 
     label = Text.from_markup(mark)
     words = Text(_behind(label.plain, text).removeprefix(label.plain))
-    _stderr().print(label + words + Text.from_markup(tail), soft_wrap=not _stderr().is_terminal)
+    try:
+        _stderr().print(label + words + Text.from_markup(tail), soft_wrap=not _stderr().is_terminal)
+    except OSError:
+        swallow_stderr()
 
 
 def note(text: str) -> None:
@@ -59,6 +63,13 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Print a warning on stderr."""
     _say(text, mark="[yellow]warning:[/] ")
+
+
+def trace(text: str) -> None:
+    """Print a traceback on stderr."""
+    import click
+
+    click.echo(visible(text, keep="\n"), err=True)
 
 
 def complain(message: str, hint: str | None) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 from toolkit.cli import render
 from toolkit.cli.options import Printed
+from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.metrics import Predicted, Quality, Report, metrics
 from toolkit.metrics.quality import headline
-from toolkit.metrics.report import remarks, to_json
+from toolkit.metrics.report import remarks, report_path, reports_dir, to_json
 from toolkit.metrics.stats import Summaries
 from toolkit.untrusted import visible_json
 
@@ -175,6 +176,11 @@ def as_payload(reports: Sequence[Report]) -> dict[str, object]:
     return {"reports": [to_json(report) for report in reports]}
 
 
+def _still_had(reports: Sequence[Report]) -> str:
+    kept = all(report_path(report).is_file() for report in reports)
+    return "the figures are above" + (f", and all of the report in {shown(reports_dir())}" if kept else "")
+
+
 def write_reports(
     reports: Sequence[Report],
     payload: dict[str, object],
@@ -195,7 +201,6 @@ def write_reports(
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(
-            f"{output}: cannot be written: {exc.strerror}", "the report itself is kept in any case"
-        ) from exc
+        _show(reports)
+        raise ConfigError(f"{output}: cannot be written: {exc.strerror}", _still_had(reports)) from exc
     render.note(f"wrote {output}")

@@ -9,8 +9,6 @@ wheels/<sha256>     the runtimes' wheels, where they don't come from the devices
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,7 @@ from toolkit.deploy.push import CHUNK_BYTES
 from toolkit.deploy.runtime import Runtime, fetch_wheels, runtime_for
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step
-from toolkit.files import replaced_folder
+from toolkit.files import copy_file, in_words, replaced_folder
 
 KIT_VERSION = 1
 KIT_FILE = "kit.json"
@@ -68,7 +66,7 @@ def export_kit(
     with replaced_folder(folder, over_content=True) as beside:
         (beside / "blobs").mkdir()
         for artifact in bundle.manifest.artifacts if source is None else ():
-            _link(bundle.path / artifact.path, beside / "blobs" / artifact.sha256)
+            _copy(bundle.path / artifact.path, beside / "blobs" / artifact.sha256)
         (beside / "agent.pyz").write_bytes(agent_archive())
         described = {}
         for profile in profiles:
@@ -97,19 +95,16 @@ def _put_wheels(runtime: Runtime, folder: Path) -> Service[list[SentWheel]]:
     files: list[SentWheel] = []
     for path in (yield from fetch_wheels(runtime, None)):
         sha256 = describe_file(path, path.name).sha256
-        _link(path, folder / sha256)
+        _copy(path, folder / sha256)
         files.append({"name": path.name, "sha256": sha256})
     return files
 
 
-def _link(source: Path, target: Path) -> None:
-    """Link a file, or copy it where the disk allows no link. A target that is there has the same hash, and stays."""
-    if target.exists():
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, unless the target is there: then it has the same hash."""
+    if not target.exists():
+        with in_words(target):
+            copy_file(source, target)
 
 
 def _kit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -21,13 +23,15 @@ from toolkit.catalog.record import Record, read_record
 from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
-from toolkit.files import fresh_folder, in_turn, replaced_folder
+from toolkit.files import fresh_folder, hold_folder, in_turn, replaced_folder
 from toolkit.untrusted import reason
 
 T = TypeVar("T")
 
 LOCKS = data_path("wheels")
 _POLL_S = 0.2
+# The hashes of wheels that no lock covers, as sha256sum writes them.
+_SUMS = "SHA256SUMS"
 _WAITING = Progress("fetch wheels", 0, None)
 
 
@@ -180,19 +184,48 @@ def resolve(
 def _resolve(
     packages: Sequence[str], platform: Platform, folder: Path, local_folder: Path | None
 ) -> Service[list[Path]]:
-    if not folder.is_dir():
-        with replaced_folder(folder) as fresh:
+    if not _is_whole(folder):
+        with replaced_folder(folder, over_content=True) as fresh:
             links = ["--find-links", str(local_folder)] if local_folder else []
             yield from _download(platform, fresh, [*links, *packages, "pip"], ", ".join(packages))
+            (fresh / _SUMS).write_text(_sums(fresh), encoding="utf-8")
     return sorted(folder.glob("*.whl"))
 
 
-def _in_turn(work: Service[T]) -> Service[T]:
+def _is_whole(folder: Path) -> bool:
+    """Tell if a folder's wheels are those that were resolved, by their hashes."""
+    if not folder.is_dir():
+        return False
+    try:
+        return (folder / _SUMS).read_text(encoding="utf-8") == _sums(folder)
+    except FileNotFoundError:
+        # An earlier edgephi kept no hashes, and there may be no index now.
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _sums(folder: Path) -> str:
+    return "".join(f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.glob("*.whl")))
+
+
+def _in_turn(work: Service[list[Path]]) -> Service[list[Path]]:
     """Run a service while no other thread or process fetches: devices of one rollout want the same wheels at the same
     time.
     """
     with (yield from in_turn(cache_dir() / "wheels" / ".lock", "fetches wheels")):
-        return (yield from work)
+        _hold(cache_dir() / "wheels")
+        found = yield from work
+    for folder in {path.parent for path in found}:
+        with suppress(OSError):
+            os.utime(folder)
+    return found
+
+
+@cache
+def _hold(folder: Path) -> None:
+    """Keep the wheels from being pruned until this process, which is to send them, ends."""
+    hold_folder(folder)
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""This machine as a target: commands are children, files are linked or copied."""
+"""This machine as a target: commands are children, files are copied."""
 
 from __future__ import annotations
 
@@ -104,11 +104,8 @@ class LocalTransport:
         target = self._path(destination)
         total = source.stat().st_size
         wanted = (total if end is None else end(offset)) - offset
-        if wanted == total and _link(source, target):
-            yield total
-            return
         with self._explained(f"cannot write {target}", target.parent, wanted):
-            # Source and target may be one file under two names: opening it for writing would empty the source.
+            # An earlier edgephi made the target another name of the source: opening it for writing would empty both.
             if target.exists() and target.samefile(source):
                 yield wanted
             else:
@@ -144,16 +141,8 @@ class LocalTransport:
             raise RemoteCommandFailed(f"{WHERE}: {action}: {exc.strerror}") from exc
 
 
-def _link(source: Path, target: Path) -> bool:
-    """Make a hard link, as bundles have gigabytes; False when the file system forbids it or `target` is taken."""
-    try:
-        target.hardlink_to(source.resolve())
-    except OSError:
-        return False
-    return True
-
-
 def _copy(source: Path, target: Path, offset: int, length: int, *, keep: bool) -> Iterator[int]:
+    # Not a hard link: a change of one file would be a change of both, and repairing one of them impossible.
     # A new file is this user's alone, whatever the umask.
     target.touch(mode=0o600)
     with source.open("rb") as reading, target.open("r+b" if keep else "wb") as writing:

@@ -6,14 +6,14 @@ A model is opened once and planned once; a hub id is planned before its weights 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit import __version__
 from toolkit.bundle import canonical_json
 from toolkit.catalog import Recipe
-from toolkit.catalog.model import SourceModel, hash_model
+from toolkit.catalog.model import SourceModel, hash_model, hashes_are_remembered
 from toolkit.catalog.recipe import calibration_file
 from toolkit.config import shown
 from toolkit.errors import ConfigError
@@ -31,7 +31,7 @@ from toolkit.untrusted import read_json
 
 @dataclass(frozen=True)
 class Job:
-    """All that decides a bundle's bytes."""
+    """All that decides a bundle's bytes. `model_remembered` says that hashes of the model come from the memo."""
 
     model: SourceModel
     model_sha256: str
@@ -41,6 +41,7 @@ class Job:
     calibration_sha256: str | None
     fit: FitPlan
     tools: dict[str, str]
+    model_remembered: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -120,6 +121,7 @@ def make_job(request: BuildRequest) -> Service[Job]:
     file = _calibration(request, model)
     return Job(
         model=model,
+        model_remembered=hashes_are_remembered(model),
         model_sha256=(yield from hash_model(model)),
         recipe=request.recipe,
         provider=provider,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ _NO_MEMORY = re.compile(
     re.MULTILINE,
 )
 _NO_SPACE = re.compile(r"No space left on device|Errno 28\b|code: 28\b|disk full", re.IGNORECASE)
+# With less a log ends before it tells why.
+_LEAST_BYTES = 1 << 16
 _LESS_MEMORY = "close other programs, add swap, or take a smaller model; rtn recipes need the least"
 
 
@@ -183,6 +186,9 @@ def _failure(returncode: int, run: OliveRun) -> BuildError:
     if _NO_SPACE.search(text):
         message = f"the disk became full during the build ({shown(run.log)})"
         return HostDiskFull(message, "free some space, or set EDGEPHI_CACHE_DIR to another disk")
+    if shutil.disk_usage(run.log.parent).free < _LEAST_BYTES:
+        message = f"the disk of the build's log became full ({shown(run.log)})"
+        return HostDiskFull(message, "free some space, or set EDGEPHI_DATA_DIR to another disk")
     return BuildError(f"Olive failed: {last_error(text)}", f"its log is {shown(run.log)}")
 
 

@@ -30,10 +30,10 @@ from toolkit.bundle.registry.layout import (
     signature_layers,
 )
 from toolkit.bundle.signatures import read_signatures
-from toolkit.bundle.store import READ_ONLY, Bundle, open_bundle, store_dir
+from toolkit.bundle.store import READ_ONLY, Bundle, find_problem, find_problems, in_use, open_bundle, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.events import Progress, Service, Step
+from toolkit.events import Progress, Service, Step, Warning_
 from toolkit.files import in_words, locked, put_file, put_folder
 from toolkit.units import size_text
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
@@ -138,12 +138,12 @@ def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool 
     with _registry(reference, plain_http=plain_http) as registry:
         remote = _look_up(registry, reference)
         final = into if into is not None else store_dir() / remote.id
-        if into is None and final.is_dir():
+        if into is None and final.is_dir() and (yield from _is_whole(final, remote)):
             yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
             with in_words(final):
                 # The bundle may have been signed since.
                 remote.write_beside(final)
-            return open_bundle(final)
+            return in_use(open_bundle(final))
         if final.exists():
             raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
         with in_words(final):
@@ -152,13 +152,31 @@ def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool 
                 if not final.exists():
                     yield from _fill(registry, remote, beside)
                     put_folder(beside, final)
-    return open_bundle(final)
+    return open_bundle(final) if into is not None else in_use(open_bundle(final))
+
+
+def _is_whole(folder: Path, remote: _Remote) -> Service[bool]:
+    """Tell if a stored bundle is what the registry has; a damaged one is told of and removed."""
+    wrong = yield from find_problems(Bundle(folder, remote.manifest, remote.id))
+    path = folder / MANIFEST_NAME
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != remote.id:
+        wrong[MANIFEST_NAME] = "content changed (another SHA-256)"
+    if wrong:
+        said = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
+        yield Warning_(f"bundle {remote.id[:12]} is damaged and is pulled again: {said}")
+        with in_words(folder):
+            shutil.rmtree(folder)
+    return not wrong
 
 
 def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
     """Fetch every file of a bundle, each verified as it arrives, then write its signatures and its manifest."""
     manifest = remote.manifest
-    lacking = [artifact for artifact in manifest.artifacts if not (folder / artifact.path).is_file()]
+    lacking = []
+    for artifact in manifest.artifacts:
+        # Files of an earlier try were whole when they arrived; that may be long ago.
+        if (yield from find_problem(folder, artifact)):
+            lacking.append(artifact)
     total, done = sum(artifact.size_bytes for artifact in lacking), 0
     folder.mkdir(exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -193,7 +211,7 @@ def remote_bundle(reference: Place, *, plain_http: bool = False) -> Service[Bund
     with in_words(folder):
         remote.write_beside(folder)
     yield Step(f"{reference} is {remote.manifest.name} ({remote.id[:12]})")
-    return open_bundle(folder)
+    return in_use(open_bundle(folder))
 
 
 def _look_up(registry: Registry, reference: Place) -> _Remote:
