@@ -8,13 +8,14 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from toolkit import __version__
 from toolkit.errors import ToolkitError
+from toolkit.events import Warning_, listening
 
 BUG, INTERRUPTED = 70, 130
 
@@ -51,6 +52,7 @@ COMMANDS = {
         "toolkit.cli.emulate:emulate",
         "Start emulated boards, to try a bundle for correctness without the hardware.",
     ),
+    "trust": ("toolkit.cli.trust:trust", "Trust the profiles, targets and other files of the working folder."),
     "inventory": ("toolkit.cli.inventory:inventory", "Print the targets by tag, or as Ansible's inventory."),
     "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
     "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),
@@ -102,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
+        with listening(_warn_once()):
+            result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ToolkitError as exc:
         _complain(exc.message, exc.hint)
@@ -123,6 +126,20 @@ def _run(argv: Sequence[str] | None) -> int:
             f"the traceback is in {_write_bug_log()}; please report it with that file",
         )
         return BUG
+
+
+def _warn_once() -> Callable[[Warning_], None]:
+    """A function that draws a warning the first time that this command gives it."""
+    said: set[str] = set()
+
+    def hear(warning: Warning_) -> None:
+        from toolkit.cli import render
+
+        if warning.text not in said:
+            said.add(warning.text)
+            render.warn(warning.text)
+
+    return hear
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -112,6 +112,7 @@ def sign(ref: str, key: Path | None, as_json: bool) -> None:
 @click.option(
     "--target", shell_complete=options.names("targets"), help="Check that one of this target's signers has signed it."
 )
+@options.trust_folder
 @options.as_json
 def verify(ref: str, target: str | None, as_json: bool) -> None:
     """Check every file of a bundle against its manifest, and check its signatures.
@@ -224,6 +225,8 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
     help="Python version of the devices. Repeatable.  [default: all that suit]",
 )
 @click.option("--with-wheels", is_flag=True, help="Add the runtimes' wheels, for devices without a package index.")
+@options.unlocked_packages
+@options.trust_folder
 @options.source
 @options.gathered(pull=options.Pull)
 def export(

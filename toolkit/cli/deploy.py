@@ -38,6 +38,7 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 @click.option("--force", is_flag=True, help="Push even if the device has less memory than the plan needs.")
 @options.source
 @options.rollout
+@options.trust_folder
 @options.as_json
 @click.pass_context
 @options.gathered(delivery=options.delivery, link=options.Link, pull=options.Pull)

@@ -51,6 +51,8 @@ def _request(*, model: str, profile_name: str, recipe_name: str | None, build: B
 @click.option("--force", is_flag=True, help="Build even if the bundle isn't expected to fit the device.")
 @options.trust_remote_code
 @options.evaluate
+@options.unlocked_packages
+@options.trust_folder
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Folder to put a copy of the bundle into.")
 @options.as_json
 @options.gathered(build=options.build_options, request=_request)

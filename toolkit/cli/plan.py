@@ -62,6 +62,8 @@ _SOURCES = {
     help="Prompt length in tokens for the predicted speed, TTFT and memory.",
 )
 @click.option("--measure", "fresh", is_flag=True, help="Measure the target's memory and compute first, for a second.")
+@options.unlocked_packages
+@options.trust_folder
 @options.as_json
 def plan(
     model: str,

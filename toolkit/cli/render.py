@@ -9,7 +9,9 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
+from toolkit.cli import options
+from toolkit.errors import ToolkitError, UntrustedFile
+from toolkit.events import DeviceEvent, Ended, Progress, Question, Service, Step, Token, Warning_, drain
 from toolkit.units import memory_text, size_text
 
 if TYPE_CHECKING:
@@ -42,6 +44,16 @@ def warn(text: str) -> None:
     _say(f"[yellow]warning:[/] {_escape(text)}")
 
 
+def warn_of(error: ToolkitError) -> None:
+    """Warn of a file that is left out; the next step stands there only where it isn't to mend the file."""
+    warn(f"{error.message}: {error.hint}" if isinstance(error, UntrustedFile) else error.message)
+
+
+def left_out(error: ToolkitError) -> str:
+    """The state of such a file in a table."""
+    return "not trusted" if isinstance(error, UntrustedFile) else "broken"
+
+
 def prompt_secret() -> Callable[[str], str] | None:
     """A function that asks for a passphrase or a password and keeps no answer; None without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -52,6 +64,15 @@ def prompt_secret() -> Callable[[str], str] | None:
         return str(click.prompt(text, default="", show_default=False, hide_input=True, err=True, prompt_suffix=""))
 
     return ask
+
+
+def _agreed(question: str) -> bool:
+    """The user's answer to a question; no without a terminal, where nobody is asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    import click
+
+    return click.confirm(question, default=False, err=True)
 
 
 def print_json(value: object) -> None:
@@ -168,6 +189,9 @@ class _Drawer:
                 self._stop_bar()
                 sys.stdout.write(text)
                 sys.stdout.flush()
+            case Question():
+                self._stop_bar()
+                event.granted = options.is_granted(event.option) or _agreed(event.text)
             case DeviceEvent(target, about):
                 self._stop_bar()
                 self._devices.draw(target, about)
@@ -201,7 +225,7 @@ class _DeviceLines:
         self._bars = None
         self._tasks.clear()
 
-    def draw(self, target: str, event: Step | Progress | Warning_ | Token | Ended) -> None:
+    def draw(self, target: str, event: Step | Progress | Warning_ | Token | Question | Ended) -> None:
         match event:
             case Step(text, skipped):
                 # Most steps begin with the name of their target, as work on one device alone needs it.

@@ -52,6 +52,7 @@ def _loop(
 @options.trust_remote_code
 @click.option("--fresh", is_flag=True, help="Repeat measurements that are already kept.")
 @options.evaluate
+@options.trust_folder
 @options.report
 @options.gathered(build=options.build_options, delivery=options.delivery, loop=_loop, printed=options.Printed)
 def run(
