@@ -18,10 +18,7 @@ def user_name(name: str) -> str:
     wrong = _NOT_IN_USERS.search(name)
     character = wrong[0] if wrong else next((one for one in name if one.isspace() or not one.isprintable()), None)
     if character is not None:
-        where = "" if wrong is None or character in name.strip(character) else ", where it stands,"
-        raise ValueError(
-            f"{name!r} is not a user name: ssh, or a ProxyCommand's shell, would misread {character!r}{where}"
-        )
+        raise ValueError(f"{name!r} is not a user name: ssh, or a ProxyCommand's shell, would misread {character!r}")
     return name
 
 

@@ -110,7 +110,7 @@ def _differing(table: Mapping[str, Any], hidden: Path) -> list[str]:
     except ConfigError:
         return ["host"]
     keys = dict.fromkeys([*_FIRST, *table, *other])
-    return [key for key in keys if table.get(key) != other.get(key)]
+    return [key for key in keys if key != "schema_version" and table.get(key) != other.get(key)]
 
 
 def _dotted(table: Mapping[str, Any]) -> Iterator[str]:
