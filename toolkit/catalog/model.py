@@ -101,7 +101,7 @@ def known_shape(ref: str) -> ModelShape:
         return shipped.shape
     presets = {name: preset for preset in PRESETS.values() for name in (preset.name, preset.hub_id) if name}
     if ref not in presets:
-        hint = "give a folder that holds its config.json, as ./FOLDER, or one of `edgephi models list`"
+        hint = "give ./FOLDER with its config.json, or one of `edgephi models list`"
         raise unknown_name("model", ref, [*presets, *SHIPPED], hint)
     return parse_shape(presets[ref].config(), ref)
 

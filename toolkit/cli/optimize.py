@@ -61,7 +61,7 @@ def optimize(
 ) -> None:
     """Quantize a model with Olive into a bundle.
 
-    MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
+    MODEL is ./FOLDER in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano.
     """
     from toolkit.bench import with_figures
     from toolkit.cli import render

@@ -127,10 +127,13 @@ def _files(paths: tuple[str, ...]) -> list[str]:
 
 def _error(name_or_path: str) -> str | None:
     from toolkit.catalog import load_profile
-    from toolkit.errors import ConfigError
+    from toolkit.errors import ConfigError, UntrustedFile
 
     try:
         load_profile(name_or_path)
+    except UntrustedFile:
+        # Trust is looked at last: the file itself is right.
+        return None
     except ConfigError as exc:
         return exc.message
     return None

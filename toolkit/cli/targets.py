@@ -99,7 +99,7 @@ def add(
     HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@ and :PORT (for IPv6 as
     [fe80::1%eth0]:2222). Without --profile, edgephi connects to the machine, probes it and takes the profile that
     suits it best; with --profile it doesn't connect. The file goes into your configuration folder; a file of the same
-    name in ./targets would take precedence.
+    name in ./targets would take precedence, once you trust that folder (`edgephi trust`).
     """
     from toolkit.catalog import load_profile
     from toolkit.catalog.address import split_address

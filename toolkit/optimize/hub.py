@@ -102,7 +102,7 @@ def _unknown(ref: str) -> ConfigError:
             f"edgephi models synth {ref} -o FOLDER makes one of that shape",
         )
     return ConfigError(
-        f"no model '{ref}'{known}", f"give a folder, {' or '.join(SHIPPED)}, or a hub id like {hub_ids[0]}"
+        f"no model '{ref}'{known}", f"give ./FOLDER, {' or '.join(SHIPPED)}, or a hub id like {hub_ids[0]}"
     )
 
 
