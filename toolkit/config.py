@@ -162,6 +162,11 @@ def _way_out(number: int | None, path: Path) -> str | None:
     return other if variable else None
 
 
+def is_path(word: str) -> bool:
+    """Tell if a word of a command line is a path, rather than the name of a thing that edgephi keeps."""
+    return "/" in word or os.sep in word or word in (".", "..")
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or nothing when no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

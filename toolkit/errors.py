@@ -28,6 +28,10 @@ class ConfigError(ToolkitError):
     exit_code = 3
 
 
+class UntrustedFile(ConfigError):
+    """A file of the working folder decides something that only the user, or a folder that they trust, may decide."""
+
+
 class MissingExtra(ToolkitError):
     """An optional dependency set that this step needs isn't installed."""
 

@@ -5,7 +5,8 @@ A service is a generator: `result = yield from deploy(...)` inside services, `fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -52,15 +53,27 @@ class Ended:
     error: str | None = None
 
 
+@dataclass
+class Question:
+    """A step that needs the user's consent: the service goes on with it only if `granted` is true after the yield.
+
+    `option` is the one of the command line that gives it beforehand.
+    """
+
+    text: str
+    option: str
+    granted: bool = False
+
+
 @dataclass(frozen=True)
 class DeviceEvent:
     """An event on one device, from a service that works on several at once."""
 
     target: str
-    event: Step | Progress | Warning_ | Token | Ended
+    event: Step | Progress | Warning_ | Token | Question | Ended
 
 
-Event = Step | Progress | Warning_ | Token | DeviceEvent
+Event = Step | Progress | Warning_ | Token | DeviceEvent | Question
 Service = Generator[Event, None, T]
 
 
@@ -80,3 +93,22 @@ def drain(service: Service[T], hear: Callable[[Event], object] | None = None) ->
                 hear(event)
     finally:
         service.close()
+
+
+_listeners: list[Callable[[Warning_], object]] = []
+
+
+@contextmanager
+def listening(hear: Callable[[Warning_], object]) -> Iterator[None]:
+    """Tell `hear`, while the block runs, what `announce` is given in this process."""
+    _listeners.append(hear)
+    try:
+        yield
+    finally:
+        _listeners.remove(hear)
+
+
+def announce(text: str) -> None:
+    """Give a warning from a function that is no service, as the look-up of a name is; without a listener it is lost."""
+    for hear in tuple(_listeners):
+        hear(Warning_(text))

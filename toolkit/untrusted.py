@@ -224,7 +224,7 @@ def path_clash(paths: Iterable[str]) -> str | None:
     """
     known: dict[str, str] = {}
     for path in paths:
-        folded = _folded(path)
+        folded = folded_name(path)
         if folded in known:
             return f"listed twice: {known[folded]!r}, {path!r}"
         known[folded] = path
@@ -242,5 +242,6 @@ def signature_name(name: str) -> bool:
     return bool(_SIGNATURE_NAME.fullmatch(name)) and path_problem(name) is None
 
 
-def _folded(path: str) -> str:
+def folded_name(path: str) -> str:
+    """The text that all names share which are one file on Windows or macOS: no case, one way to write an accent."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

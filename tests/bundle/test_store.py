@@ -219,6 +219,30 @@ def test_found_by_name_id_and_folder() -> None:
     assert find_bundle(str(made.path)) == made
 
 
+def test_a_folder_has_a_separator() -> None:
+    make(Path("nano-int4"))
+    with pytest.raises(ConfigError) as caught:
+        find_bundle("nano-int4")
+    assert caught.value.message == "unknown bundle 'nano-int4'"
+    assert caught.value.hint == "edgephi bundle list shows what is built; the folder of that name is ./nano-int4"
+    assert find_bundle("./nano-int4").path == Path("nano-int4")
+
+
+def test_a_stored_bundle_and_a_folder_of_one_name() -> None:
+    made = put_in_store(context_tokens=1024)
+    Path("nano-int4").mkdir()
+    assert find_bundle("nano-int4") == made
+    make(Path("nano-int4"))
+    for word in ("nano-int4", made.id[:12]):
+        if word != "nano-int4":
+            make(Path(word))
+        with pytest.raises(ConfigError) as caught:
+            find_bundle(word)
+        assert caught.value.message == f"'{word}' is a stored bundle, and a folder here is a bundle too"
+        assert caught.value.hint == f"write ./{word} for the folder, {made.id[:12]} for the stored bundle"
+    assert find_bundle("./nano-int4").id != find_bundle(made.id).id == made.id
+
+
 def test_short_prefix_and_unknown_name() -> None:
     made = put_in_store()
     with pytest.raises(ConfigError, match="unknown bundle"):

@@ -12,6 +12,7 @@ import pytest
 from tests.support.profiles import BOARD, board, write
 from toolkit.catalog import Profile, load_profile
 from toolkit.catalog.profile import BrokenProfile, list_profiles, profile_json_schema, profile_table
+from toolkit.catalog.trust import trust_folder
 from toolkit.config import config_dir, shipped_dir
 from toolkit.errors import ConfigError
 
@@ -40,6 +41,7 @@ def refusal(name: str) -> ConfigError:
 
 def test_units_and_names_of_attributes() -> None:
     write("board", board(runtime__threads=3, limits={"max_memory": "3 GB", "min_token_match": 0.9}))
+    trust_folder()
     profile = load_profile("board")
     assert (profile.name, profile.path, profile.description) == (
         "board",
@@ -190,6 +192,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 def test_universal_wheels_suit_both_macs() -> None:
     tags = ["macosx_14_0_arm64", "macosx_14_0_universal2"]
     write("mac", board(hardware__os="darwin", runtime__platform_tags=tags))
+    trust_folder()
     assert load_profile("mac").runtime.platform_tags == tuple(tags)
 
 
@@ -212,12 +215,14 @@ def test_the_strongest_folder_wins() -> None:
     write("local", board(description="configured"), config_dir() / "profiles")
     assert load_profile("local").description == "configured"
     write("local", board(description="of this project"))
+    trust_folder()
     assert load_profile("local").description == "of this project"
 
 
 def test_extends_merges_deeply_and_keeps_the_status_at_home() -> None:
     write("base", board(status="hardware", limits={"min_decode_tps": 2}))
     write("small", {"schema_version": 1, "extends": "base", "hardware": {"ram": "4 GiB"}})
+    trust_folder()
     small = load_profile("small")
     assert small.hardware.ram_bytes == 4 * 2**30
     assert small.hardware.cores == 4
@@ -300,6 +305,7 @@ def test_local_on_an_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_is_inherited_from_local() -> None:
     write("desk", {"schema_version": 1, "extends": "local", "limits": {"min_decode_tps": 1.0}})
+    trust_folder()
     assert load_profile("desk").hardware == load_profile("local").hardware
 
 
@@ -342,6 +348,7 @@ def test_shipped_files_are_complete_by_themselves(name: str) -> None:
     assert text.startswith("#:schema ../docs/schema/profile.schema.json\n")
     profile = load_profile(name)
     write("again", profile_table(profile))
+    trust_folder()
     again = load_profile("again")
     assert again.model_dump() == profile.model_dump() | {"extends": None}
 

@@ -10,6 +10,7 @@ from tests.support.keys import make_key, public_text
 from toolkit.catalog import Target, load_target
 from toolkit.catalog.public_key import public_key
 from toolkit.catalog.signer import add_signer, list_signers, parse_signers, remove_signer
+from toolkit.config import config_dir
 from toolkit.errors import ConfigError
 
 
@@ -24,11 +25,10 @@ def pub(alice: Path) -> Path:
 
 
 @pytest.fixture
-def board(isolated: Path) -> Path:
+def board() -> Path:
     """The file of target `pi5`."""
-    folder = isolated / "targets"
-    folder.mkdir()
-    path = folder / "pi5.toml"
+    path = config_dir() / "targets" / "pi5.toml"
+    path.parent.mkdir(parents=True)
     path.write_text('# ours\nhost = "pi5.local"\nprofile = "local"')
     return path
 

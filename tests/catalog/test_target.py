@@ -20,6 +20,7 @@ from toolkit.catalog.target import (
     target_json_schema,
     target_toml,
 )
+from toolkit.catalog.trust import trust_folder
 from toolkit.config import config_dir, shipped_dir
 from toolkit.errors import ConfigError
 
@@ -105,7 +106,7 @@ def test_accepted(key: str, value: object) -> None:
         ({"host": "1:2:3"}, "host: '1:2:3' is not an IPv6 address"),
         ({"host": "fe80::1%a b"}, "host: 'fe80::1%a b' is not an IPv6 address"),
         ({"host": "pi5\n"}, "host: 'pi5\n' is not a host name, an address or an alias of ~/.ssh/config"),
-        ({"user": "-l root"}, "user: '-l root' is not a user name"),
+        ({"user": "-l root"}, "user: '-l root' is not a user name: ssh, or a ProxyCommand's shell, would misread '-'"),
         ({"port": 0}, "port: must be greater than or equal to 1, not 0"),
         ({"port": 65536}, "port: must be less than or equal to 65535, not 65536"),
         ({"port": "22"}, "port: must be a valid integer, not '22'"),
@@ -205,6 +206,7 @@ def test_the_shipped_example_is_a_target() -> None:
     Path("targets").mkdir()
     uncommented = re.sub(r"^# (?=[a-z_]+ =)", "", text, flags=re.MULTILINE)
     Path("targets/pi5.toml").write_text(uncommented, encoding="utf-8")
+    trust_folder()
     assert load_target("pi5").tags == ("lab", "arm")
 
 
@@ -333,10 +335,12 @@ def test_a_tag_of_nobody() -> None:
 def test_all_is_every_target_but_those_that_came_with_edgephi() -> None:
     write("pi5", PI5 | {"tags": ["lab", "all"]})
     write("orin", PI5 | {"tags": ["lab"]})
+    trust_folder()
     groups = target_groups(target for target in list_targets() if isinstance(target, Target))
     assert groups == {"all": ["orin", "pi5"], "lab": ["orin", "pi5"]}
     assert [target.name for target in select_targets(["local", "@lab"])] == ["local", "orin", "pi5"]
     write("local", {"transport": "local", "profile": "local"})
+    trust_folder()
     assert [target.name for target in select_targets(["@all"])] == ["local", "orin", "pi5"]
 
 

@@ -56,7 +56,7 @@ def test_eval_on_a_target_installs_and_activates_nothing(built: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("phi3-nano-int5",), "unknown bundle 'phi3-nano-int5'"),
+        (("phi3-nano-int5",), "'phi3-nano-int5' is neither a target nor a bundle"),
         (("phi3-nano-fp32", "--on", "lokal"), "unknown target 'lokal' (did you mean 'local'?)"),
         (("phi3-nano-fp32", "--reference", "nothing"), "unknown bundle 'nothing'"),
         (("phi3-nano-fp32", "--tokens", "64"), "64 tokens are less than one window of 512"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import edgephi
+from toolkit.catalog.trust import trust_folder
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +20,7 @@ def targets(isolated: Path) -> None:
         'host = "10.0.0.2"\nuser = "pi"\nport = 2222\nprofile = "raspberry-pi-5-8gb"\ntags = ["lab", "roof"]\n'
     )
     (folder / "torn.toml").write_text('host = "x"\n')
+    trust_folder()
 
 
 def test_what_ansible_reads() -> None:

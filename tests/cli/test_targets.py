@@ -13,6 +13,7 @@ from tests.support.paths import REPO
 from toolkit import localhost
 from toolkit.catalog import load_target
 from toolkit.catalog.target import target_json_schema
+from toolkit.catalog.trust import trust_folder
 from toolkit.cli import main
 from toolkit.config import config_dir, shipped_dir
 from toolkit.emulate import EmbeddedServer, PrivateSshd
@@ -166,6 +167,7 @@ def test_add_under_a_stronger_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*ADD) == 3
     assert run(*ADD, "--force") == 0
     assert "warning: targets/pi5.toml is read instead of " in capsys.readouterr().err
+    trust_folder()
     assert load_target("pi5").host == "here"
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support.builds import follow
 from toolkit.catalog.model import shipped_model
 from toolkit.errors import BuildError, ConfigError
-from toolkit.events import Event, Warning_
+from toolkit.events import Event, Warning_, listening
 from toolkit.optimize import resolve_model, resolve_shape
 from toolkit.optimize.hub import local_model
 
@@ -111,12 +111,46 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
 
 
-def test_folder_wins_over_every_other_meaning() -> None:
+def test_a_folder_has_a_separator() -> None:
     model = shipped_model("phi3-nano")
     assert model is not None
     Path("phi3-nano").symlink_to(model.folder)
-    found = local_model("phi3-nano")
+    found = local_model("./phi3-nano")
     assert found is not None and found.folder == Path("phi3-nano")
+    assert local_model(str(model.folder)) == model
+    with pytest.raises(ConfigError) as caught:
+        local_model("phi3-nano")
+    assert caught.value.message == "'phi3-nano' is a model that edgephi knows, and a folder here"
+    assert caught.value.hint == f"write ./phi3-nano for the folder; write {model.folder} for the other one"
+
+
+def test_a_folder_by_its_bare_name() -> None:
+    Path("v-shard").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        local_model("v-shard")
+    assert (caught.value.message, caught.value.hint) == ("no model 'v-shard'", "the folder of that name is ./v-shard")
+
+
+def test_a_folder_that_is_called_like_a_model_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolated: Path
+) -> None:
+    published = "microsoft/Phi-3-mini-4k-instruct"
+    for name in (published, "acme/tuned"):
+        (isolated / name).mkdir(parents=True)
+    with pytest.raises(ConfigError) as caught:
+        local_model(published)
+    assert caught.value.message == f"'{published}' is a model of the hub, and a folder here"
+    assert caught.value.hint == f"write ./{published} for the folder, {published}@main for the hub's model"
+    assert local_model(f"{published}@main") is None
+    said: list[str] = []
+    with listening(lambda warning: said.append(warning.text)), pytest.raises(ConfigError, match=r"no config\.json"):
+        local_model("acme/tuned")
+    folder = isolated / "acme/tuned"
+    assert said == [f"acme/tuned is the folder {folder}; acme/tuned@main is the hub's model of that name"]
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "models--acme--tuned").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="'acme/tuned' is a model of the hub, and a folder here"):
+        local_model("acme/tuned")
 
 
 def test_shipped_name() -> None:

@@ -117,6 +117,26 @@ def test_a_bundle_comes_goes_back_and_never_half(device: Path, runtimes: Path, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_sshd
+def test_packages_without_a_locked_hash_need_a_word_of_the_operator(device: Path, tmp_path: Path) -> None:
+    kit = kit_of("int4-rtn-b32", tmp_path / "kit")
+    parts = json.loads((kit / "kit.json").read_text())
+    provision = parts["profiles"]["local"]["runtimes"][MINOR]["provision"]
+    del provision["locked"]
+    provision["packages"] = ["no-such-runtime==9.0"]
+    (kit / "kit.json").write_text(json.dumps(parts))
+    refused = install(kit)
+    assert refused.returncode != 0
+    assert "no hashes are locked for no-such-runtime==9.0: whatever the device's index has would be" in refused.stdout
+    assert not (device / "runtimes").exists()
+    tried = install(kit, "-e", "edgephi_bundle_unlocked_packages=true")
+    assert tried.returncode != 0
+    assert "no hashes are locked" not in tried.stdout
+    assert "TASK [edgephi_bundle : Install the runtime]" in tried.stdout, tried.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @needs_sshd
 @needs_registry

@@ -16,7 +16,7 @@ from toolkit.bench.run import held_out_text
 from toolkit.bundle import Artifact, Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.bundle.store import find_problem, keep_with
 from toolkit.catalog import load_profile, load_recipe
-from toolkit.catalog.model import SourceModel
+from toolkit.catalog.model import SHIPPED, SourceModel
 from toolkit.config import cache_dir, shown
 from toolkit.deploy import Prepared, check_here, prepare
 from toolkit.deploy.push import Upload
@@ -104,9 +104,12 @@ def find_reference(manifest: Manifest) -> Bundle:
     """
     found = [other for other in list_bundles() if is_reference(other.manifest, manifest)]
     if not found:
+        model = manifest.model.id
+        # A model that came from a folder has its name alone, which a command line doesn't take for the folder.
+        word = model if "/" in model or model in SHIPPED else f"PATH/{model}"
         raise ConfigError(
-            f"no fp32 bundle of {manifest.model.id} is built here to compare {manifest.name} with",
-            f"edgephi optimize {manifest.model.id} --recipe fp32 --profile local, or name one with --reference",
+            f"no fp32 bundle of {model} is built here to compare {manifest.name} with",
+            f"edgephi optimize {word} --recipe fp32 --profile local, or name one with --reference",
         )
     return max(found, key=lambda bundle: bundle.manifest.context_tokens)
 

@@ -9,12 +9,12 @@ import re
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.bundle.manifest import REBUILD, Artifact, Manifest, manifest_text, parse_manifest
-from toolkit.config import cache_dir, shown, suggestion
+from toolkit.config import cache_dir, is_path, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
 from toolkit.files import copy_file, fresh_folder, hold_folder, put_file, put_folder
@@ -184,23 +184,24 @@ def list_bundles() -> list[Bundle]:
 
 
 def find_bundle(ref: str) -> Bundle:
-    """A bundle by folder, by the first characters of its id (6 or more), or by its name in the store.
+    """A bundle by the path of its folder, by the first characters of its id (6 or more), or by its name in the store.
 
-    Raises ConfigError when `ref` means no bundle, or more than one.
+    Raises ConfigError when `ref` means no bundle, or more than one: a stored one and a folder of that name, too.
     """
-    if os.sep in ref or "/" in ref or Path(ref).is_dir():
+    if is_path(ref):
         return open_bundle(Path(ref).expanduser())
     stored = list_bundles()
-    by_figures = sorted(stored, key=lambda bundle: len(bundle.manifest.quality))
-    matches = list({b.manifest.identity: b for b in by_figures if b.manifest.name == ref}.values())
-    if not matches and re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", ref):
-        matches = [bundle for bundle in stored if bundle.id.startswith(ref)]
+    matches = matching(ref, stored)
     if not matches:
         known = suggestion(ref, {bundle.manifest.name for bundle in stored})
-        raise ConfigError(f"unknown bundle '{ref}'{known}", "edgephi bundle list shows what is built")
+        folder = f"; the folder of that name is ./{ref}" if Path(ref).is_dir() else ""
+        raise ConfigError(f"unknown bundle '{ref}'{known}", f"edgephi bundle list shows what is built{folder}")
     if len(matches) > 1:
         ids = ", ".join(f"{bundle.id[:12]} (context {bundle.manifest.context_tokens})" for bundle in matches)
         raise ConfigError(f"'{ref}' means {len(matches)} bundles: {ids}", "name one by its id")
+    if (Path(ref) / MANIFEST_NAME).is_file():
+        hint = f"write ./{ref} for the folder, {matches[0].id[:12]} for the stored bundle"
+        raise ConfigError(f"'{ref}' is a stored bundle, and a folder here is a bundle too", hint)
     return in_use(matches[0])
 
 
@@ -220,6 +221,15 @@ def keep_with(value: object, folder: Path) -> None:
         time.sleep(_HOLD_POLL_S)
     with contextlib.suppress(OSError):
         os.utime(folder)
+
+
+def matching(ref: str, stored: Sequence[Bundle]) -> list[Bundle]:
+    """The stored bundles of a name, or else of an id that begins with `ref`; of one identity that with most figures."""
+    by_figures = sorted(stored, key=lambda bundle: len(bundle.manifest.quality))
+    named = list({b.manifest.identity: b for b in by_figures if b.manifest.name == ref}.values())
+    if named or not re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", ref):
+        return named
+    return [bundle for bundle in stored if bundle.id.startswith(ref)]
 
 
 def find_identity(identity: str) -> Bundle | None:

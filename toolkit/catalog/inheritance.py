@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.catalog.toml import find_toml, read_toml, search_dirs
+from toolkit.catalog.toml import find_toml, in_working_folder, is_path, read_toml, search_dirs
 from toolkit.config import shown, suggestion
 from toolkit.errors import ConfigError
 
@@ -72,14 +72,18 @@ def _read(path: Path) -> dict[str, Any]:
 def _find_parent(chain: Sequence[tuple[Path, dict[str, Any]]]) -> Path:
     """The file that the last of the chain extends: its neighbour first, so that a folder's profiles agree.
 
-    A file that extends its own name means the one it hides.
+    A file that extends its own name means the one it hides. A file that isn't the working folder's extends one of those
+    only if no other has the name: what a profile of the user's own means doesn't change with the folder.
     """
     path, table = chain[-1]
     name = table["extends"]
-    if not isinstance(name, str):
+    if not isinstance(name, str) or is_path(name):
         raise ConfigError(f"{shown(path)}: extends: must be the name of a profile, not {name!r}")
     seen = [file.resolve() for file, _ in chain]
-    for folder in [path.parent, *search_dirs("profiles")]:
+    folders = search_dirs("profiles")
+    if not in_working_folder(path, "profiles"):
+        folders.sort(key=lambda folder: in_working_folder(folder / path.name, "profiles"))
+    for folder in [path.parent, *folders]:
         candidate = folder / f"{name}.toml"
         hides_itself = name == path.stem and candidate.resolve() in seen
         if candidate.is_file() and not hides_itself:

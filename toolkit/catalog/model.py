@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import struct
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from toolkit.catalog.hash_memo import HashMemo, chunks
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.shape import ModelShape, parse_shape, read_config, read_shape
 from toolkit.catalog.toml import unknown_name
-from toolkit.config import data_path, shown
+from toolkit.config import data_path, is_path, shown
 from toolkit.errors import ConfigError
-from toolkit.events import Progress, Service
+from toolkit.events import Progress, Service, announce
 from toolkit.untrusted import name_problem, path_problem, read_json
 
 SHIPPED = ("phi3-nano",)
@@ -32,6 +33,7 @@ _MORE_TOKENIZER_FILES = (
 _CONFIG_FILES = ("config.json", "generation_config.json")
 # A header lists some hundred bytes a tensor; Phi-3-medium has 240 of them.
 _LARGEST_HEADER_BYTES = 16 << 20
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -97,20 +99,57 @@ def known_shape(ref: str) -> ModelShape:
 
     Raises ConfigError for any other `ref`; nothing is downloaded.
     """
-    path = Path(ref).expanduser()
-    if path.is_dir():
+    path = model_folder(ref)
+    if path is not None:
         return read_shape(path / "config.json", shown(path))
     if shipped := shipped_model(ref):
         return shipped.shape
     presets = {name: preset for preset in PRESETS.values() for name in (preset.name, preset.hub_id) if name}
     if ref not in presets:
-        raise unknown_name(
-            "model",
-            ref,
-            [*presets, *SHIPPED],
-            "give a folder that holds its config.json, or one of `edgephi models list`",
-        )
+        hint = "give ./FOLDER with its config.json, or one of `edgephi models list`"
+        raise unknown_name("model", ref, [*presets, *SHIPPED], hint)
     return parse_shape(presets[ref].config(), ref)
+
+
+def model_folder(ref: str) -> Path | None:
+    """The existing folder that a word for a model means; None for a name: of a shipped model, a preset, the hub's.
+
+    A bare name never means a folder, which is written ./name; a relative path like the hub's org/name does, and that is
+    announced. Raises ConfigError for a word that is a known name and a model folder, or the name of a folder alone.
+    """
+    path = Path(ref).expanduser()
+    if not path.exists():
+        return None
+    if is_path(ref):
+        if HUB_ID.fullmatch(ref):
+            _tell_from_the_hub(ref, path)
+        return path
+    if ref not in SHIPPED and ref not in PRESETS:
+        if path.is_dir():
+            raise ConfigError(f"no model '{ref}'", f"the folder of that name is ./{ref}")
+    elif (path / "config.json").is_file():
+        other = str(data_path(ref)) if ref in SHIPPED else PRESETS[ref].hub_id
+        known = f"; write {other} for the other one" if other else ""
+        raise ConfigError(
+            f"'{ref}' is a model that edgephi knows, and a folder here", f"write ./{ref} for the folder{known}"
+        )
+    return None
+
+
+def _tell_from_the_hub(ref: str, path: Path) -> None:
+    there = f"{ref}@main" if "@" not in ref else None
+    published = {preset.hub_id for preset in PRESETS.values()}
+    if ref.partition("@")[0] in published or _in_hub_cache(ref.partition("@")[0]):
+        hint = f"write ./{ref} for the folder" + (f", {there} for the hub's model" if there else "")
+        raise ConfigError(f"'{ref}' is a model of the hub, and a folder here", hint)
+    also = f"; {there} is the hub's model of that name" if there else ""
+    announce(f"{ref} is the folder {path.absolute()}{also}")
+
+
+def _in_hub_cache(repo: str) -> bool:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+    return (cache / f"models--{repo.replace('/', '--')}").is_dir()
 
 
 def shipped_model(name: str) -> SourceModel | None:

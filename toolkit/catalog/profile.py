@@ -21,7 +21,8 @@ from toolkit import localhost
 from toolkit.catalog.inheritance import Chain, read_chain
 from toolkit.catalog.record import Record
 from toolkit.catalog.settings import NAMES as SETTING_NAMES, RuntimeSettings
-from toolkit.catalog.toml import file_schema, find_toml, parse_table, unknown_name
+from toolkit.catalog.toml import file_schema, find_file, find_toml, is_path, parse_table
+from toolkit.catalog.trust import admit
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.localhost import ARCH_NAMES
@@ -269,14 +270,12 @@ class BrokenProfile:
 def load_profile(name_or_path: str) -> Profile:
     """A profile by name, or by path when it ends in `.toml` or holds a slash.
 
-    Raises ConfigError naming file, key path and reason.
+    Raises ConfigError naming file, key path and reason; UntrustedFile for a key that needs trust in the working folder,
+    in any file that the profile extends. A path is a word of the user's own about that one file.
     """
-    if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
-        return _load(Path(name_or_path).expanduser())
-    found = find_toml("profiles")
-    if name_or_path not in found:
-        raise unknown_name("profile", name_or_path, found, "edgephi profiles list shows them")
-    return _load(found[name_or_path])
+    if is_path(name_or_path):
+        return _load(Path(name_or_path).expanduser(), chosen=True)
+    return _load(find_file("profiles", name_or_path, "edgephi profiles list shows them"))
 
 
 def list_profiles() -> list[Profile | BrokenProfile]:
@@ -329,11 +328,14 @@ def _load_or_report(name: str, path: Path) -> Profile | BrokenProfile:
         return BrokenProfile(name, path, exc)
 
 
-def _load(path: Path) -> Profile:
+def _load(path: Path, *, chosen: bool = False) -> Profile:
     chain = read_chain(path)
     if all(file.stem != "local" for file, _ in chain.links):
         _refuse_auto(chain)
-    return parse_table(Profile, chain.merged(), chain.origin, given={"name": path.stem, "path": path})
+    profile = parse_table(Profile, chain.merged(), chain.origin, given={"name": path.stem, "path": path})
+    for file, table in chain.links[1:] if chosen else chain.links:
+        admit("profiles", file, table)
+    return profile
 
 
 def _refuse_auto(chain: Chain) -> None:

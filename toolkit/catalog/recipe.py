@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from toolkit.catalog.record import Record
-from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
+from toolkit.catalog.toml import find_file, find_toml, parse_table, read_toml
+from toolkit.catalog.trust import admit
 from toolkit.config import data_path
 from toolkit.errors import ConfigError
 
@@ -132,15 +133,18 @@ def load_recipe(name_or_path: str) -> Recipe:
     """
     if name_or_path.endswith(".toml"):
         return _load(Path(name_or_path).expanduser())
-    found = find_toml("recipes")
-    if name_or_path not in found:
-        raise unknown_name("recipe", name_or_path, found, f"known recipes: {', '.join(found)}")
-    return _load(found[name_or_path])
+    return _load_named(find_file("recipes", name_or_path, f"known recipes: {', '.join(find_toml('recipes'))}"))
 
 
 def list_recipes() -> list[Recipe]:
     """Every recipe that a name reaches, in the order of names."""
-    return [_load(path) for path in find_toml("recipes").values()]
+    return [_load_named(path) for path in find_toml("recipes").values()]
+
+
+def _load_named(path: Path) -> Recipe:
+    recipe = _load(path)
+    admit("recipes", path, {})
+    return recipe
 
 
 def _load(path: Path) -> Recipe:

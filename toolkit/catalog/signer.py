@@ -10,6 +10,7 @@ from pathlib import Path
 from toolkit.catalog.public_key import PublicKey, public_key
 from toolkit.catalog.target import Target, demand_signers
 from toolkit.catalog.toml import is_shipped
+from toolkit.catalog.trust import own_change
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.files import PRIVATE, write_whole
@@ -74,7 +75,8 @@ def add_signer(target: Target, identity: str, key_file: Path) -> tuple[Path, Sig
             raise ConfigError(f"{shown(file)}:{signer.line}: {identity} may sign with that key already")
     gap = "\n" if text and not text.endswith("\n") else ""
     line = f'{identity} namespaces="{NAMESPACE}" {key.text}'
-    write_whole(file, f"{text}{gap}{line}\n", mode=PRIVATE)
+    with own_change():
+        write_whole(file, f"{text}{gap}{line}\n", mode=PRIVATE)
     return file, Signer(len(text.splitlines()) + 1, identity, f'namespaces="{NAMESPACE}"', key, "")
 
 
@@ -93,7 +95,8 @@ def remove_signer(target: Target, reference: str) -> tuple[Path, Sequence[Signer
         known = ", ".join(f"{signer.identities} {signer.key.fingerprint}" for signer in signers) or "nobody"
         raise ConfigError(f"{shown(file)}: no line is {reference}'s", f"there: {known}")
     lines = text.splitlines(keepends=True)
-    write_whole(file, "".join(line for number, line in enumerate(lines, 1) if number not in gone), mode=PRIVATE)
+    with own_change():
+        write_whole(file, "".join(line for number, line in enumerate(lines, 1) if number not in gone), mode=PRIVATE)
     return file, [signer for signer in signers if signer.line not in gone]
 
 

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from toolkit.catalog.address import host_name, user_name
 from toolkit.catalog.record import Record
 from toolkit.catalog.remote_path import own_folder, python_command
-from toolkit.catalog.toml import file_schema, find_toml, is_shipped, parse_table, read_toml, unknown_name
+from toolkit.catalog.toml import (
+    file_schema,
+    find_file,
+    find_toml,
+    in_working_folder,
+    is_path,
+    is_shipped,
+    parse_table,
+    read_toml,
+    refuse_twin,
+    unknown_name,
+)
+from toolkit.catalog.trust import admit, demand_trust, own_change
 from toolkit.config import shown
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, UntrustedFile
 from toolkit.files import PRIVATE, write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@\\+-]*\$?")
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_IPV6_CHARACTERS = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # The mark by which a command line tells a tag from a name, and the tag that no file has to name.
 MARK = "@"
@@ -34,46 +43,12 @@ _SECRET = re.compile(
 )
 
 
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise ValueError(f"'{text}' is not {what}")
-        return text
-
-    return check
-
-
 def _target_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"'{name}' is not a name: letters, digits and . _ - only, at most 64")
     if name.endswith(".toml"):
         raise ValueError(f"'{name}' is the name of a file; leave .toml out")
     return name
-
-
-def _host(host: str) -> str:
-    # The message doesn't repeat the text: somebody may have written a login with its password.
-    if "@" in host:
-        raise ValueError("the user goes into `user`, not before the host")
-    if host.startswith("["):
-        raise ValueError(f"'{host}': an IPv6 address is written without brackets, the port goes into `port`")
-    if ":" in host:
-        return _ipv6(host)
-    if not _HOST.fullmatch(host):
-        raise ValueError(f"'{host}' is not a host name, an address or an alias of ~/.ssh/config")
-    return host
-
-
-def _ipv6(host: str) -> str:
-    if host.count(":") == 1:
-        raise ValueError(f"'{host}': the port goes into `port`, not after the host")
-    try:
-        if not _IPV6_CHARACTERS.fullmatch(host):
-            raise ValueError
-        ipaddress.IPv6Address(host)
-    except ValueError:
-        raise ValueError(f"'{host}' is not an IPv6 address") from None
-    return host
 
 
 def can_be_python(path: str) -> bool:
@@ -85,20 +60,16 @@ def can_be_python(path: str) -> bool:
     return True
 
 
-def split_address(text: str) -> tuple[str | None, str, int | None]:
-    """User, host and port of `USER@HOST:PORT` or `ssh://USER@HOST:PORT`, an IPv6 address with a port in brackets."""
-    login, _, address = text.removeprefix("ssh://").rstrip("/").rpartition("@")
-    found = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?|([^:]+):(\d+)", address)
-    if found is None:
-        return login or None, address, None
-    port = found[2] or found[4]
-    return login or None, found[1] or found[3], int(port) if port else None
-
-
 def _key_file(path: Path) -> Path:
     if "PRIVATE KEY" in str(path):
         raise ValueError("edgephi keeps no secrets in files; write the path of the key file")
     return path
+
+
+def _profile(name: str) -> str:
+    if is_path(name) and not Path(name).expanduser().is_absolute():
+        raise ValueError(f"'{name}' means another file in each folder; write a profile's name, or an absolute path")
+    return name
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -117,12 +88,14 @@ class Target(Record):
     transport: Literal["ssh", "paramiko", "openssh", "local"] = Field(
         "ssh", description="how to reach the machine: paramiko and openssh are SSH with that client alone"
     )
-    host: Annotated[str, AfterValidator(_host)] | None = Field(
+    host: Annotated[str, AfterValidator(host_name)] | None = Field(
         None, description="host name, address or alias of ~/.ssh/config"
     )
-    user: Annotated[str, AfterValidator(_matching(_USER, "a user name"))] | None = Field(None, description="login name")
+    user: Annotated[str, AfterValidator(user_name)] | None = Field(None, min_length=1, description="login name")
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(None, description="port of sshd")
-    profile: str = Field(min_length=1, description="name of the device class: edgephi profiles list")
+    profile: Annotated[str, AfterValidator(_profile)] = Field(
+        min_length=1, description="name of the device class: edgephi profiles list"
+    )
     install_root: Annotated[str, AfterValidator(own_folder)] = Field(
         "~/.edgephi", description="folder on the target that edgephi owns"
     )
@@ -197,12 +170,12 @@ def parse_target(name: str, table: Mapping[str, Any], where: Path | str) -> Targ
 
 
 def load_target(name: str) -> Target:
-    """A target by name. Raises ConfigError naming file, key path and reason."""
-    found = find_toml("targets")
-    if name not in found:
-        known = "edgephi targets list shows them; edgephi targets add NAME HOST --profile PROFILE makes one"
-        raise unknown_name("target", name, found, known)
-    return _load(name, found[name])
+    """A target by name.
+
+    Raises ConfigError naming file, key path and reason; UntrustedFile for a key that needs trust in the working folder.
+    """
+    known = "edgephi targets list shows them; edgephi targets add NAME HOST --profile PROFILE makes one"
+    return _load(name, find_file("targets", name, known))
 
 
 def list_targets() -> list[Target | BrokenTarget]:
@@ -214,7 +187,8 @@ def select_targets(words: Sequence[str]) -> list[Target]:
     """The targets that names and `@tags` mean, in the order of the words, each once.
 
     Raises ConfigError for an unknown name or tag; and, where a tag is asked for, for a target file that can't be
-    read: a machine whose tags nobody knows must not be left out in silence.
+    read: a machine whose tags nobody knows must not be left out in silence. A working folder adds machines to a tag
+    only when it is trusted.
     """
     groups = _read_groups() if any(map(is_tag, words)) else {}
     return [load_target(name) for name in expand(words, groups)]
@@ -224,10 +198,22 @@ def _read_groups() -> dict[str, list[str]]:
     readable: list[Target] = []
     for target in list_targets():
         if isinstance(target, BrokenTarget):
+            if isinstance(target.error, UntrustedFile):
+                raise target.error
             hint = "its tags can't be read: mend or delete that file, or name the targets one by one"
             raise ConfigError(target.error.message, hint)
         readable.append(target)
+    refuse_strange_members(readable)
     return target_groups(readable)
+
+
+def refuse_strange_members(targets: Iterable[Target]) -> None:
+    """Raise UntrustedFile if one of the targets is a file of a working folder that isn't trusted: it would join the
+    machines that a tag, or @all, means.
+    """
+    for target in targets:
+        if target.path is not None and in_working_folder(target.path, "targets"):
+            demand_trust(target.path, "tags, and @all")
 
 
 def is_tag(word: str) -> bool:
@@ -279,6 +265,7 @@ def save_target(target: Target, folder: Path, *, replace: bool = False) -> Path:
     path = folder / f"{target.name}.toml"
     if path.exists() and not replace:
         raise ConfigError(f"{shown(path)}: exists already", "--force replaces it")
+    refuse_twin("targets", target.name)
     write_whole(path, target_toml(target), mode=PRIVATE)
     return path
 
@@ -288,7 +275,8 @@ def demand_signers(path: Path, file: str) -> None:
     text = path.read_text(encoding="utf-8")
     gap = "\n" if text and not text.endswith("\n") else ""
     # A target's file has no tables, so that its last line is a key of the target.
-    write_whole(path, f'{text}{gap}allowed_signers = "{file}"\n', mode=PRIVATE)
+    with own_change():
+        write_whole(path, f'{text}{gap}allowed_signers = "{file}"\n', mode=PRIVATE)
 
 
 def target_toml(target: Target) -> str:
@@ -311,7 +299,8 @@ def remove_target(name: str) -> Path:
     if is_shipped(path, "targets"):
         raise ConfigError(f"target '{name}' came with edgephi and stays: {shown(path)}")
     try:
-        path.unlink()
+        with own_change():
+            path.unlink()
     except OSError as exc:
         raise ConfigError(f"{shown(path)}: cannot be deleted: {exc.strerror}") from exc
     return path
@@ -325,7 +314,10 @@ def target_json_schema() -> dict[str, Any]:
 
 
 def _load(name: str, path: Path) -> Target:
-    return parse_target(name, read_toml(path), path)
+    table = read_toml(path)
+    target = parse_target(name, table, path)
+    admit("targets", path, table)
+    return target
 
 
 def _load_or_report(name: str, path: Path) -> Target | BrokenTarget:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.config import config_dir, shipped_dir, shown, suggestion
 from toolkit.errors import ConfigError
-from toolkit.untrusted import name_problem, read_text_file, reason
+from toolkit.untrusted import folded_name, name_problem, read_text_file, reason
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -23,21 +23,88 @@ Origin = Callable[[Sequence[str]], Path]
 
 
 def search_dirs(name: str) -> list[Path]:
-    """Folders that may hold `name` files, strongest first: `./<name>`, the user's, the shipped ones."""
-    folders = [Path.cwd() / name, config_dir() / name, shipped_dir(name)]
+    """Folders that may hold `name` files, strongest first: `./<name>`, the user's, the shipped ones.
+
+    A folder that is two of them has the weaker rank: in a checkout, the user's own files outrank the shipped ones.
+    """
+    folders = [shipped_dir(name), config_dir() / name, Path.cwd() / name]
     seen: dict[Path, Path] = {}
     for folder in folders:
         seen.setdefault(folder.resolve(), folder)
-    return list(seen.values())
+    return list(seen.values())[::-1]
 
 
 def find_toml(name: str) -> dict[str, Path]:
     """All TOML files of a kind by stem, the strongest folder winning."""
-    found: dict[str, Path] = {}
-    for folder in search_dirs(name):
+    return {stem: paths[0] for stem, paths in sorted(_find_all(name).items())}
+
+
+def find_file(kind: str, name: str, hint: str) -> Path:
+    """The TOML file of a kind (profiles, …) that a name means.
+
+    Raises ConfigError for a name that means none, and for one from which another differs by its case alone.
+    """
+    found = find_toml(kind)
+    if name not in found:
+        raise unknown_name(kind.removesuffix("s"), name, found, hint)
+    refuse_twin(kind, name)
+    return found[name]
+
+
+def is_path(name_or_path: str) -> bool:
+    """Tell if a word is the path of a TOML file, rather than a name."""
+    return name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path
+
+
+def refuse_twin(kind: str, name: str) -> None:
+    """Raise ConfigError if another name of that kind is the same file on Windows or macOS."""
+    found = find_toml(kind)
+    for known in found:
+        if known != name and folded_name(known) == folded_name(name):
+            where = ", ".join(shown(found[one]) for one in (known, name) if one in found)
+            raise ConfigError(
+                f"{kind} '{known}' and '{name}' differ only in case or accents: on Windows and macOS they are one file",
+                f"give one of them another name: {where}",
+            )
+
+
+def in_working_folder(path: Path, kind: str) -> bool:
+    """Tell if a file of `kind` is the working folder's, rather than the user's own or a shipped one."""
+    return _is_working_folder(path.parent, kind)
+
+
+def hidden_by(path: Path, kind: str) -> Path | None:
+    """The file of the user's own, or of edgephi's, that a file of the working folder is read instead of."""
+    found = _find_all(kind).get(path.stem, [])
+    return next((other for other in found if not in_working_folder(other, kind)), None)
+
+
+def is_copy(path: Path, kind: str) -> bool:
+    """Tell if a file of the working folder is the shipped one of its name, byte for byte."""
+    shipped = shipped_dir(kind) / path.name
+    try:
+        if not (shipped.is_file() and path.is_file() and shipped.stat().st_size == path.stat().st_size):
+            return False
+        return path.read_bytes() == shipped.read_bytes()
+    except OSError:
+        return False
+
+
+def _is_working_folder(folder: Path, kind: str) -> bool:
+    found = folder.resolve()
+    own = (config_dir() / kind, shipped_dir(kind))
+    return found == (Path.cwd() / kind).resolve() and found not in [place.resolve() for place in own]
+
+
+def _find_all(kind: str) -> dict[str, list[Path]]:
+    """The files that each name of a kind reaches, strongest first. Copies of shipped files have these' own rank."""
+    found: dict[str, list[Path]] = {}
+    for folder in search_dirs(kind):
+        strange = _is_working_folder(folder, kind)
         for path in sorted(folder.glob("*.toml")):
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+            if not (strange and is_copy(path, kind)):
+                found.setdefault(path.stem, []).append(path)
+    return found
 
 
 def is_shipped(path: Path, kind: str) -> bool:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from toolkit.catalog.record import Record
-from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
+from toolkit.catalog.toml import find_file, find_toml, parse_table, read_toml
+from toolkit.catalog.trust import admit
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -46,8 +47,9 @@ def load_workload(name: str) -> Workload:
     if name.endswith(".toml"):
         path = Path(name)
     else:
-        known = find_toml("workloads")
-        if name not in known:
-            raise unknown_name("workload", name, known, f"there are: {', '.join(known)}")
-        path = known[name]
-    return parse_table(Workload, {"name": path.stem, **read_toml(path)}, path)
+        path = find_file("workloads", name, f"there are: {', '.join(find_toml('workloads'))}")
+    table = read_toml(path)
+    workload = parse_table(Workload, {"name": path.stem, **table}, path)
+    if not name.endswith(".toml"):
+        admit("workloads", path, table)
+    return workload

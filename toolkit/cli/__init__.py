@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import click
@@ -23,6 +23,7 @@ from toolkit.cli.ending import (
     swallow_stderr,
 )
 from toolkit.errors import ToolkitError
+from toolkit.events import Warning_, listening
 
 BUG, INTERRUPTED, LOST_OUTPUT = 70, 130, 1
 
@@ -60,6 +61,7 @@ COMMANDS = {
         "toolkit.cli.emulate:emulate",
         "Start emulated boards, to try a bundle for correctness without the hardware.",
     ),
+    "trust": ("toolkit.cli.trust:trust", "Trust the profiles, targets and other files of the working folder."),
     "inventory": ("toolkit.cli.inventory:inventory", "Print the targets by tag, or as Ansible's inventory."),
     "demo": ("toolkit.cli.demo:demo", "Run the whole loop on the reference model and a loopback device."),
     "completion": ("toolkit.cli.completion:completion", "Print the shell completion script."),
@@ -122,7 +124,8 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _outcome(argv: Sequence[str] | None, ending: Ending) -> int:
     try:
-        result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
+        with listening(_warn_once()):
+            result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ToolkitError as exc:
         return _complain(exc.message, exc.hint, exc.exit_code)
@@ -158,6 +161,20 @@ def _machine_or_bug(exc: OSError) -> int:
         if worded := trouble_of_this_machine(exc):
             return _complain(worded.message, worded.hint, worded.exit_code)
     return _bug()
+
+
+def _warn_once() -> Callable[[Warning_], None]:
+    """A function that draws a warning the first time that this command gives it."""
+    said: set[str] = set()
+
+    def hear(warning: Warning_) -> None:
+        from toolkit.cli import render
+
+        if warning.text not in said:
+            said.add(warning.text)
+            render.warn(warning.text)
+
+    return hear
 
 
 def _bug() -> int:

@@ -56,7 +56,7 @@ def list_(as_json: bool) -> None:
 def show(ref: str, as_json: bool) -> None:
     """Show a bundle's manifest.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id.
+    BUNDLE is ./FOLDER, a name, or 6 or more characters of an id.
     """
     from toolkit.bundle import find_bundle
     from toolkit.cli import render
@@ -92,7 +92,7 @@ def show(ref: str, as_json: bool) -> None:
 def sign(ref: str, key: Path | None, as_json: bool) -> None:
     """Sign a bundle with an SSH key, after checking its files against its manifest.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. The key is the file of a private key, or of a
+    BUNDLE is ./FOLDER, a name, or 6 or more characters of an id. The key is the file of a private key, or of a
     public key whose private half ssh-agent holds. The bundle keeps its id; several people may sign it.
     """
     from toolkit.bundle import find_bundle
@@ -112,11 +112,12 @@ def sign(ref: str, key: Path | None, as_json: bool) -> None:
 @click.option(
     "--target", shell_complete=options.names("targets"), help="Check that one of this target's signers has signed it."
 )
+@options.trust_folder
 @options.as_json
 def verify(ref: str, target: str | None, as_json: bool) -> None:
     """Check every file of a bundle against its manifest, and check its signatures.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. Exits with 6 when something is wrong with the files,
+    BUNDLE is ./FOLDER, a name, or 6 or more characters of an id. Exits with 6 when something is wrong with the files,
     with 9 when a signature is wrong or, with --target, when the target wouldn't take the bundle.
     """
     from toolkit.bundle import find_bundle, verify_bundle
@@ -154,7 +155,7 @@ def _words(signature: Signature) -> str:
 def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
     """Put a bundle into a registry, as an artifact that ORAS understands.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. Content that the repository has isn't sent again. The
+    BUNDLE is ./FOLDER, a name, or 6 or more characters of an id. Content that the repository has isn't sent again. The
     tag is `latest` where none is given. Credentials are those of `docker login`, `podman login` or `oras login`.
     """
     from toolkit.bundle import find_bundle
@@ -225,6 +226,8 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
     help="Python version of the devices. Repeatable.  [default: all that suit]",
 )
 @click.option("--with-wheels", is_flag=True, help="Add the runtimes' wheels, for devices without a package index.")
+@options.unlocked_packages
+@options.trust_folder
 @options.source
 @options.gathered(pull=options.Pull)
 def export(
@@ -241,7 +244,7 @@ def export(
     The kit holds the bundle's files, the agent and every request that the agent needs; the Ansible role
     edgephi_bundle reads it. An existing kit is replaced.
 
-    BUNDLE is a folder, a name, or 6 or more characters of an id. With --from, or when BUNDLE is
+    BUNDLE is ./FOLDER, a name, or 6 or more characters of an id. With --from, or when BUNDLE is
     oci://HOST/REPOSITORY[:TAG], the kit has no files of the bundle: the devices pull them from a registry that asks for
     no password.
     """

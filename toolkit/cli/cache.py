@@ -81,7 +81,8 @@ def prune(
     if going and not (dry_run or yes) and sys.stdin.isatty() and sys.stderr.isatty():
         for entry in going:
             render.note(f"  {entry.kind} {entry.name}, {render.size(entry.disk_bytes)}")
-        click.confirm(f"remove these {len(going)}?", abort=True, err=True)
+        if not render.confirm(f"remove these {len(going)}?"):
+            raise click.Abort
     found = render.follow(prune_cache(chosen, dry_run=dry_run))
     if as_json:
         render.print_json(

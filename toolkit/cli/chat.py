@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True)
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--stats/--no-stats", default=None, help="Say TTFT and tok/s after each answer (on in a terminal).")
+@options.trust_folder
 def chat(
     target: str,
     prompt: str | None,

@@ -38,6 +38,7 @@ GATE_FIGURES: dict[str, tuple[Callable[[float], str], str]] = {
 @click.option("--force", is_flag=True, help="Push even if the device has less memory than the plan needs.")
 @options.source
 @options.rollout
+@options.trust_folder
 @options.as_json
 @click.pass_context
 @options.gathered(delivery=options.delivery, link=options.Link, pull=options.Pull)
@@ -55,7 +56,7 @@ def deploy(
 ) -> None:
     """Push a bundle to targets, verify it there and activate it.
 
-    BUNDLE is a folder, an id (or its first characters) or a name from `edgephi bundle list`. Files that the
+    BUNDLE is ./FOLDER, an id (or its first characters) or a name from `edgephi bundle list`. Files that the
     target already has aren't sent again; the release becomes active only after its hashes agree and it has
     generated tokens. With --gate it must also keep within the profile's [limits]; otherwise the earlier release
     stays active, and the command exits with 10.

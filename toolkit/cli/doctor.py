@@ -18,6 +18,7 @@ COLORS = {"ok": "green", "warn": "yellow", "failed": "red", "skipped": "bright_b
 
 @click.command()
 @click.argument("target", required=False, shell_complete=options.names("targets"))
+@options.trust_folder
 @options.as_json
 @click.pass_context
 def doctor(ctx: click.Context, target: str | None, as_json: bool) -> None:

@@ -46,6 +46,7 @@ def _complete_names(_ctx: click.Context, _param: click.Parameter, incomplete: st
 @click.argument("board", shell_complete=_complete_boards)
 @click.option("--name", help="Name of the board and of its target.  [default: emulated-BOARD]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of its sshd on 127.0.0.1.  [default: a free one]")
+@options.trust_folder
 @options.as_json
 def start(board: str, name: str | None, port: int | None, as_json: bool) -> None:
     """Start an emulated board and write a target that reaches it.

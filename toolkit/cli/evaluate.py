@@ -68,6 +68,8 @@ class _TextOptions:
     "--tasks", help="Run lm-eval tasks instead, separated by commas; each a name, or the path of a task's YAML file."
 )
 @click.option("--limit", type=click.IntRange(1), help="Documents of each task. Default: all.")
+@options.unlocked_packages
+@options.trust_folder
 @options.as_json
 @options.gathered(text=_TextOptions)
 def evaluate(
@@ -110,12 +112,11 @@ def evaluate(
 def _places(subjects: tuple[str, ...], target: str | None) -> list[tuple[Bundle | None, str | None]]:
     """Each subject and its place: (bundle, None) is this machine, (None, target) the target's active release."""
     from toolkit.bundle import find_bundle
-    from toolkit.catalog import list_targets
+    from toolkit.cli.sources import find_subject
 
     if target is not None:
         return [(find_bundle(name), target) for name in subjects]
-    targets = {entry.name for entry in list_targets()}
-    return [(None, name) if name in targets else (find_bundle(name), None) for name in subjects]
+    return [find_subject(name) for name in subjects]
 
 
 def _here(bundle: Bundle, reference: Bundle | None, sample: EvalText, *, record: bool) -> Evaluation:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--host", metavar="NAME", shell_complete=options.names("targets"), help="With --ansible: the variables of one host."
 )
+@options.trust_folder
 @options.as_json
 def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> None:
     """Print the targets by tag, or as Ansible's inventory.
@@ -57,10 +58,13 @@ def inventory(ansible: bool, list_: bool, host: str | None, as_json: bool) -> No
 def _readable() -> list[Target]:
     """List the targets whose files can be read, and warn of the others."""
     from toolkit.catalog import Target, list_targets
+    from toolkit.catalog.target import refuse_strange_members
     from toolkit.cli import render
 
     found = list_targets()
     for target in found:
         if not isinstance(target, Target):
-            render.warn(target.error.message)
-    return [target for target in found if isinstance(target, Target)]
+            render.warn_of(target.error)
+    readable = [target for target in found if isinstance(target, Target)]
+    refuse_strange_members(readable)
+    return readable

@@ -52,6 +52,8 @@ def _request(*, model: str, profile_name: str, recipe_name: str | None, build: B
 @click.option("--fresh", is_flag=True, help="Build anew instead of taking what is built already.")
 @options.trust_remote_code
 @options.evaluate
+@options.unlocked_packages
+@options.trust_folder
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Folder to put a copy of the bundle into.")
 @options.as_json
 @options.gathered(build=options.build_options, request=_request)
@@ -60,7 +62,7 @@ def optimize(
 ) -> None:
     """Quantize a model with Olive into a bundle.
 
-    MODEL is a folder in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano. What is built
+    MODEL is ./FOLDER in Hugging Face layout, a hub id (org/name or org/name@revision), or phi3-nano. What is built
     already is hashed, and built again where it is damaged.
     """
     from toolkit.bench import with_figures

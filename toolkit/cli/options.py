@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_GRANTED = "edgephi.granted"
+
 
 def gathered(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gather options into values: each keyword names a parameter of the command and the function that makes its value.
@@ -145,6 +147,7 @@ def report(command: F) -> F:
 
 def offline(command: F) -> F:
     """Add the options for bringing a runtime to a target."""
+    command = unlocked_packages(command)
     command = click.option(
         "--offline/--online",
         default=None,
@@ -167,6 +170,49 @@ def limit_rate(command: F) -> F:
         metavar="RATE",
         help="Send at most this much: 500 kB/s, 2 MB/s.",
     )(command)
+
+
+def trust_folder(command: F) -> F:
+    """Add the option that trusts the working folder's files before the command reads any."""
+
+    def trust(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            from toolkit.catalog.trust import trust_folder as remember
+            from toolkit.cli import render
+
+            if names := remember():
+                render.note(f"trusted in this folder, as they are now: {', '.join(names)}")
+
+    return click.option(
+        "--trust-folder",
+        is_flag=True,
+        expose_value=False,
+        callback=trust,
+        is_eager=True,
+        help="Trust the profiles, targets and other files of this folder, as `edgephi trust` does.",
+    )(command)
+
+
+def unlocked_packages(command: F) -> F:
+    """Add the option that consents to packages of which no hash is locked."""
+    return click.option(
+        "--unlocked-packages",
+        is_flag=True,
+        expose_value=False,
+        callback=_grant,
+        help="Install packages whose hashes aren't locked, as those of a profile of your own, without asking.",
+    )(command)
+
+
+def _grant(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta.setdefault(_GRANTED, set()).add(param.opts[0])
+
+
+def is_granted(option: str) -> bool:
+    """Tell if this command was given an option that answers a question beforehand."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and option in ctx.meta.get(_GRANTED, ())
 
 
 def transport(command: F) -> F:

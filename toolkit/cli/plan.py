@@ -62,6 +62,8 @@ _SOURCES = {
     help="Prompt length in tokens for the predicted speed, TTFT and memory.",
 )
 @click.option("--measure", "fresh", is_flag=True, help="Measure the target's memory and compute first, for a second.")
+@options.unlocked_packages
+@options.trust_folder
 @options.as_json
 def plan(
     model: str,
@@ -76,7 +78,7 @@ def plan(
 ) -> None:
     """Predict size, memory and speed before anything is downloaded or built.
 
-    MODEL is a folder with a config.json, phi3-nano, a preset of `edgephi models list`, or a hub id, of which nothing
+    MODEL is ./FOLDER with a config.json, phi3-nano, a preset of `edgephi models list`, or a hub id, of which nothing
     but config.json is fetched. Speed comes from the profile's data sheet, from one second of measuring the target, or
     from its reports. The last columns are the memory and disk that the build
     takes on this machine.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", shell_complete=options.names("targets"))
+@options.trust_folder
 @options.as_json
 def probe(name: str, as_json: bool) -> None:
     """Connect to a target and show the facts about it.
@@ -48,6 +49,7 @@ def probe(name: str, as_json: bool) -> None:
 @click.option("--host", help="Address of the machine, when there is no target of that name yet.")
 @click.option("--port", type=int, help="With --host: port of the machine's sshd.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="With --host: known_hosts file instead of yours.")
+@options.trust_folder
 def trust(name: str, fingerprint: str, host: str | None, port: int | None, known_hosts: Path | None) -> None:
     """Accept a target's host key, given its fingerprint.
 
@@ -56,6 +58,7 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
     """
     from toolkit.catalog import load_target
     from toolkit.catalog.target import parse_target
+    from toolkit.catalog.trust import own_change
     from toolkit.cli import render
     from toolkit.device.ssh.client import trust_host_key
     from toolkit.errors import ConfigError
@@ -70,7 +73,9 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
         target = parse_target(name, given, where=f"target '{name}'")
     if target.transport == "local":
         raise ConfigError(f"{name} is reached without SSH: there is no host key to trust")
-    render.line(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
+    with own_change():
+        file = trust_host_key(target, fingerprint)
+    render.line(f"{name}: the key is now in {file}")
 
 
 def identified(target: Target) -> Match:

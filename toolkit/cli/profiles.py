@@ -38,7 +38,7 @@ def list_(as_json: bool = False) -> None:
     found = list_profiles()
     for profile in found:
         if isinstance(profile, BrokenProfile):
-            render.warn(profile.error.message)
+            render.warn_of(profile.error)
     if as_json:
         render.print_json([_as_json(profile) for profile in found])
         return
@@ -49,6 +49,7 @@ def list_(as_json: bool = False) -> None:
 @profiles.command()
 @click.argument("name")
 @click.option("--toml", "as_toml", is_flag=True, help="Print it as a profile file, to start your own from.")
+@options.trust_folder
 @options.as_json
 def show(name: str, as_toml: bool, as_json: bool) -> None:
     """Show one profile with everything that it inherits or reads from this machine.
@@ -126,10 +127,13 @@ def _files(paths: tuple[str, ...]) -> list[str]:
 
 def _error(name_or_path: str) -> str | None:
     from toolkit.catalog import load_profile
-    from toolkit.errors import ConfigError
+    from toolkit.errors import ConfigError, UntrustedFile
 
     try:
         load_profile(name_or_path)
+    except UntrustedFile:
+        # Trust is looked at last: the file itself is right.
+        return None
     except ConfigError as exc:
         return exc.message
     return None
@@ -140,7 +144,7 @@ def _row(profile: Profile | BrokenProfile) -> list[str]:
     from toolkit.cli import render
 
     if isinstance(profile, BrokenProfile):
-        return [profile.name, "–", "–", "–", "–", "–", "broken", _source(profile.path)]
+        return [profile.name, "–", "–", "–", "–", "–", render.left_out(profile.error), _source(profile.path)]
     return [
         profile.name,
         profile.hardware.arch,

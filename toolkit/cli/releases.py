@@ -11,6 +11,7 @@ from toolkit.cli import options
 
 @click.command()
 @click.argument("target", shell_complete=options.names("targets"))
+@options.trust_folder
 @options.as_json
 def releases(target: str, as_json: bool) -> None:
     """List the releases that are installed on a target."""
@@ -43,6 +44,8 @@ def releases(target: str, as_json: bool) -> None:
 @click.command()
 @click.argument("target", shell_complete=options.names("targets"))
 @click.argument("release")
+@options.unlocked_packages
+@options.trust_folder
 @options.as_json
 def activate(target: str, release: str, as_json: bool) -> None:
     """Make an installed release the active one.
@@ -60,6 +63,7 @@ def activate(target: str, release: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("target", shell_complete=options.names("targets"))
+@options.trust_folder
 @options.as_json
 def rollback(target: str, as_json: bool) -> None:
     """Go back to the release that was active before.
@@ -87,6 +91,7 @@ def _say_active(target: str, release: str, as_json: bool) -> None:
 @click.command()
 @click.argument("target", shell_complete=options.names("targets"))
 @click.option("--repair", is_flag=True, help="Remove damaged releases; a deploy sends the damaged files again.")
+@options.trust_folder
 @options.as_json
 def verify(target: str, repair: bool, as_json: bool) -> None:
     """Hash every file of every release on a target again.
@@ -128,6 +133,7 @@ def verify(target: str, repair: bool, as_json: bool) -> None:
     help="Number of releases to keep beside the active one: those active before it first, then the newest.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the releases that would go; remove nothing.")
+@options.trust_folder
 @options.as_json
 def prune(target: str, keep: int, dry_run: bool, as_json: bool) -> None:
     """Remove old releases from a target, with the files and runtimes that only they needed.

@@ -16,8 +16,10 @@ from io import StringIO, TextIOWrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from toolkit.cli import options
 from toolkit.cli.ending import swallow_stderr
-from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
+from toolkit.errors import ToolkitError, UntrustedFile
+from toolkit.events import DeviceEvent, Ended, Progress, Question, Service, Step, Token, Warning_, drain
 from toolkit.units import memory_text, size_text
 from toolkit.untrusted import visible, visible_json
 
@@ -124,6 +126,16 @@ def toml(content: str) -> None:
     sys.stdout.write(visible_json(content))
 
 
+def warn_of(error: ToolkitError) -> None:
+    """Warn of a file that is left out; the next step stands there only where it isn't to mend the file."""
+    warn(f"{error.message}: {error.hint}" if isinstance(error, UntrustedFile) else error.message)
+
+
+def left_out(error: ToolkitError) -> str:
+    """The state of such a file in a table."""
+    return "not trusted" if isinstance(error, UntrustedFile) else "broken"
+
+
 def prompt_secret() -> Callable[[str], str] | None:
     """A function that asks for a passphrase or a password and keeps no answer; None without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -142,6 +154,15 @@ def ask_line(question: str) -> str:
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="strict")
     return input(visible(question))
+
+
+def confirm(question: str) -> bool:
+    """Ask for yes or no on the terminal; no without one, where nobody is asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    import click
+
+    return click.confirm(visible(question), default=False, err=True)
 
 
 def print_json(value: object) -> None:
@@ -273,6 +294,9 @@ class _Drawer:
                 self._stop_bar()
                 sys.stdout.write(visible(text.replace("\r\n", "\n"), keep="\n\t"))
                 sys.stdout.flush()
+            case Question():
+                self._stop_bar()
+                event.granted = options.is_granted(event.option) or confirm(event.text)
             case DeviceEvent(target, about):
                 self._stop_bar()
                 self._devices.draw(target, about)
@@ -308,7 +332,7 @@ class _DeviceLines:
         self._bars = None
         self._tasks.clear()
 
-    def draw(self, target: str, event: Step | Progress | Warning_ | Token | Ended) -> None:
+    def draw(self, target: str, event: Step | Progress | Warning_ | Token | Question | Ended) -> None:
         match event:
             case Step(text, skipped):
                 # Most steps begin with the name of their target, as work on one device alone needs it.

@@ -36,6 +36,7 @@ def roll_out(
     """
     from toolkit.catalog.target import over, select_targets
     from toolkit.cli import render
+    from toolkit.deploy.consent import OPTION as UNLOCKED
     from toolkit.jobs.rollout import RolloutOptions, roll_out as roll_out_service
 
     targets = [over(target, link.client) for target in select_targets(words)]
@@ -50,7 +51,14 @@ def roll_out(
     if dry_run:
         _show_plan(bundle, targets, chosen, fresh=fresh, as_json=as_json)
         return
-    service = roll_out_service(bundle, targets, chosen, fresh=fresh, limit_bytes_per_s=link.limit_bytes_per_s)
+    service = roll_out_service(
+        bundle,
+        targets,
+        chosen,
+        fresh=fresh,
+        limit_bytes_per_s=link.limit_bytes_per_s,
+        unlocked_packages=options.is_granted(UNLOCKED),
+    )
     rollout = render.follow(service)
     if as_json:
         render.print_json(rollout.model_dump(mode="json"))

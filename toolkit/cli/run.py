@@ -52,6 +52,7 @@ def _loop(
 @options.trust_remote_code
 @click.option("--fresh", is_flag=True, help="Repeat measurements that are already kept.")
 @options.evaluate
+@options.trust_folder
 @options.report
 @options.gathered(build=options.build_options, delivery=options.delivery, loop=_loop, printed=options.Printed)
 def run(
@@ -64,7 +65,7 @@ def run(
 ) -> None:
     """Plan, optimize, deploy and bench a model on one or more targets.
 
-    MODEL is a Hugging Face id, a local folder in Hugging Face layout, or `phi3-nano`, which ships with
+    MODEL is a Hugging Face id, ./FOLDER in Hugging Face layout, or `phi3-nano`, which ships with
     edgephi. TARGET is a name, `@tag` for every target with that tag, or `@all`. A step that is already
     done (build, installation, measurement) is skipped, so an interrupted run goes on where it stopped.
     """

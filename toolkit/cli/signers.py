@@ -24,6 +24,7 @@ def signers() -> None:
 
 @signers.command("list")
 @click.argument("target", shell_complete=options.names("targets"))
+@options.trust_folder
 @options.as_json
 def list_(target: str, as_json: bool) -> None:
     """List the people who may sign for a target."""
@@ -51,6 +52,7 @@ def list_(target: str, as_json: bool) -> None:
 @click.argument("target", shell_complete=options.names("targets"))
 @click.argument("identity", metavar="NAME")
 @click.argument("key", metavar="KEY.pub", type=click.Path(path_type=Path))
+@options.trust_folder
 @options.as_json
 def add(target: str, identity: str, key: Path, as_json: bool) -> None:
     """Let the owner of a key sign for a target.
@@ -72,6 +74,7 @@ def add(target: str, identity: str, key: Path, as_json: bool) -> None:
 @signers.command()
 @click.argument("target", shell_complete=options.names("targets"))
 @click.argument("reference", metavar="NAME|FINGERPRINT")
+@options.trust_folder
 @options.as_json
 def remove(target: str, reference: str, as_json: bool) -> None:
     """Remove a signer from a target: by name with all keys, or one key by its fingerprint.

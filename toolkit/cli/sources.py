@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,34 @@ from toolkit.cli import options
 if TYPE_CHECKING:
     from toolkit.bundle import Bundle
     from toolkit.bundle.registry import BlobSource
+
+
+def find_subject(word: str) -> tuple[Bundle | None, str | None]:
+    """Find the thing that a command works on: (bundle, None), or (None, target) for the active release of a target.
+
+    Raises ConfigError for a word that is neither, or both.
+    """
+    from toolkit.bundle import find_bundle, list_bundles
+    from toolkit.bundle.store import matching
+    from toolkit.catalog.toml import find_toml
+    from toolkit.config import is_path, suggestion
+    from toolkit.errors import ConfigError
+
+    if is_path(word):
+        return find_bundle(word), None
+    stored, targets = list_bundles(), find_toml("targets")
+    matches = matching(word, stored)
+    if word in targets and matches:
+        hint = f"name the bundle by its id, {matches[0].id[:12]}; for the target, give its file another name"
+        raise ConfigError(f"'{word}' is a target and a bundle", hint)
+    if word in targets:
+        return None, word
+    if not matches:
+        near = suggestion(word, {*targets, *(bundle.manifest.name for bundle in stored)})
+        folder = f"; the folder of that name is ./{word}" if Path(word).is_dir() else ""
+        hint = f"edgephi targets list and edgephi bundle list show them{folder}"
+        raise ConfigError(f"'{word}' is neither a target nor a bundle{near}", hint)
+    return find_bundle(word), None
 
 
 def find_with_source(bundle: str, pull: options.Pull) -> tuple[Bundle, BlobSource | None]:

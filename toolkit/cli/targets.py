@@ -40,7 +40,7 @@ def list_(as_json: bool = False) -> None:
     found = list_targets()
     for target in found:
         if isinstance(target, BrokenTarget):
-            render.warn(target.error.message)
+            render.warn_of(target.error)
     if as_json:
         render.print_json([_as_json(target) for target in found])
         return
@@ -49,6 +49,7 @@ def list_(as_json: bool = False) -> None:
 
 @targets.command()
 @click.argument("name")
+@options.trust_folder
 @options.as_json
 def show(name: str, as_json: bool) -> None:
     """Show one target."""
@@ -98,24 +99,28 @@ def add(
     HOST is a host name, an address or an alias of ~/.ssh/config, with or without USER@ and :PORT (for IPv6 as
     [fe80::1%eth0]:2222). Without --profile, edgephi connects to the machine, probes it and takes the profile that
     suits it best; with --profile it doesn't connect. The file goes into your configuration folder; a file of the same
-    name in ./targets would take precedence.
+    name in ./targets would take precedence, once you trust that folder (`edgephi trust`).
     """
     from toolkit.catalog import load_profile
-    from toolkit.catalog.target import parse_target, save_target, split_address
+    from toolkit.catalog.address import split_address
+    from toolkit.catalog.target import parse_target, save_target
+    from toolkit.catalog.toml import is_path, refuse_twin
     from toolkit.cli import render
     from toolkit.config import config_dir
 
     login, address, port = split_address(host)
     if login and user is not None:
         raise click.UsageError("give the user once: USER@HOST or --user")
-    if port and fields["port"] is not None:
+    if port is not None and fields["port"] is not None:
         raise click.UsageError("give the port once: HOST:PORT or --port")
-    fields["port"] = port or fields["port"]
+    fields["port"] = fields["port"] if port is None else port
     files = {
         "identity_file": _anchored(identity_file),
         "known_hosts": _anchored(known_hosts),
         "allowed_signers": _anchored(allowed_signers or (_demanded_by(name) if force else None)),
     }
+    if (profile := fields["profile"]) and is_path(profile):
+        fields["profile"] = _anchored(Path(profile))
     table = {"host": address, "user": login or user} | fields | files
     given = {key: value for key, value in table.items() if value not in (None, ())}
     where = f"target '{name}'"
@@ -123,6 +128,7 @@ def add(
     target = parse_target(name, {"profile": "local"} | given, where=where)
     if "profile" in given:
         load_profile(target.profile)
+    refuse_twin("targets", name)
     if not force:
         _refuse_taken(name)
     match = None
@@ -200,9 +206,10 @@ def _warn_if_hidden(name: str, path: Path) -> None:
 
 def _row(target: Target | BrokenTarget) -> list[str]:
     from toolkit.catalog.target import BrokenTarget
+    from toolkit.cli import render
 
     if isinstance(target, BrokenTarget):
-        return [target.name, "broken", "–", "–", "", _source(target.path)]
+        return [target.name, render.left_out(target.error), "–", "–", "", _source(target.path)]
     return [
         target.name,
         _address(target),

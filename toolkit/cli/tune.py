@@ -134,6 +134,7 @@ def _search_options(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the winning recipe and profile. Default: ./tuned/MODEL-TARGET.",
 )
+@options.trust_folder
 @options.as_json
 @options.gathered(build=options.build_options, delivery=options.delivery, question=_question, how=_search_options)
 def tune(model: str, target: str, question: Question, how: SearchOptions, dry_run: bool, as_json: bool) -> None:

@@ -30,6 +30,7 @@ from toolkit.bundle.blocks import bundle_blocks
 from toolkit.bundle.registry import BlobSource
 from toolkit.catalog import Profile
 from toolkit.catalog.python import MINORS, suits
+from toolkit.deploy.consent import ask_for_unlocked
 from toolkit.deploy.install import check_request, install_request, needed_bytes
 from toolkit.deploy.provision import provision_request
 from toolkit.deploy.pull import requested
@@ -56,7 +57,8 @@ def export_kit(
 
     `pythons` are the versions (like 3.12) that devices have, by default all that suit; `wheels` puts the wheels for
     them into the kit. With `source` the devices pull the bundle's files from there, and of the bundle only its manifest
-    need be here. Raises ConfigError when the folder is something else, or none of `pythons` suits a profile.
+    need be here. Raises ConfigError when the folder is something else, none of `pythons` suits a profile, or the user
+    doesn't consent to packages without a locked hash.
     """
     if folder.exists() and not (folder / KIT_FILE).is_file():
         raise ConfigError(f"{folder} is there and isn't a kit", "name a folder that doesn't exist yet")
@@ -72,6 +74,7 @@ def export_kit(
         for profile in profiles:
             runtimes = {}
             for runtime in _runtimes(profile, pythons):
+                yield from ask_for_unlocked(f"profile {profile.name}", runtime)
                 files = (yield from _put_wheels(runtime, beside / "wheels")) if wheels else []
                 runtimes[runtime.platform.python] = _runtime_part(bundle, profile, runtime, files)
             described[profile.name] = _profile_part(bundle, profile, runtimes)

@@ -10,6 +10,7 @@ from toolkit.bundle import describe_file
 from toolkit.catalog import ProbeFacts
 from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
+from toolkit.deploy.consent import ask_for_strange, ask_for_unlocked
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime, describe, fetch_wheels, unsuitable_python
 from toolkit.device import Device, check_profile
@@ -53,16 +54,16 @@ def ensure_runtime(
     """Have the profile's runtime installed, and seen to import; other runtimes that are there stay beside it.
 
     Its wheels come from the device's index with `offline` False, from here with True or with a folder of `wheels`.
-    With None they come from here when the device reaches no index.
+    With None they come from here when the device reaches no index. Raises ConfigError when the user doesn't consent to
+    packages without a locked hash.
     """
     runtime = describe(device.target, device.profile, probe)
     answer = device.ask(Provision(lock=runtime.lock, packages=runtime.packages, query_only=True))
     if answer.installed is False:
         yield Step(f"{device.target.name}: runtime {runtime.lock} is installed", skipped=True)
         return runtime.with_installed(answer.packages)
-    if runtime.wheels is None:
-        packages = ", ".join(runtime.packages)
-        yield Step(f"no wheels are locked for {packages} on {runtime.platform}: they are resolved by name and version")
+    if wheels is None:
+        yield from ask_for_unlocked(device.target.name, runtime)
     from_here = offline or wheels is not None
     if not from_here:
         try:
@@ -72,7 +73,10 @@ def ensure_runtime(
                 raise
             yield Step(f"{exc.message}: its wheels are pushed from here")
     yield Step(f"fetch wheels for {runtime.platform}")
-    files = [_upload(wheel) for wheel in (yield from fetch_wheels(runtime, wheels))]
+    fetched = yield from fetch_wheels(runtime, wheels)
+    if wheels is not None:
+        yield from ask_for_strange(device.target.name, fetched, wheels)
+    files = [_upload(wheel) for wheel in fetched]
     yield from push(device, files)
     return (yield from _install(device, runtime, files))
 

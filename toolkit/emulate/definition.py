@@ -9,6 +9,7 @@ from pydantic import Field
 from toolkit.catalog import Profile, load_profile
 from toolkit.catalog.record import Record
 from toolkit.catalog.toml import find_toml, parse_table, read_toml, unknown_name
+from toolkit.catalog.trust import admit
 
 # The file in which a board says that it is emulated, and by what: the agent's probe reads it.
 MARKER = "run/edgephi/emulated"
@@ -57,6 +58,7 @@ def find_board(word: str) -> tuple[Board, Profile]:
     if word not in known:
         raise unknown_name("board", word, known, f"boards that can be emulated: {', '.join(known)}")
     board = known[word]
+    admit("boards", board.path, {})
     return board, load_profile(board.profiles[0] if word in boards else word)
 
 

@@ -20,11 +20,13 @@ from typing import IO, Any
 
 from toolkit.catalog import ModelShape
 from toolkit.catalog.model import (
+    HUB_ID,
     SHIPPED,
     TOKENIZER_FILES,
     SourceModel,
     known_shape,
     missing_tokenizer,
+    model_folder,
     open_model,
     refuse_remote_code,
     shipped_model,
@@ -39,7 +41,6 @@ from toolkit.optimize.extra import require_extra
 # The files that a build reads; Python files only when the code that comes with a model is trusted.
 PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 CODE_PATTERNS = ("*.py",)
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _CONFIG = "config.json"
 _POLL_S = 0.3
@@ -68,7 +69,7 @@ def resolve_shape(ref: str) -> Service[ModelShape]:
     """
     repo, _, revision = ref.partition("@")
     preset_ids = {preset.hub_id for preset in PRESETS.values()}
-    if Path(ref).expanduser().exists() or ref in preset_ids or not _ID.fullmatch(ref):
+    if ref in preset_ids or not HUB_ID.fullmatch(ref) or model_folder(ref) is not None:
         return known_shape(ref)
     require_extra()
     yield Step(f"fetch {repo}: config.json")
@@ -83,11 +84,11 @@ def local_model(ref: str, *, trust_remote_code: bool = False) -> SourceModel | N
 
     Raises ConfigError when `ref` is neither, or the model isn't usable.
     """
-    path = Path(ref).expanduser()
-    if path.exists():
+    path = model_folder(ref)
+    if path is not None:
         return open_model(path, trust_remote_code=trust_remote_code)
     shipped = shipped_model(ref)
-    if shipped is None and not _ID.fullmatch(ref):
+    if shipped is None and not HUB_ID.fullmatch(ref):
         raise _unknown(ref)
     return shipped
 
@@ -101,7 +102,7 @@ def _unknown(ref: str) -> ConfigError:
             f"edgephi models synth {ref} -o FOLDER makes one of that shape",
         )
     return ConfigError(
-        f"no model '{ref}'{known}", f"give a folder, {' or '.join(SHIPPED)}, or a hub id like {hub_ids[0]}"
+        f"no model '{ref}'{known}", f"give ./FOLDER, {' or '.join(SHIPPED)}, or a hub id like {hub_ids[0]}"
     )
 
 

@@ -20,6 +20,8 @@ CONFIG_VARIABLE = "EDGEPHI_SSH_CONFIG"
 CONNECT_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 15
 _FOR_A_SHELL = re.compile(r"[\s'\"`;&<>|(){}]|\\\Z|\A-")
+# Characters that ssh lets through, and a shell reads as something else unless they are quoted; cmd.exe doesn't.
+_FOR_QUOTES = re.compile(r"[$\\]|\A[~#]")
 _INTERACTIVE = {"password": "passwordauthentication", "keyboard-interactive": "kbdinteractiveauthentication"}
 
 
@@ -197,8 +199,11 @@ def _known_hosts_files(values: Mapping[str, Sequence[str]], tokens: Mapping[str,
 def _proxy_command(command: str | None, jump: str | None, tokens: Mapping[str, str]) -> str | None:
     if command:
         for token in ("%h", "%n", "%r"):
-            if token in command and _FOR_A_SHELL.search(tokens[token]):
-                # A shell reads the command, as it does for ssh, which refuses such names too.
+            misread = _FOR_A_SHELL.search(tokens[token])
+            if os.name != "nt" and f"'{token}'" not in command:
+                misread = misread or _FOR_QUOTES.search(tokens[token])
+            if token in command and misread:
+                # A shell reads the command, as it does for ssh, which refuses most of such names too.
                 raise ConfigError(f"{tokens[token]!r} can't stand in the ProxyCommand '{command}'")
         return _filled(command, tokens)
     if not jump:

@@ -12,7 +12,7 @@ from toolkit import localhost
 from toolkit.catalog import Profile, load_profile, load_recipe, load_target
 from toolkit.catalog.toml import find_toml
 from toolkit.config import cache_dir
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, UntrustedFile
 from toolkit.jobs.doctor.checks import Check, ok, skipped
 from toolkit.metrics.build_needs import free_disk_bytes
 from toolkit.units import memory_text, size_text
@@ -142,12 +142,16 @@ def _ssh_client() -> Check:
 def _files(kind: str, load: Callable[[str], object]) -> Check:
     """Check that all files of a kind that a name reaches can be loaded; a target needs its profile too."""
     names = list(find_toml(kind))
-    wrong = []
+    wrong, strange = [], []
     for name in names:
         try:
             load(name)
+        except UntrustedFile as exc:
+            strange.append(exc)
         except ConfigError as exc:
             wrong.append(exc.message)
     if wrong:
         return Check(kind, "failed", "\n".join(wrong), "correct or delete the file; an editor checks it by docs/schema")
+    if strange:
+        return Check(kind, "warn", "\n".join(exc.message for exc in strange), strange[0].hint)
     return ok(kind, f"{len(names)} files, all readable")

@@ -21,7 +21,7 @@ from toolkit.deploy.install import check_active
 from toolkit.device import Device, Transport, connect
 from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ToolkitError
-from toolkit.events import DeviceEvent, Ended, Event, Service, Step, Warning_, drain
+from toolkit.events import DeviceEvent, Ended, Event, Question, Service, Step, Warning_, drain
 from toolkit.jobs.gate import deploy_gated, with_gate_figures, withdraw
 from toolkit.jobs.rollout.record import (
     DeviceRecord,
@@ -57,6 +57,7 @@ class _Job:
     delivery: Delivery
     gate: bool
     limit_bytes_per_s: float | None
+    unlocked_packages: bool
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,18 @@ def roll_out(
     *,
     fresh: bool = False,
     limit_bytes_per_s: float | None = None,
+    unlocked_packages: bool = False,
 ) -> Service[Rollout]:
     """Deploy a bundle to targets, wave by wave, and return the record.
 
     An error on a device goes into the record, and the device is left with the release that was active there before. A
     wave starts only while no canary has failed and not more than `max_failures` devices have. Called again, the same
     rollout goes on: devices that are done are asked if the bundle is still active there, the others are tried; with
-    `fresh` all are. Nobody is asked for passphrases. `limit_bytes_per_s` holds for each device. Raises ConfigError for
-    profiles that are unknown or, with `gate`, have no limits, and while another process works on the same rollout;
-    CorruptBundle; SignatureError before the first device when one of them wouldn't take the bundle. Closed in the
-    middle, the generator ends the commands that run on the devices and leaves the record as far as it has come.
+    `fresh` all are. Nobody is asked for passphrases, nor for consent: `unlocked_packages` gives it to packages without
+    a locked hash. `limit_bytes_per_s` holds for each device. Raises ConfigError for profiles that are unknown or, with
+    `gate`, have no limits, and while another process works on the same rollout; CorruptBundle; SignatureError before
+    the first device when one of them wouldn't take the bundle. Closed in the middle, the generator ends the commands
+    that run on the devices and leaves the record as far as it has come.
     """
     profiles = {target.profile: load_profile(target.profile) for target in targets}
     if options.gate:
@@ -101,7 +104,7 @@ def roll_out(
         if unfinished and options.source is None:
             yield Step(f"verify {bundle.manifest.name} here")
             yield from verify_bundle(bundle)
-        job = _Job(bundle, replace(delivery, verified=unfinished), options.gate, limit_bytes_per_s)
+        job = _Job(bundle, replace(delivery, verified=unfinished), options.gate, limit_bytes_per_s, unlocked_packages)
         return (yield from _Rolling(job, targets, rollout).run())
 
 
@@ -230,6 +233,9 @@ class _Worker(threading.Thread):
     def _say(self, event: Event) -> None:
         self._go_on()
         assert not isinstance(event, DeviceEvent)
+        if isinstance(event, Question):
+            event.granted = self._job.unlocked_packages
+            return
         self._said.put(DeviceEvent(self._target.name, event))
 
     def _go_on(self) -> None:
