@@ -16,8 +16,9 @@ import pytest
 from tests.support.servers import Address, address_of, connects, needs_sshd
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh import proxy as ssh_proxy
-from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
+from toolkit.device.ssh.trust import trust_host_key
 from toolkit.emulate import PrivateSshd
 from toolkit.errors import AuthFailed, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
 

@@ -54,6 +54,15 @@ def prompt_secret() -> Callable[[str], str] | None:
     return ask
 
 
+def confirm(question: str) -> bool:
+    """Ask for yes or no on the terminal; no without one."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    import click
+
+    return click.confirm(question, err=True)
+
+
 def print_json(value: object) -> None:
     """Print the result as JSON on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

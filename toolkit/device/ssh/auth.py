@@ -42,7 +42,8 @@ class _Login:
     unreadable: list[str] = field(default_factory=list)
 
     def takes(self, method: str) -> bool:
-        return self.methods is None or method in self.methods
+        allowed = method != "publickey" or self.link.options.public_keys
+        return allowed and (self.methods is None or method in self.methods)
 
 
 def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
@@ -54,7 +55,7 @@ def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
     link.transport.auth_timeout = _LOGIN_TIMEOUT_S
     if _attempt(login, None, lambda user: link.transport.auth_none(user)):
         return
-    for label, key in _keys(login):
+    for label, key in _keys(login) if login.takes("publickey") else ():
         if login.takes("publickey") and _offer(login, label, key):
             return
     if prompt_secret is not None and (_unlock(login, prompt_secret) or _answer(login, prompt_secret)):

@@ -46,16 +46,21 @@ def certified_key(blob: bytes) -> bytes | None:
     return None if certificate is None else _wire(certificate.public_key())
 
 
-def host_certificate_fault(blob: bytes, names: Sequence[str], authorities: Iterable[bytes]) -> str | None:
+def host_certificate_fault(
+    blob: bytes, names: Sequence[str], authorities: Iterable[bytes], algorithms: Sequence[str] = ()
+) -> str | None:
     """The reason that a host's certificate doesn't prove the host to be one of `names`; None when it does.
 
-    `authorities` are the keys that may sign it.
+    `authorities` are the keys that may sign it, with one of `algorithms`, unless that is empty.
     """
     certificate = _load(blob)
     if certificate is None:
         return "it can't be read"
     if _wire(certificate.signature_key()) not in set(authorities):
         return "nobody who is trusted has signed it"
+    algorithm = _signature_algorithm(blob, _wire(certificate.signature_key()))
+    if algorithms and algorithm not in algorithms:
+        return f"it is signed with {algorithm}, which CASignatureAlgorithms leaves out"
     try:
         certificate.verify_cert_signature()
     except InvalidSignature:
@@ -81,6 +86,12 @@ def _load(blob: bytes) -> SSHCertificate | None:
     except (ValueError, UnsupportedAlgorithm):
         return None
     return found if isinstance(found, SSHCertificate) else None
+
+
+def _signature_algorithm(blob: bytes, signer: bytes) -> str:
+    """The algorithm with which a certificate is signed: its last two fields are the signer's key and the signature."""
+    signature = _string(blob[blob.rindex(signer) + len(signer) :])[0]
+    return _string(signature)[0].decode("ascii", "replace")
 
 
 def _wire(key: SSHCertPublicKeyTypes) -> bytes:

@@ -27,7 +27,10 @@ from toolkit.device.shells import ServerShell
 from toolkit.device.ssh import link as ssh_link
 from toolkit.device.ssh.config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp, sessions_refused
-from toolkit.device.ssh.link import connected, known_key_types, verify_host_key
+from toolkit.device.ssh.hops import connected_by_hops
+from toolkit.device.ssh.keywords import SWITCHED_OFF
+from toolkit.device.ssh.link import known_key_types, verify_host_key
+from toolkit.device.ssh.words import causes, host_key_refusal, is_revoked
 from toolkit.device.streams import Tail
 from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 
@@ -177,6 +180,8 @@ class OpenSshTransport(SftpFiles):
         # Without a control socket ssh would open a connection of its own: the ProxyCommand makes that fail.
         client = [self._ssh, "-F", "none", "-S", str(self._control), "-T", "-o", "ProxyCommand=false"]
         client += ["-o", "LogLevel=ERROR", "-o", "EscapeChar=none"]
+        if self._options.environment:
+            client += ["-o", f"SetEnv={' '.join(map(_variable, self._options.environment))}"]
         return OpenSshProcess([*client, "--", "target", line], self)
 
     def close(self) -> None:
@@ -224,20 +229,25 @@ class OpenSshTransport(SftpFiles):
 
     def _explained(self, target: SshTarget) -> Exception:
         """The error that says why ssh ended. If a connection of our own fails too, this raises that one's error."""
-        said, status = self._tail.text().strip(), self._child.returncode
-        last = said.splitlines()[-1] if said else f"ssh ended with exit code {status}"
+        said, status = self._tail.text(), self._child.returncode
+        told = "; ".join(causes(said)) or f"ssh ended with exit code {status}"
+        refused = host_key_refusal(self._where, said)
+        if refused is not None and is_revoked(said):
+            return refused  # our own connection doesn't know the list of revoked keys
         if "Permission denied" in said or "authentication failures" in said:
             return AuthFailed(
-                f"{self._where}: ssh can't log in as '{self._options.user}' without asking: {last}",
+                f"{self._where}: ssh can't log in as '{self._options.user}' without asking: {told}",
                 "give the key to the agent first (ssh-add), or leave --transport openssh out: then passphrases and "
                 "passwords are asked for",
             )
         if "subsystem request failed" in said or 0 <= status < _SSH_FAILED:
-            return no_sftp(self._where, last)
-        with connected(target, self._options, known_key_types(self._options)) as link:
+            return no_sftp(self._where, told)
+        with connected_by_hops(target, self._options, known_key_types(self._options)) as link:
             verify_host_key(link, target.name)
             link.close()
-        return HostUnreachable(f"{self._where}: {last}", "the message is ssh's own: try ssh to the same host")
+        return refused or HostUnreachable(
+            f"{self._where}: {told}", "the message is ssh's own: try ssh to the same host"
+        )
 
     def _files(self) -> Any:
         return self._sftp
@@ -267,7 +277,7 @@ def _find_ssh(target: SshTarget) -> str:
 
 def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
     """The arguments for ssh from a target's own fields and from us; the rest is left to ssh's configuration."""
-    settings = dict(_FIXED)
+    settings = _FIXED | {name: value for name, value in SWITCHED_OFF.items() if name.lower() in options.printed}
     settings["ConnectTimeout"] = str(max(1, round(options.connect_timeout_s)))
     settings["ServerAliveInterval"] = str(max(1, round(ssh_link.KEEPALIVE_S)))
     # AES-GCM takes half the time of the first choice; sorting is stable.
@@ -283,6 +293,11 @@ def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
     arguments += ["-F", config_file] if config_file else []
     arguments += ["-l", target.user] if target.user else []
     return arguments + (["-p", str(target.port)] if target.port else [])
+
+
+def _variable(pair: tuple[str, str]) -> str:
+    """A variable and its value for SetEnv, in which backslashes and quotes are escaped."""
+    return '"{}={}"'.format(*(part.replace("\\", "\\\\").replace('"', '\\"') for part in pair))
 
 
 def _quoted(path: Path | str) -> str:
