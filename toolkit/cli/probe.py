@@ -72,12 +72,12 @@ def trust(name: str, fingerprint: str | None, host: str | None, port: int | None
     if target.transport == "local":
         raise ConfigError(f"{name} is reached without SSH: there is no host key to trust")
     if fingerprint is None:
-        _ask_to_trust(target)
+        _ask_to_trust(target, is_new=host is not None)
     else:
         click.echo(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
 
 
-def _ask_to_trust(target: Target) -> None:
+def _ask_to_trust(target: Target, *, is_new: bool) -> None:
     """Show each unknown key on the way and ask; raise HostKeyUnknown for one that isn't accepted."""
     from toolkit.cli import render
     from toolkit.device.ssh.trust import unknown_keys
@@ -89,7 +89,7 @@ def _ask_to_trust(target: Target) -> None:
         told = f"{key.where}: unknown host key {key.key_type} {key.fingerprint}"
         if not render.confirm(f"{told}\nDoes the machine itself show this fingerprint, and do you trust it?"):
             hint = f"edgephi targets trust {target.name} {key.fingerprint} accepts it without a question"
-            raise HostKeyUnknown(f"{told}: not accepted", hint)
+            raise HostKeyUnknown(f"{told}: not accepted", _with_address(hint, target) if is_new else hint)
         click.echo(f"{key.where}: the key is now in {key.trust()}")
     if not found:
         click.echo(f"{target.name}: every host key on the way is known already")

@@ -61,11 +61,18 @@ def unknown_keys(target: SshTarget) -> Iterator[OfferedKey]:
     for machine, options in machines(target, resolve(target)):
         with connected(machine, options, known_key_types(options)) as link:
             offered = _offered(link)
+            is_known = _verified(link, target.name)
             link.close()
-            try:
-                verify_host_key(link, target.name)
-            except HostKeyUnknown:
-                yield offered
+        if not is_known:
+            yield offered
+
+
+def _verified(link: Link, name: str) -> bool:
+    try:
+        verify_host_key(link, name)
+    except HostKeyUnknown:
+        return False
+    return True
 
 
 def trust_host_key(target: SshTarget, fingerprint_: str) -> Path:
