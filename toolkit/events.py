@@ -5,7 +5,9 @@ A service is a generator: `result = yield from deploy(...)` inside services, `fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -62,6 +64,29 @@ class DeviceEvent:
 
 Event = Step | Progress | Warning_ | Token | DeviceEvent
 Service = Generator[Event, None, T]
+
+
+_listener: ContextVar[Callable[[Event], object] | None] = ContextVar("listener", default=None)
+
+
+def announce(event: Event) -> None:
+    """Tell an event at once, from code that isn't a service: a login may wait for somebody who has to read something.
+
+    Nobody hears it in a thread or a program that hasn't called `listening`.
+    """
+    hear = _listener.get()
+    if hear is not None:
+        hear(event)
+
+
+@contextmanager
+def listening(hear: Callable[[Event], object]) -> Iterator[None]:
+    """Have `hear` called with the events that are announced in this thread."""
+    token = _listener.set(hear)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def drain(service: Service[T], hear: Callable[[Event], object] | None = None) -> T:

@@ -15,6 +15,7 @@ import click
 
 from toolkit import __version__
 from toolkit.errors import ToolkitError
+from toolkit.events import Event, Step, listening
 
 BUG, INTERRUPTED = 70, 130
 
@@ -102,7 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
+        with listening(_hear):
+            result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ToolkitError as exc:
         _complain(exc.message, exc.hint)
@@ -123,6 +125,13 @@ def _run(argv: Sequence[str] | None) -> int:
             f"the traceback is in {_write_bug_log()}; please report it with that file",
         )
         return BUG
+
+
+def _hear(event: Event) -> None:
+    from toolkit.cli import render
+
+    if isinstance(event, Step):
+        render.note(event.text)
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -167,7 +167,7 @@ def ssh_options(
         host_key_alias=first("hostkeyalias"),
         **_algorithms(values, defaults or {}),
         **_login(values, tokens, identity),
-        shows_banner=(first("loglevel") or "").lower() not in ("quiet", "fatal", "error"),
+        shows_banner=(first("loglevel") or "").lower() not in ("silent", "quiet", "fatal", "error"),
         environment=_environment(values),
         only_openssh=(*for_openssh_alone(values, defaults or {}), *unclear),
         printed=frozenset(values),

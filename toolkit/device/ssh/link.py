@@ -17,6 +17,7 @@ from typing import Any
 import paramiko
 
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.banners import PERSON_S, Banners
 from toolkit.device.ssh.certificates import SUFFIX, host_certificate_fault
 from toolkit.device.ssh.config import SshOptions, SshTarget
 from toolkit.device.ssh.internals import GLOBAL_REQUEST, ListeningTransport, send_message
@@ -24,6 +25,7 @@ from toolkit.device.ssh.known_hosts import KnownKey, host_names, read_known_host
 from toolkit.device.ssh.packets import BurstPacketizer
 from toolkit.device.ssh.proxy import Proxy
 from toolkit.device.ssh.words import causes
+from toolkit.device.streams import TAIL_BYTES
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
 
 LINK_TIMEOUT_S = 20
@@ -34,6 +36,8 @@ SILENCE_S = 60.0
 _WATCH_S = 1.0
 _READ_AHEAD_BYTES = 64 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
+# A proxy's error ends it sooner; words of one that goes on longer are for people.
+_PATIENCE_S = 2.0
 # sshd hangs up without a greeting while too many others are logging in (MaxStartups).
 _TRIES, _PAUSE_S = 4, 0.5
 # The signals' numbers, which shells add to 128, by their names in RFC 4254.
@@ -184,7 +188,7 @@ def _connect(options: SshOptions, where: str, key_types: Sequence[str]) -> Link:
     sock = None
     try:
         sock = proxy.sock if proxy is not None else _dial(options, where)
-        return Link(_negotiated(sock, where, options, key_types), where, options, proxy)
+        return Link(_negotiated(sock, where, options, key_types, proxy), where, options, proxy)
     except BaseException as exc:
         if sock is not None:
             sock.close()
@@ -312,7 +316,9 @@ def _dial(options: SshOptions, where: str) -> socket.socket:
     return sock
 
 
-def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types: Sequence[str]) -> Any:
+def _negotiated(
+    sock: socket.socket, where: str, options: SshOptions, key_types: Sequence[str], proxy: Proxy | None
+) -> Any:
     transport = None
     try:
         transport = _Transport(_Watched(sock))
@@ -325,7 +331,10 @@ def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types:
         known = transport.limited("HostKeyAlgorithms", transport.preferred_keys, options.host_key_algorithms)
         transport.key_order = _key_order(known, options, key_types)
         transport.banner_timeout = transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
-        transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
+        if proxy is None:
+            transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
+        else:
+            _start_behind(proxy, transport, Banners(f"{where}: the way there"))
         transport.get_remote_server_key()  # start_client returns without an error when its time is over
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if transport is not None:
@@ -333,6 +342,25 @@ def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types:
                 transport.close()
         raise _no_handshake(transport, where, exc) from exc
     return transport
+
+
+def _start_behind(proxy: Proxy, transport: Any, banners: Banners) -> None:
+    """Negotiate over a proxy, and show what it says if that takes a while: somebody may have to log in on the way."""
+    transport.banner_timeout = transport.handshake_timeout = 2 * PERSON_S
+    negotiated, since = threading.Event(), time.monotonic()
+    transport.start_client(event=negotiated)
+    heard = ""
+    while not negotiated.wait(_WATCH_S / 10) and transport.is_active():
+        waited_s, said = time.monotonic() - since, proxy.said
+        if waited_s > _PATIENCE_S and said != heard and len(said) < TAIL_BYTES:
+            banners.hear(said[len(heard) :])
+            banners.show()
+            heard = said
+        if waited_s > (limit_s := banners.limit_s(_HANDSHAKE_TIMEOUT_S)):
+            raise paramiko.SSHException(f"no answer within {limit_s:g} s")
+    transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
+    if (error := transport.get_exception()) is not None:
+        raise error
 
 
 def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[str]) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,20 @@ import paramiko
 from toolkit.device.local import LocalProcess
 from toolkit.device.shells import ServerShell
 from toolkit.device.ssh import link as ssh_link
+from toolkit.device.ssh.banners import Banners, with_words
 from toolkit.device.ssh.config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp, sessions_refused
 from toolkit.device.ssh.hops import connected_by_hops
 from toolkit.device.ssh.keywords import SWITCHED_OFF
 from toolkit.device.ssh.link import known_key_types, verify_host_key
 from toolkit.device.ssh.words import causes, host_key_refusal, is_revoked
-from toolkit.device.streams import Tail
+from toolkit.device.streams import TAIL_BYTES, Tail
 from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 
 # A security key waits to be touched; nothing else takes so long.
 _LOGIN_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 2.0
+_POLL_S = 0.2
 # ssh's exit code for its own errors; a command there may end with it too.
 _SSH_FAILED = 255
 _UNANSWERED = 2
@@ -55,7 +57,7 @@ _FIXED = {
     "EscapeChar": "none",
     "ControlPersist": "no",
     "Compression": "no",
-    "LogLevel": "ERROR",
+    "LogLevel": "INFO",  # below it ssh keeps the server's banner to itself
 }
 
 
@@ -64,6 +66,8 @@ class _Stream:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        # Called again and again while nothing comes.
+        self.waits: Callable[[], None] | None = None
         self.ended = False
 
     def send(self, data: bytes) -> int:
@@ -78,6 +82,8 @@ class _Stream:
             raise
 
     def recv(self, count: int) -> bytes:
+        while self.waits is not None and not select([self._sock], [], [], _POLL_S)[0]:
+            self.waits()
         data = self._sock.recv(count)
         self.ended = not data
         return data
@@ -148,8 +154,9 @@ class OpenSshTransport(SftpFiles):
         self._folder = Path(tempfile.mkdtemp(prefix="edgephi-ssh-"))
         ours, theirs = socket.socketpair()
         self._stream = _Stream(ours)
-        argv = [self._ssh, *_arguments(target, self._options), "-M", "-S", str(self._control), "-s"]
-        argv += ["--", target.host or "", "sftp"]
+        # ssh's own words go to a file: what it prints is the server's banner, and the words of a proxy.
+        argv = [self._ssh, *_arguments(target, self._options), "-E", str(self._log), "-M", "-S", str(self._control)]
+        argv += ["-s", "--", target.host or "", "sftp"]
         with theirs:
             self._child = subprocess.Popen(
                 argv,
@@ -161,6 +168,7 @@ class OpenSshTransport(SftpFiles):
             )
         assert self._child.stderr
         self._tail = Tail(partial(self._child.stderr.read, _READ_BYTES))
+        self._banners = Banners(self._where, shown=self._options.shows_banner)
         try:
             self._sftp = self._begin(target)
         except BaseException:
@@ -212,10 +220,26 @@ class OpenSshTransport(SftpFiles):
     def _control(self) -> Path:
         return self._folder / "s"
 
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log"
+
     def _begin(self, target: SshTarget) -> Any:
         """Wait for ssh's login and open the SFTP session."""
-        too_long = threading.Timer(self._options.connect_timeout_s + _LOGIN_TIMEOUT_S, self._child.kill)
-        too_long.start()
+        since, heard = time.monotonic(), 0
+
+        def wait() -> None:
+            nonlocal heard
+            said = self._tail.text()[: TAIL_BYTES - 1]
+            said = said[: said.rfind("\n") + 1]
+            self._banners.hear(said[heard:])
+            self._banners.show()
+            heard = len(said)
+            limit_s = self._options.connect_timeout_s + self._banners.limit_s(_LOGIN_TIMEOUT_S)
+            if time.monotonic() - since > limit_s:
+                self._child.kill()
+
+        self._stream.waits = wait
         try:
             return paramiko.SFTPClient(self._stream)
         except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as exc:
@@ -225,12 +249,14 @@ class OpenSshTransport(SftpFiles):
             self._tail.finish(timeout_s=1)
             raise self._explained(target) from exc
         finally:
-            too_long.cancel()
+            self._stream.waits = None
+            wait()
 
     def _explained(self, target: SshTarget) -> Exception:
         """The error that says why ssh ended. If a connection of our own fails too, this raises that one's error."""
-        said, status = self._tail.text(), self._child.returncode
-        told = "; ".join(causes(said)) or f"ssh ended with exit code {status}"
+        said, status = _text(self._log), self._child.returncode
+        told = "; ".join(causes(said) or causes(self._tail.text())) or f"ssh ended with exit code {status}"
+        told = with_words(told, self._banners.said)
         refused = host_key_refusal(self._where, said)
         if refused is not None and is_revoked(said):
             return refused  # our own connection doesn't know the list of revoked keys
@@ -298,6 +324,13 @@ def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
 def _variable(pair: tuple[str, str]) -> str:
     """A variable and its value for SetEnv, in which backslashes and quotes are escaped."""
     return '"{}={}"'.format(*(part.replace("\\", "\\\\").replace('"', '\\"') for part in pair))
+
+
+def _text(path: Path) -> str:
+    """The end of a log; nothing where ssh ended before it made one."""
+    with suppress(OSError):
+        return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+    return ""
 
 
 def _quoted(path: Path | str) -> str:

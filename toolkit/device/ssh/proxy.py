@@ -37,6 +37,11 @@ class Proxy:
         assert self._child.stderr
         self._said = Tail(partial(self._child.stderr.read, _READ_BYTES))
 
+    @property
+    def said(self) -> str:
+        """The last 8 KiB of its stderr so far."""
+        return self._said.text()
+
     def end(self, patience_s: float = 0.0) -> str:
         """End the command, unless it does so by itself; return the last 8 KiB of its stderr."""
         with suppress(subprocess.TimeoutExpired):
