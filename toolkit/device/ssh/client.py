@@ -10,6 +10,7 @@ from typing import Any
 
 import paramiko
 
+from toolkit.device.account import commands_refused
 from toolkit.device.shells import ServerShell
 from toolkit.device.ssh.auth import log_in
 from toolkit.device.ssh.config import SshTarget, refuse_foreign, resolve
@@ -188,7 +189,7 @@ class SshTransport(SftpFiles):
             except (paramiko.SSHException, paramiko.SFTPError) as exc:
                 if self._is_lost():
                     raise
-                raise no_sftp(self._where, exc) from exc
+                raise commands_refused(self.start, self._where) or no_sftp(self._where, exc) from exc
         return self._sftp
 
     def _send_all(self, data: memoryview) -> None:

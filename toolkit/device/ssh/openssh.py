@@ -22,6 +22,7 @@ from typing import Any
 
 import paramiko
 
+from toolkit.device.account import commands_refused
 from toolkit.device.local import LocalProcess
 from toolkit.device.shells import ServerShell
 from toolkit.device.ssh import link as ssh_link
@@ -146,6 +147,7 @@ class OpenSshTransport(SftpFiles):
 
     def __init__(self, target: SshTarget) -> None:
         self._ssh = _find_ssh(target)
+        self._target = target
         self._options = resolve(target)
         super().__init__(f"{target.name} ({self._options.hostname}:{self._options.port})")
         # ssh doesn't tell the server's greeting, so the target's file alone decides.
@@ -155,7 +157,8 @@ class OpenSshTransport(SftpFiles):
         ours, theirs = socket.socketpair()
         self._stream = _Stream(ours)
         # ssh's own words go to a file: what it prints is the server's banner, and the words of a proxy.
-        argv = [self._ssh, *_arguments(target, self._options), "-E", str(self._log), "-M", "-S", str(self._control)]
+        self._arguments = _arguments(target, self._options)
+        argv = [self._ssh, *self._arguments, "-E", str(self._log), "-M", "-S", str(self._control)]
         argv += ["-s", "--", target.host or "", "sftp"]
         with theirs:
             self._child = subprocess.Popen(
@@ -267,13 +270,21 @@ class OpenSshTransport(SftpFiles):
                 "passwords are asked for",
             )
         if "subsystem request failed" in said or 0 <= status < _SSH_FAILED:
-            return no_sftp(self._where, told)
+            return commands_refused(self._apart, self._where) or no_sftp(self._where, told)
         with connected_by_hops(target, self._options, known_key_types(self._options)) as link:
             verify_host_key(link, target.name)
             link.close()
         return refused or HostUnreachable(
             f"{self._where}: {told}", "the message is ssh's own: try ssh to the same host"
         )
+
+    def _apart(self, argv: Sequence[str]) -> LocalProcess:
+        """Start a command over a connection of its own, for there is no other one."""
+        line = self._shell.line(argv)
+        changed = {"SessionType=subsystem": "SessionType=default", "LogLevel=INFO": "LogLevel=ERROR"}
+        own = [changed.get(word, word) for word in self._arguments]
+        command = [self._ssh, *own, "-T", "--", self._target.host or "", line]
+        return LocalProcess(command, Path.home())
 
     def _files(self) -> Any:
         return self._sftp
