@@ -200,7 +200,7 @@ def _agent(path: str | None) -> Any:
 def _public_part(path: Path) -> bytes | None:
     found = read_blob(public_file(path))
     if found is None:
-        with suppress(OSError, UnicodeDecodeError):
+        with suppress(OSError, ValueError):
             return public_part(path.read_text(encoding="utf-8"))
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -21,7 +20,7 @@ def read_blob(path: Path) -> bytes | None:
     """The key or certificate in a `.pub` file, as it goes over the wire; None when it can't be read."""
     try:
         return base64.b64decode(path.read_text(encoding="utf-8").split()[1], validate=True)
-    except (OSError, UnicodeDecodeError, IndexError, binascii.Error):
+    except (OSError, IndexError, ValueError):
         return None
 
 
@@ -30,7 +29,7 @@ def public_part(text: str) -> bytes | None:
     lines = [line.strip() for line in text.splitlines()]
     try:
         data = base64.b64decode("".join(line for line in lines if not line.startswith("-----")), validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     if not data.startswith(_KEY_FILE):
         return None

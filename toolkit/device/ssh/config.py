@@ -295,12 +295,12 @@ def _ask_paramiko(host: str, config_file: str | None) -> dict[str, list[str]]:
     else:
         try:
             found = paramiko.SSHConfig.from_path(str(path)).lookup(host)
-        except (paramiko.SSHException, OSError) as exc:
-            raise ConfigError(f"{path}: {exc}") from exc
+        except (paramiko.SSHException, paramiko.ConfigParseError, OSError, ValueError) as exc:
+            raise ConfigError(f"{path}: {exc or type(exc).__name__}") from exc
     if "include" in found:
         raise ConfigError(f"{path}: without OpenSSH's client nothing follows Include", "install openssh-client")
     values = {key: value if isinstance(value, list) else [value] for key, value in found.items() if value is not None}
-    values["setenv"] = shlex.split(values.get("setenv", [""])[0])
+    values["setenv"] = values.get("setenv", [""])[0].split()
     kinds = ("rsa", "ecdsa", "ed25519")
     values.setdefault("identityfile", [f"~/.ssh/id_{kind}" for kind in kinds])
     return values
