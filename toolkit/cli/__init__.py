@@ -15,7 +15,6 @@ import click
 
 from toolkit import __version__
 from toolkit.errors import ToolkitError
-from toolkit.events import Event, Step, listening
 
 BUG, INTERRUPTED = 70, 130
 
@@ -87,13 +86,18 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgephi")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Quantize Phi-3 for an edge device, push it there, and measure its speed and quality there.
 
     \b
     edgephi run phi3-nano local              the whole loop on this machine, on the shipped model
     edgephi run microsoft/Phi-3-mini-4k-instruct pi5    the same on your board
     """
+    from toolkit.cli import render
+    from toolkit.events import listening
+
+    ctx.with_resource(listening(render.announced))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,8 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        with listening(_hear):
-            result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
+        result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ToolkitError as exc:
         _complain(exc.message, exc.hint)
@@ -125,13 +128,6 @@ def _run(argv: Sequence[str] | None) -> int:
             f"the traceback is in {_write_bug_log()}; please report it with that file",
         )
         return BUG
-
-
-def _hear(event: Event) -> None:
-    from toolkit.cli import render
-
-    if isinstance(event, Step):
-        render.note(event.text)
 
 
 def _complain(message: str, hint: str | None) -> None:

@@ -42,6 +42,12 @@ def warn(text: str) -> None:
     _say(f"[yellow]warning:[/] {_escape(text)}")
 
 
+def announced(event: Event) -> None:
+    """Draw an event that was announced outside of any service, such as the words of a server before a login."""
+    if isinstance(event, Step):
+        note(event.text)
+
+
 def prompt_secret() -> Callable[[str], str] | None:
     """A function that asks for a passphrase or a password and keeps no answer; None without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

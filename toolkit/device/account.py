@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -12,10 +13,12 @@ from toolkit.device.transport import Process, Transport
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
 
 _MARK = "edgephi-account:"
-# Write a file into the nearest folder that is there, say where, and remove it at the end of stdin, however that comes.
+# Write a file into the nearest folder that is there, say how many levels up that is, or `-` when it can't be written,
+# and remove it at the end of stdin, however that comes. A name isn't printed: it may hold any sign.
 _LOOK = (
-    'd=$1; until [ -d "$d" ]; do d=$(dirname "$d"); done; f=$d/.edgephi-look-$2; umask 077; '
-    f'echo look >"$f" 2>/dev/null || f=; echo "{_MARK}$f"; read x; test -z "$f" || rm -f "$f"'
+    'd=$1; n=0; until [ -d "$d" ]; do d=$(dirname -- "$d"; echo x); d=${d%?x}; n=$((n+1)); done; '
+    "f=$d/.edgephi-look-$2; umask 077; "
+    f'echo look >"$f" 2>/dev/null || {{ f=; n=-; }}; echo "{_MARK}$n"; read x; test -z "$f" || rm -f "$f"'
 )
 # A forced command may wait for somebody who types.
 _PATIENCE_S = 20.0
@@ -46,18 +49,20 @@ def check_account(transport: Transport, where: str, root: str) -> None:
     """
     if transport.windows:
         return
-    process = transport.start(["sh", "-c", _LOOK, "sh", root, secrets.token_hex(8)])
+    token = secrets.token_hex(8)
+    process = transport.start(["sh", "-c", _LOOK, "sh", root, token])
     timer = Timer(_PATIENCE_S, process.kill)
     timer.start()
     heard: list[str] = []
-    seen, path, status = True, None, -1
+    seen, path, answer, status = True, "", None, -1
     try:
         for line in process.lines():
             heard.append(line.decode("utf-8", "replace"))
             if _MARK in heard[-1]:
-                path = heard[-1].partition(_MARK)[2]
+                answer = heard[-1].partition(_MARK)[2]
                 break
-        if path:
+        if answer is not None and answer.isdecimal():
+            path = f"{_ancestor(root, int(answer[:3]))}/.edgephi-look-{token}"
             seen = transport.size(path) is not None
     finally:
         timer.cancel()
@@ -65,7 +70,7 @@ def check_account(transport: Transport, where: str, root: str) -> None:
         with suppress(HostUnreachable):
             status = _ended(process)[1]
     said = process.stderr_tail()
-    if path is None:
+    if answer is None:
         raise _refusal(where, "\n".join([*heard, said]), status)
     if not root.startswith("/") and (no_home := _NO_HOME.search(said)):
         raise RemoteCommandFailed(
@@ -78,6 +83,12 @@ def check_account(transport: Transport, where: str, root: str) -> None:
             "a NAS does that, and ChrootDirectory in sshd_config: set install_root to a folder that has the same path "
             "by both, or take the account out of the chroot",
         )
+
+
+def _ancestor(folder: str, levels: int) -> str:
+    for _ in range(levels):
+        folder = posixpath.dirname(folder.rstrip("/")) or ("/" if folder.startswith("/") else ".")
+    return folder
 
 
 def _ended(process: Process) -> tuple[list[str], int]:

@@ -21,6 +21,7 @@ from toolkit.device.ssh.words import causes, host_key_refusal
 from toolkit.errors import DeviceError
 from toolkit.events import Event, Step, listening
 
+pytestmark = pytest.mark.usefixtures("config")
 TARGET = Address("pi5", "pi")
 KEYWORD = st.sampled_from([keyword.name for keyword in KEYWORDS.values() if keyword.name != "Match"])
 SETTING = (
