@@ -96,7 +96,20 @@ def first_paragraph(path: Path) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-SECTIONS = {"profiles": profile_section, "recipes": recipe_section, "layers": layer_section}
+def ssh_section() -> str:
+    """The keywords of ssh_config as Markdown, those of one treatment and reason in one row."""
+    from toolkit.device.ssh.keywords import KEYWORDS
+
+    rows: dict[tuple[str, str], list[str]] = {}
+    for keyword in KEYWORDS.values():
+        rows.setdefault((keyword.treatment, keyword.note), []).append(f"`{keyword.name}`")
+    return markdown_table(
+        ["keywords", "treatment", "what that means"],
+        [[", ".join(names), treatment, note] for (treatment, note), names in rows.items()],
+    )
+
+
+SECTIONS = {"profiles": profile_section, "recipes": recipe_section, "layers": layer_section, "ssh": ssh_section}
 
 
 def fill_sections(text: str) -> str:
@@ -115,7 +128,7 @@ def generated() -> dict[Path, str]:
     from toolkit.catalog.profile import profile_json_schema
     from toolkit.catalog.target import target_json_schema
 
-    filled = [_REPO / "README.md", _REPO / "docs" / "architecture.md"]
+    filled = [_REPO / "README.md", _REPO / "docs" / "architecture.md", _REPO / "docs" / "security.md"]
     schemas = _REPO / "docs" / "schema"
     return {path: fill_sections(path.read_text(encoding="utf-8")) for path in filled} | {
         _REPO / "docs" / "cli.md": command_reference(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -77,6 +78,29 @@ Event = Step | Progress | Warning_ | Token | DeviceEvent | Question
 Service = Generator[Event, None, T]
 
 
+_listener: ContextVar[Callable[[Event], object] | None] = ContextVar("listener", default=None)
+
+
+def announce(event: Event) -> None:
+    """Tell an event at once, from code that isn't a service: a login may wait for somebody who has to read something.
+
+    Nobody hears it in a thread or a program that hasn't called `listening`.
+    """
+    hear = _listener.get()
+    if hear is not None:
+        hear(event)
+
+
+@contextmanager
+def listening(hear: Callable[[Event], object]) -> Iterator[None]:
+    """Have `hear` called with the events that are announced in this thread."""
+    token = _listener.set(hear)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
 def drain(service: Service[T], hear: Callable[[Event], object] | None = None) -> T:
     """Run a service to its end, tell `hear` what it yields, return what it returns.
 
@@ -93,22 +117,3 @@ def drain(service: Service[T], hear: Callable[[Event], object] | None = None) ->
                 hear(event)
     finally:
         service.close()
-
-
-_listeners: list[Callable[[Warning_], object]] = []
-
-
-@contextmanager
-def listening(hear: Callable[[Warning_], object]) -> Iterator[None]:
-    """Tell `hear`, while the block runs, what `announce` is given in this process."""
-    _listeners.append(hear)
-    try:
-        yield
-    finally:
-        _listeners.remove(hear)
-
-
-def announce(text: str) -> None:
-    """Give a warning from a function that is no service, as the look-up of a name is; without a listener it is lost."""
-    for hear in tuple(_listeners):
-        hear(Warning_(text))

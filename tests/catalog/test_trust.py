@@ -17,7 +17,7 @@ from toolkit.catalog.trust import FREE_KEYS, examine, forget_folder, is_trusted,
 from toolkit.catalog.workload import load_workload
 from toolkit.config import config_dir, shipped_dir
 from toolkit.errors import ConfigError, UntrustedFile
-from toolkit.events import listening
+from toolkit.events import Event, Warning_, listening
 
 HINT = "read its files, then type: edgephi trust (or say --trust-folder)"
 OWN = {"schema_version": 1, "extends": "local"}
@@ -27,7 +27,12 @@ OWN = {"schema_version": 1, "extends": "local"}
 def said() -> Iterator[list[str]]:
     """What is announced in the test."""
     texts: list[str] = []
-    with listening(lambda warning: texts.append(warning.text)):
+
+    def hear(event: Event) -> None:
+        assert isinstance(event, Warning_)
+        texts.append(event.text)
+
+    with listening(hear):
         yield texts
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from tests.support.paths import REPO
 from toolkit import __version__
-from toolkit.cli import COMMANDS, _run, cli
+from toolkit.cli import COMMANDS, _run, cli, main
+from toolkit.errors import HostUnreachable
+from toolkit.events import Step, announce
 
 HEAVY = {
     "paramiko",
@@ -127,3 +129,16 @@ def test_generated_documents_are_up_to_date() -> None:
         [sys.executable, "-m", "maintenance.docs", "--check"], cwd=REPO, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_announced_is_drawn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command whose connection has something to tell before it yields any event."""
+
+    def connect(*_: object, **__: object) -> None:
+        announce(Step("pi5 says: visit https://login.example/"))
+        raise HostUnreachable("enough")
+
+    monkeypatch.setattr("toolkit.device.session.connect", connect)
+    with pytest.raises(SystemExit):
+        main(["targets", "probe", "local"])
+    assert "pi5 says: visit https://login.example/\n" in capsys.readouterr().err

@@ -142,11 +142,11 @@ def test_a_folder_that_is_called_like_a_model_of_the_hub(
     assert caught.value.message == f"'{published}' is a model of the hub, and a folder here"
     assert caught.value.hint == f"write ./{published} for the folder, {published}@main for the hub's model"
     assert local_model(f"{published}@main") is None
-    said: list[str] = []
-    with listening(lambda warning: said.append(warning.text)), pytest.raises(ConfigError, match=r"no config\.json"):
+    said: list[Event] = []
+    with listening(said.append), pytest.raises(ConfigError, match=r"no config\.json"):
         local_model("acme/tuned")
     folder = isolated / "acme/tuned"
-    assert said == [f"acme/tuned is the folder {folder}; acme/tuned@main is the hub's model of that name"]
+    assert said == [Warning_(f"acme/tuned is the folder {folder}; acme/tuned@main is the hub's model of that name")]
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "hub" / "models--acme--tuned").mkdir(parents=True)
     with pytest.raises(ConfigError, match="'acme/tuned' is a model of the hub, and a folder here"):

@@ -9,26 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import needs_sshd
+from tests.support.targets import write_target
 from toolkit.emulate import PrivateSshd
 from toolkit.emulate.sshd import free_port
 
 pytestmark = needs_sshd
-
-
-def write_target(tmp_path: Path, server: PrivateSshd, **changes: object) -> None:
-    facts: dict[str, object] = {
-        "host": server.host,
-        "port": server.port,
-        "user": server.user,
-        "profile": "local",
-        "identity_file": str(server.identity_file),
-        "known_hosts": str(server.known_hosts),
-        "install_root": str(tmp_path / "device"),
-    }
-    folder = tmp_path / "config" / "targets"
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{key} = {value if isinstance(value, int) else repr(value)}" for key, value in (facts | changes).items()]
-    (folder / "pi5.toml").write_text("\n".join(lines))
 
 
 def probe() -> subprocess.CompletedProcess[str]:

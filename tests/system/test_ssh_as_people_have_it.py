@@ -16,8 +16,9 @@ import pytest
 from tests.support.servers import Address, address_of, connects, needs_sshd
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh import proxy as ssh_proxy
-from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
+from toolkit.device.ssh.trust import trust_host_key
 from toolkit.emulate import PrivateSshd
 from toolkit.errors import AuthFailed, HostKeyUnknown, HostUnreachable, RemoteCommandFailed
 
@@ -247,9 +248,12 @@ def test_two_hops(
 
 def test_a_hop_that_refuses_says_why(server: PrivateSshd, authority: Path, config: Path) -> None:
     hops(server, authority, config, "ProxyCommand ssh -F none -oBatchMode=yes -oIdentityFile=none -p %p -W x:1 %h")
-    with pytest.raises(HostUnreachable, match="no way through the proxy: Host key verification failed") as error:
+    with pytest.raises(HostKeyUnknown, match=r"^pi5: jump host 127\.0\.0\.1 \(127\.0\.0\.1:\d+\): unknown host key "):
         SshTransport(Address("pi5", "inner"))
-    assert "try what it runs: ssh -F none" in (error.value.hint or "")
+    hops(server, authority, config, "ProxyCommand sh -c 'echo nothing works >&2; exit 1'")
+    with pytest.raises(HostUnreachable, match="no way through the proxy: nothing works") as error:
+        SshTransport(Address("pi5", "inner"))
+    assert "try what it runs: sh -c" in (error.value.hint or "")
 
 
 def test_a_server_that_talks_before_its_greeting(server: PrivateSshd, authority: Path, config: Path) -> None:

@@ -17,9 +17,10 @@ import pytest
 from tests.support.paths import REPO
 from tests.support.servers import Address, address_of, needs_root, needs_sshd, small_disk
 from toolkit.catalog.public_key import fingerprint
-from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
 from toolkit.device.ssh.openssh import OpenSshTransport
+from toolkit.device.ssh.trust import trust_host_key
 from toolkit.emulate import PrivateSshd
 from toolkit.emulate.sshd import write_key_pair
 from toolkit.errors import AuthFailed, DeviceFull, HostUnreachable, RemoteCommandFailed

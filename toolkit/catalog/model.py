@@ -16,7 +16,7 @@ from toolkit.catalog.shape import ModelShape, parse_shape, read_config, read_sha
 from toolkit.catalog.toml import unknown_name
 from toolkit.config import data_path, is_path, shown
 from toolkit.errors import ConfigError
-from toolkit.events import Progress, Service, announce
+from toolkit.events import Progress, Service, Warning_, announce
 from toolkit.untrusted import name_problem, path_problem, read_json
 
 SHIPPED = ("phi3-nano",)
@@ -143,7 +143,7 @@ def _tell_from_the_hub(ref: str, path: Path) -> None:
         hint = f"write ./{ref} for the folder" + (f", {there} for the hub's model" if there else "")
         raise ConfigError(f"'{ref}' is a model of the hub, and a folder here", hint)
     also = f"; {there} is the hub's model of that name" if there else ""
-    announce(f"{ref} is the folder {path.absolute()}{also}")
+    announce(Warning_(f"{ref} is the folder {path.absolute()}{also}"))
 
 
 def _in_hub_cache(repo: str) -> bool:

@@ -21,7 +21,7 @@ from toolkit.catalog.record import OpenRecord
 from toolkit.catalog.toml import hidden_by, in_working_folder, is_copy, is_path, read_toml
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, UntrustedFile
-from toolkit.events import announce
+from toolkit.events import Warning_, announce
 from toolkit.files import PRIVATE, write_whole
 
 KINDS = ("targets", "profiles", "recipes", "workloads", "boards")
@@ -67,7 +67,7 @@ def admit(kind: str, path: Path, table: Mapping[str, Any]) -> None:
         return
     hidden = hidden_by(path, kind)
     if hidden is not None:
-        announce(f"{shown(path)} is read instead of {shown(hidden)}: files of the working folder come first")
+        announce(Warning_(f"{shown(path)} is read instead of {shown(hidden)}: files of the working folder come first"))
     keys = guarded_keys(kind, path, table, hidden)
     if keys:
         demand_trust(path, keys[0])

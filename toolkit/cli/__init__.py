@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import click
@@ -23,7 +23,6 @@ from toolkit.cli.ending import (
     swallow_stderr,
 )
 from toolkit.errors import ToolkitError
-from toolkit.events import Warning_, listening
 
 BUG, INTERRUPTED, LOST_OUTPUT = 70, 130, 1
 
@@ -97,13 +96,18 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edgephi")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Quantize Phi-3 for an edge device, push it there, and measure its speed and quality there.
 
     \b
     edgephi run phi3-nano local              the whole loop on this machine, on the shipped model
     edgephi run microsoft/Phi-3-mini-4k-instruct pi5    the same on your board
     """
+    from toolkit.cli import render
+    from toolkit.events import listening
+
+    ctx.with_resource(listening(render.announcer()))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -124,8 +128,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _outcome(argv: Sequence[str] | None, ending: Ending) -> int:
     try:
-        with listening(_warn_once()):
-            result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
+        result = cli.main(args=None if argv is None else list(argv), prog_name="edgephi", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except ToolkitError as exc:
         return _complain(exc.message, exc.hint, exc.exit_code)
@@ -161,20 +164,6 @@ def _machine_or_bug(exc: OSError) -> int:
         if worded := trouble_of_this_machine(exc):
             return _complain(worded.message, worded.hint, worded.exit_code)
     return _bug()
-
-
-def _warn_once() -> Callable[[Warning_], None]:
-    """A function that draws a warning the first time that this command gives it."""
-    said: set[str] = set()
-
-    def hear(warning: Warning_) -> None:
-        from toolkit.cli import render
-
-        if warning.text not in said:
-            said.add(warning.text)
-            render.warn(warning.text)
-
-    return hear
 
 
 def _bug() -> int:

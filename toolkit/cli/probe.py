@@ -45,22 +45,24 @@ def probe(name: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", shell_complete=options.names("targets"))
-@click.argument("fingerprint", metavar="SHA256:...")
+@click.argument("fingerprint", metavar="[SHA256:...]", required=False)
 @click.option("--host", help="Address of the machine, when there is no target of that name yet.")
 @click.option("--port", type=int, help="With --host: port of the machine's sshd.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="With --host: known_hosts file instead of yours.")
 @options.trust_folder
-def trust(name: str, fingerprint: str, host: str | None, port: int | None, known_hosts: Path | None) -> None:
-    """Accept a target's host key, given its fingerprint.
+def trust(name: str, fingerprint: str | None, host: str | None, port: int | None, known_hosts: Path | None) -> None:
+    """Accept a target's host key, and those of the jump hosts on the way.
 
-    Read the fingerprint on the device itself (`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`): the key
-    goes into known_hosts only if the server at that address really has it.
+    Without a fingerprint it goes from one jump host to the next and at last to the target, shows each unknown key and
+    asks. With one it asks nothing, and accepts that key alone. Read a fingerprint on the machine itself (`ssh-keygen
+    -lf /etc/ssh/ssh_host_ed25519_key.pub`): the key goes into known_hosts only if the server at that address really
+    has it.
     """
     from toolkit.catalog import load_target
     from toolkit.catalog.target import parse_target
     from toolkit.catalog.trust import own_change
     from toolkit.cli import render
-    from toolkit.device.ssh.client import trust_host_key
+    from toolkit.device.ssh.trust import trust_host_key
     from toolkit.errors import ConfigError
 
     if host is None and (port is not None or known_hosts is not None):
@@ -74,8 +76,29 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
     if target.transport == "local":
         raise ConfigError(f"{name} is reached without SSH: there is no host key to trust")
     with own_change():
-        file = trust_host_key(target, fingerprint)
-    render.line(f"{name}: the key is now in {file}")
+        if fingerprint is None:
+            _ask_to_trust(target, is_new=host is not None)
+        else:
+            render.line(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
+
+
+def _ask_to_trust(target: Target, *, is_new: bool) -> None:
+    """Show each unknown key on the way and ask; raise HostKeyUnknown for one that isn't accepted."""
+    from toolkit.cli import render
+    from toolkit.device.ssh.trust import unknown_keys
+    from toolkit.errors import HostKeyUnknown
+
+    found = 0
+    for key in unknown_keys(target):
+        found += 1
+        told = f"{key.where}: unknown host key {key.key_type} {key.fingerprint}"
+        render.note(told)
+        if not render.confirm("Does the machine itself show this fingerprint, and do you trust it?"):
+            hint = f"edgephi targets trust {target.name} {key.fingerprint} accepts it without a question"
+            raise HostKeyUnknown(f"{told}: not accepted", _with_address(hint, target) if is_new else hint)
+        render.line(f"{key.where}: the key is now in {key.trust()}")
+    if not found:
+        render.line(f"{target.name}: every host key on the way is known already")
 
 
 def identified(target: Target) -> Match:

@@ -136,6 +136,24 @@ def left_out(error: ToolkitError) -> str:
     return "not trusted" if isinstance(error, UntrustedFile) else "broken"
 
 
+def announcer() -> Callable[[Event], None]:
+    """A function that draws what is announced outside of any service: a server's words before a login, a warning.
+
+    A warning is drawn the first time alone.
+    """
+    warned: set[str] = set()
+
+    def hear(event: Event) -> None:
+        match event:
+            case Step(text):
+                note(text)
+            case Warning_(text) if text not in warned:
+                warned.add(text)
+                warn(text)
+
+    return hear
+
+
 def prompt_secret() -> Callable[[str], str] | None:
     """A function that asks for a passphrase or a password and keeps no answer; None without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

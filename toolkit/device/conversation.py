@@ -32,6 +32,7 @@ from toolkit.agent.messages import (
 from toolkit.agent.requests import A, Request, Settle, TakeHold, WantedFile
 from toolkit.catalog import Target
 from toolkit.catalog.remote_path import from_login_folder, python_argv
+from toolkit.device.account import check_account
 from toolkit.device.starter import find_starter
 from toolkit.device.transport import Process, Transport
 from toolkit.errors import (
@@ -142,9 +143,14 @@ class Agent:
         if self._path is None:
             path = self._file("pyz")
             if self._transport.size(path) != len(agent_archive()):
+                self._check_account()
                 self._put()
             self._path = path
         return self._path
+
+    def _check_account(self) -> None:
+        if self._target.transport != "local":
+            check_account(self._transport, self._target.name, from_login_folder(self._target.install_root))
 
     def _file(self, ending: str) -> str:
         return f"{self._folder}/agent-{agent_sha256()[:16]}.{ending}"
@@ -301,6 +307,8 @@ class Agent:
 
     def _explain_end(self, process: Process, *, silent: bool) -> None:
         status, stderr = process.wait(), process.stderr_tail().strip()
+        if silent:
+            self._check_account()
         last = stderr.splitlines()[-1] if stderr else "it said nothing"
         message = f"{self._target.name}: the agent ended with exit code {status}: {last}"
         if status in _NO_SUCH_COMMAND or "not found" in last:

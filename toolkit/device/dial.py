@@ -30,19 +30,28 @@ def remembered(prompt_secret: PromptSecret) -> PromptSecret:
 def open_transport(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:
     """Connect to a target by its `transport` field.
 
+    Where that leaves the choice, the client in this process is taken, unless the user's configuration of SSH has
+    settings that only OpenSSH's client heeds.
+
     `prompt_secret` asks the user for a passphrase or a password, once at most for each; without it nobody is asked.
     """
     if target.transport == "local":
         from toolkit.device.local import LocalTransport
 
         return LocalTransport()
-    if target.transport == "openssh":
-        from toolkit.device.ssh.openssh import OpenSshTransport
+    from toolkit.device.ssh.openssh import OpenSshTransport, ssh_is_here
 
+    if target.transport == "openssh":
         return OpenSshTransport(target)
     from toolkit.device.ssh.client import SshTransport
+    from toolkit.device.ssh.config import OpenSshNeeded
 
-    return SshTransport(target, prompt_secret)
+    try:
+        return SshTransport(target, prompt_secret)
+    except OpenSshNeeded:
+        if target.transport == "paramiko" or not ssh_is_here():
+            raise
+    return OpenSshTransport(target)
 
 
 def open_another(target: Target, prompt_secret: PromptSecret | None = None) -> Transport:

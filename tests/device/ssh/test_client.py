@@ -17,8 +17,9 @@ import pytest
 from tests.support.servers import Address, address_of
 from toolkit.catalog.public_key import fingerprint
 from toolkit.device.ssh import auth as ssh_auth, link as ssh_link
-from toolkit.device.ssh.client import SshTransport, trust_host_key
+from toolkit.device.ssh.client import SshTransport
 from toolkit.device.ssh.known_hosts import read_known_hosts
+from toolkit.device.ssh.trust import trust_host_key
 from toolkit.emulate import EmbeddedServer, embedded as embedded_module
 from toolkit.emulate.sshd import write_key_pair
 from toolkit.errors import (

@@ -15,6 +15,7 @@ from typing import Any
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from toolkit.device.ssh.banners import PERSON_S, Banners, printable, with_words
 from toolkit.device.ssh.certificates import SUFFIX, certified_key, public_part, read_blob
 from toolkit.device.ssh.config import SshOptions, public_file
 from toolkit.device.ssh.internals import SocketAgent
@@ -22,10 +23,8 @@ from toolkit.device.ssh.link import Link
 from toolkit.device.transport import PromptSecret
 from toolkit.errors import AuthFailed, HostUnreachable
 
-# A key may wait in a security token to be touched; nothing else takes so long.
+# A key may wait in a security token to be touched; nothing else takes so long, but for people.
 _LOGIN_TIMEOUT_S = 60.0
-# People look for a second device, and servers wait two minutes for them.
-_ANSWER_TIMEOUT_S = 180.0
 _POLL_S = 0.2
 # A server that asks more questions doesn't want a login.
 _MOST_QUESTIONS = 16
@@ -35,26 +34,42 @@ _UNUSABLE_KEY = (paramiko.SSHException, paramiko.UnknownKeyType, UnsupportedAlgo
 @dataclass
 class _Login:
     link: Link
+    banners: Banners
+    # Of the attempt that runs: the server's questions, and at last the outcome.
+    news: SimpleQueue[_Question | list[str] | Exception] = field(default_factory=SimpleQueue)
     # The methods that the server takes next; None until it has named them.
     methods: set[str] | None = None
     tried: list[str] = field(default_factory=list)
     locked: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    wrong_answer: str = ""
 
     def takes(self, method: str) -> bool:
-        return self.methods is None or method in self.methods
+        allowed = method != "publickey" or self.link.options.public_keys
+        return allowed and (self.methods is None or method in self.methods)
 
 
 def log_in(link: Link, prompt_secret: PromptSecret | None) -> None:
     """Authenticate. `prompt_secret` is called once at most for each secret, and its answers aren't kept.
 
-    Raises AuthFailed with the keys and methods tried and a hint, HostUnreachable when the link breaks.
+    A server's banners are announced as they come. Raises AuthFailed with the keys and methods tried and a hint,
+    HostUnreachable when the link breaks.
     """
-    login = _Login(link)
-    link.transport.auth_timeout = _LOGIN_TIMEOUT_S
-    if _attempt(login, None, lambda user: link.transport.auth_none(user)):
+    login = _Login(link, Banners(link.where, shown=link.options.shows_banner))
+    link.transport.auth_timeout = 2 * PERSON_S  # paramiko's own limit can't be moved once it runs
+    link.transport.packetizer.hear_banner = login.banners.hear
+    try:
+        _log_in(login, prompt_secret)
+    finally:
+        login.banners.show()
+        link.transport.packetizer.hear_banner = None
+
+
+def _log_in(login: _Login, prompt_secret: PromptSecret | None) -> None:
+    transport = login.link.transport
+    if _attempt(login, None, lambda user: transport.auth_none(user)):
         return
-    for label, key in _keys(login):
+    for label, key in _keys(login) if login.takes("publickey") else ():
         if login.takes("publickey") and _offer(login, label, key):
             return
     if prompt_secret is not None and (_unlock(login, prompt_secret) or _answer(login, prompt_secret)):
@@ -70,20 +85,48 @@ def _attempt(login: _Login, label: str | None, authenticate: Callable[[str], lis
     transport = login.link.transport
     if label is not None:
         login.tried.append(label)
-    started = time.monotonic()
     try:
         # A server with two factors logs nobody in after the first: then the methods that it wants next are returned.
-        if wanted := authenticate(login.link.options.user):
+        if wanted := _waited_for(login, authenticate):
             login.methods = set(wanted)
     except paramiko.BadAuthenticationType as exc:
         login.methods = set(exc.allowed_types)
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if not transport.is_active():
             raise _dropped(login) from exc
-        if time.monotonic() - started >= transport.auth_timeout:
-            message = f"{login.link.where}: no answer to the login within {transport.auth_timeout:.0f} s"
-            raise HostUnreachable(message, "try again") from exc
     return bool(transport.is_authenticated())
+
+
+def _waited_for(login: _Login, authenticate: Callable[[str], list[str]]) -> list[str]:
+    """Call it in a thread, and meanwhile show banners and have questions answered: in this thread Ctrl-C is heard, and
+    the terminal is put right again. Raises what it raises, HostUnreachable when it takes too long."""
+    news: SimpleQueue[_Question | list[str] | Exception] = SimpleQueue()
+    login.news = news
+
+    def call() -> None:
+        try:
+            news.put(authenticate(login.link.options.user))
+        except Exception as exc:
+            news.put(exc)
+
+    since = time.monotonic()
+    Thread(target=call, name="edgephi-login", daemon=True).start()
+    while True:
+        login.banners.show()
+        limit_s = login.banners.limit_s(_LOGIN_TIMEOUT_S)
+        if time.monotonic() - since > limit_s:
+            login.link.transport.close()
+            message = f"{login.link.where}: no answer to the login within {limit_s:.0f} s"
+            raise HostUnreachable(with_words(message, login.banners.said), "try again")
+        with suppress(Empty):  # a wait without an end can't be interrupted on Windows
+            told = news.get(timeout=_POLL_S)
+            if isinstance(told, Exception):
+                raise told
+            if not isinstance(told, _Question):
+                return told
+            login.banners.show()
+            told.ask(login.link)
+            since = time.monotonic()
 
 
 # --- keys and certificates ---
@@ -157,7 +200,7 @@ def _agent(path: str | None) -> Any:
 def _public_part(path: Path) -> bytes | None:
     found = read_blob(public_file(path))
     if found is None:
-        with suppress(OSError, UnicodeDecodeError):
+        with suppress(OSError, ValueError):
             return public_part(path.read_text(encoding="utf-8"))
     return found
 
@@ -201,77 +244,74 @@ def _answer(login: _Login, prompt_secret: PromptSecret) -> bool:
             dialog = _Dialog(login, prompt_secret)
             done = _attempt(login, method, dialog.run)
             asked = dialog.asked > 0
-        if done or (asked and login.methods == before):
+            method = "password" if dialog.asks_password else method
+        if not done and asked and login.methods == before:
+            login.wrong_answer = f"the {'password' if method == 'password' else 'answer'} is wrong"
+        if done or login.wrong_answer:
             return done
     return False
 
 
-class _Dialog:
-    """keyboard-interactive: the server's own questions, one after the other.
+class _Question:
+    """A question of the server, asked by the thread that reads the link and answered in another one."""
 
-    paramiko asks for the answers in the thread that reads the link; the user is asked in the caller's thread, where
-    Ctrl-C is heard and the terminal is put right again.
-    """
+    def __init__(self, text: str, prompt_secret: PromptSecret) -> None:
+        self._text = text
+        self._prompt_secret = prompt_secret
+        self._answers: SimpleQueue[str] = SimpleQueue()
+
+    def ask(self, link: Link) -> None:
+        try:
+            self._answers.put(self._prompt_secret(self._text))
+        except BaseException:
+            link.transport.close()
+            self._answers.put("")
+            raise
+
+    def answer(self) -> str:
+        return self._answers.get()
+
+
+class _Dialog:
+    """keyboard-interactive: the server's own questions, one after the other."""
 
     def __init__(self, login: _Login, prompt_secret: PromptSecret) -> None:
         self.asked = 0
-        self._transport = login.link.transport
-        self._where = login.link.where
+        self.asks_password = False
+        self._login = login
         self._prompt_secret = prompt_secret
-        self._questions: SimpleQueue[str | None] = SimpleQueue()
-        self._answers: SimpleQueue[str] = SimpleQueue()
-        self._outcome: list[str] | BaseException = []
 
     def run(self, user: str) -> list[str]:
-        """Log in; return the methods that the server wants next. Raises the exception that paramiko raised."""
-        self._transport.auth_timeout = _ANSWER_TIMEOUT_S
-        Thread(target=self._authenticate, args=(user,), name="edgephi-login", daemon=True).start()
-        while (question := self._next_question()) is not None:
-            try:
-                self._answers.put(self._prompt_secret(question))
-            except BaseException:
-                self._transport.close()
-                self._answers.put("")
-                raise
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return self._outcome
-
-    def _next_question(self) -> str | None:
-        while True:
-            with suppress(Empty):  # a wait without an end can't be interrupted on Windows
-                return self._questions.get(timeout=_POLL_S)
-
-    def _authenticate(self, user: str) -> None:
-        try:
-            self._outcome = self._transport.auth_interactive(user, self._reply)
-        except Exception as exc:
-            self._outcome = exc
-        finally:
-            self._questions.put(None)
+        """Log in; return the methods that the server wants next. Raises what paramiko raises."""
+        wanted: list[str] = self._login.link.transport.auth_interactive(user, self._reply)
+        return wanted
 
     def _reply(self, title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
         answers = []
+        if not prompts:  # RFC 4256: words without a question are to be shown
+            self._login.banners.hear(f"{title}\n{instructions}")
         for text, _echo in prompts:
             self.asked += 1
+            self.asks_password |= "password" in text.lower()
             if self.asked > _MOST_QUESTIONS:
                 raise paramiko.SSHException("the server asks without an end")
-            words = (f"{self._where}:", title, instructions, text)
-            self._questions.put(" ".join(filter(None, map(_printable, words))) + " ")
-            answers.append(self._answers.get())
+            words = (f"{self._login.link.where}:", title, instructions, text)
+            question = _Question(" ".join(filter(None, map(printable, words))) + " ", self._prompt_secret)
+            self._login.news.put(question)
+            answers.append(question.answer())
         return answers
-
-
-def _printable(text: str) -> str:
-    """A server's words without the characters that could move the cursor or change the terminal's text."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _refused(login: _Login) -> AuthFailed:
     options = login.link.options
-    tried = f"tried {', '.join(login.tried)}" if login.tried else "no key to try"
-    problems = [f"{path} needs a passphrase" for path in login.locked] + login.unreadable
-    message = f"{login.link.where}: login as '{options.user}' refused: {'; '.join([tried, *problems])}"
+    problems = [f"tried {', '.join(login.tried)}" if login.tried else "no key to try"]
+    problems += [f"{path} needs a passphrase" for path in login.locked] + login.unreadable
+    wrong = login.wrong_answer and f"{login.wrong_answer}; "
+    message = f"{login.link.where}: login as '{options.user}' refused: {wrong}{'; '.join(problems)}"
+    message = with_words(message, login.banners.said)
+    if login.wrong_answer:
+        hint = "try again; if it is right, the account may be locked, or a key may be needed instead"
+        return AuthFailed(message, hint)
     if login.methods is not None and "publickey" not in login.methods:
         wanted = ", ".join(sorted(login.methods)) or "nothing that edgephi has"
         return AuthFailed(message, f"the server takes {wanted}: start it in a terminal, where you can be asked")
@@ -280,14 +320,16 @@ def _refused(login: _Login) -> AuthFailed:
     copy = f"ssh-copy-id -p {options.port} {options.user}@{options.hostname}"
     if not login.tried:
         return AuthFailed(message, f"make a key with 'ssh-keygen -t ed25519' and install it with '{copy}'")
-    return AuthFailed(message, f"install a key there with '{copy}', or set user and identity_file")
+    hint = f"install a key there with '{copy}', or set user and identity_file"
+    return AuthFailed(message, f"{hint}; a locked account refuses every key (on the device: passwd -S {options.user})")
 
 
 def _dropped(login: _Login) -> AuthFailed | HostUnreachable:
-    where = login.link.where
+    where, said = login.link.where, login.banners.said
     if len(login.tried) > 1:
         return AuthFailed(
-            f"{where}: the server hung up after {len(login.tried)} keys: {', '.join(login.tried)}",
+            with_words(f"{where}: the server hung up after {len(login.tried)} keys: {', '.join(login.tried)}", said),
             "name the right one: set identity_file of the target",
         )
-    return HostUnreachable(f"{where}: the connection was lost during the login", "try again")
+    message = with_words(f"{where}: the connection was lost during the login", said)
+    return HostUnreachable(message, "ask its administrator what the account may do" if said else "try again")

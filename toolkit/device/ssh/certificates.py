@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -21,7 +20,7 @@ def read_blob(path: Path) -> bytes | None:
     """The key or certificate in a `.pub` file, as it goes over the wire; None when it can't be read."""
     try:
         return base64.b64decode(path.read_text(encoding="utf-8").split()[1], validate=True)
-    except (OSError, UnicodeDecodeError, IndexError, binascii.Error):
+    except (OSError, IndexError, ValueError):
         return None
 
 
@@ -30,7 +29,7 @@ def public_part(text: str) -> bytes | None:
     lines = [line.strip() for line in text.splitlines()]
     try:
         data = base64.b64decode("".join(line for line in lines if not line.startswith("-----")), validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     if not data.startswith(_KEY_FILE):
         return None
@@ -46,16 +45,21 @@ def certified_key(blob: bytes) -> bytes | None:
     return None if certificate is None else _wire(certificate.public_key())
 
 
-def host_certificate_fault(blob: bytes, names: Sequence[str], authorities: Iterable[bytes]) -> str | None:
+def host_certificate_fault(
+    blob: bytes, names: Sequence[str], authorities: Iterable[bytes], algorithms: Sequence[str] = ()
+) -> str | None:
     """The reason that a host's certificate doesn't prove the host to be one of `names`; None when it does.
 
-    `authorities` are the keys that may sign it.
+    `authorities` are the keys that may sign it, with one of `algorithms`, unless that is empty.
     """
     certificate = _load(blob)
     if certificate is None:
         return "it can't be read"
     if _wire(certificate.signature_key()) not in set(authorities):
         return "nobody who is trusted has signed it"
+    algorithm = _signature_algorithm(blob, _wire(certificate.signature_key()))
+    if algorithms and algorithm not in algorithms:
+        return f"it is signed with {algorithm}, which CASignatureAlgorithms leaves out"
     try:
         certificate.verify_cert_signature()
     except InvalidSignature:
@@ -81,6 +85,12 @@ def _load(blob: bytes) -> SSHCertificate | None:
     except (ValueError, UnsupportedAlgorithm):
         return None
     return found if isinstance(found, SSHCertificate) else None
+
+
+def _signature_algorithm(blob: bytes, signer: bytes) -> str:
+    """The algorithm with which a certificate is signed: its last two fields are the signer's key and the signature."""
+    signature = _string(blob[blob.rindex(signer) + len(signer) :])[0]
+    return _string(signature)[0].decode("ascii", "replace")
 
 
 def _wire(key: SSHCertPublicKeyTypes) -> bytes:

@@ -6,23 +6,22 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import paramiko
 
-from toolkit.catalog.public_key import fingerprint
+from toolkit.device.account import commands_refused
 from toolkit.device.shells import ServerShell
 from toolkit.device.ssh.auth import log_in
-from toolkit.device.ssh.config import SshTarget, resolve
+from toolkit.device.ssh.config import SshTarget, refuse_foreign, resolve
 from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp
+from toolkit.device.ssh.hops import connected_by_hops
 from toolkit.device.ssh.internals import CHANNEL_REQUEST, send_message
-from toolkit.device.ssh.known_hosts import append_known_host, hashed, host_names
-from toolkit.device.ssh.link import Link, connected, host_key_changed, known_key_types, known_keys, verify_host_key
+from toolkit.device.ssh.link import Link, known_key_types, verify_host_key
 from toolkit.device.ssh.packets import send_all
 from toolkit.device.streams import Feeder, Tail, split_lines
 from toolkit.device.transport import PromptSecret
-from toolkit.errors import ConfigError, HostKeyChanged, HostUnreachable
+from toolkit.errors import HostUnreachable
 
 _OPEN_TIMEOUT_S = 20
 _KILL_TIMEOUT_S = 1
@@ -31,11 +30,6 @@ _READ_BYTES = 64 * 1024
 _MOST_LINKS = 4
 # The greetings of OpenSSH for Windows and of Bitvise's server.
 _WINDOWS_GREETING = re.compile("Windows|WinSSHD")
-_HOST_KEY_TYPES = (
-    ("ssh-ed25519",),
-    ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
-    ("ssh-rsa",),
-)
 
 
 class SshProcess:
@@ -125,7 +119,8 @@ class SshTransport(SftpFiles):
     def __init__(self, target: SshTarget, prompt_secret: PromptSecret | None = None) -> None:
         self._target = target
         self._options = resolve(target)
-        self._prompt_secret = prompt_secret
+        refuse_foreign(target, self._options.only_openssh)
+        self._prompt_secret = prompt_secret if self._options.may_ask else None
         self._link = self._dial()
         self._others: list[Link] = []
         super().__init__(self._link.where)
@@ -145,11 +140,14 @@ class SshTransport(SftpFiles):
     def _exec(self, line: str) -> SshProcess:
         with self._translated("starting a command"):
             channel = self._open_session()
+            for name, value in self._options.environment:
+                channel.set_environment_variable(name, value)
             channel.exec_command(line)
         return SshProcess(channel, self._where)
 
     def _dial(self) -> Link:
-        with connected(self._target, self._options, known_key_types(self._options)) as link:
+        with connected_by_hops(self._target, self._options, known_key_types(self._options)) as link:
+            refuse_foreign(self._target, link.transport.foreign)
             verify_host_key(link, self._target.name)
             log_in(link, self._prompt_secret)
         link.watch()
@@ -191,7 +189,7 @@ class SshTransport(SftpFiles):
             except (paramiko.SSHException, paramiko.SFTPError) as exc:
                 if self._is_lost():
                     raise
-                raise no_sftp(self._where, exc) from exc
+                raise commands_refused(self.start, self._where) or no_sftp(self._where, exc) from exc
         return self._sftp
 
     def _send_all(self, data: memoryview) -> None:
@@ -201,37 +199,3 @@ class SshTransport(SftpFiles):
         # A breaking link closes the channels before the transport says that it isn't active.
         files_closed = self._sftp is not None and self._sftp.get_channel().closed
         return files_closed or not self._link.transport.is_active()
-
-
-def trust_host_key(target: SshTarget, fingerprint_: str) -> Path:
-    """Append the server's host key to the user's known_hosts, when it has this `SHA256:…` fingerprint.
-
-    It connects for the key alone and doesn't log in. Returns the file that has the key. Raises HostKeyChanged when no
-    host key of the server has the fingerprint, or when the file has another key of that type; HostUnreachable.
-    """
-    options = resolve(target)
-    if not options.known_hosts:
-        raise ConfigError(f"target '{target.name}': no known_hosts file", "set known_hosts in the target's file")
-    wanted = "SHA256:" + fingerprint_.strip().removeprefix("SHA256:").rstrip("=")
-    name = host_names(options.hostname, options.port, options.host_key_alias)[0]
-    offered: list[str] = []
-    for key_types in _HOST_KEY_TYPES:
-        with connected(target, options, key_types) as link:
-            key = link.transport.get_remote_server_key()
-            link.close()
-        found = f"{key.get_name()} {fingerprint(key.asbytes())}"
-        if fingerprint(key.asbytes()) != wanted:
-            offered += [] if found in offered else [found]
-            continue
-        for entry in known_keys(options)[0]:
-            if entry.key_type == key.get_name() and entry.blob != key.asbytes():
-                raise host_key_changed(link, target.name, entry, key.asbytes())
-            if entry.blob == key.asbytes():
-                return entry.file
-        shown = hashed(name) if options.hash_known_hosts else name
-        append_known_host(options.known_hosts[0], shown, key.get_name(), key.asbytes())
-        return options.known_hosts[0]
-    raise HostKeyChanged(
-        f"{link.where}: no host key with fingerprint {wanted}; the server offers {', '.join(offered)}",
-        "compare with what 'ssh-keygen -lf' prints on the device itself",
-    )

@@ -13,13 +13,21 @@ from typing import Any, ClassVar
 
 import paramiko
 from paramiko.agent import AgentSSH
-from paramiko.common import MSG_CHANNEL_REQUEST, cMSG_CHANNEL_DATA, cMSG_CHANNEL_REQUEST, cMSG_GLOBAL_REQUEST
+from paramiko.common import (
+    MSG_CHANNEL_REQUEST,
+    MSG_USERAUTH_BANNER,
+    cMSG_CHANNEL_DATA,
+    cMSG_CHANNEL_REQUEST,
+    cMSG_GLOBAL_REQUEST,
+)
 from paramiko.sftp import CMD_EXTENDED, CMD_OPEN, CMD_WRITE, SFTP_FLAG_CREATE, SFTP_FLAG_TRUNC, SFTP_FLAG_WRITE
 
 # The first byte of messages that are built in this package (RFC 4254); paramiko exports none of them.
 CHANNEL_DATA: bytes = cMSG_CHANNEL_DATA
 CHANNEL_REQUEST: bytes = cMSG_CHANNEL_REQUEST
 GLOBAL_REQUEST: bytes = cMSG_GLOBAL_REQUEST
+# The type of a server's words before the login (RFC 4252).
+USERAUTH_BANNER: int = MSG_USERAUTH_BANNER
 # SFTP's requests, and the flags of OPEN (draft-ietf-secsh-filexfer-02); paramiko exports the codes of answers alone.
 OPEN: int = CMD_OPEN
 WRITE: int = CMD_WRITE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import os
@@ -58,7 +57,7 @@ def parse_known_hosts(text: str, file: Path) -> Iterator[KnownKey]:
             continue
         try:
             blob = base64.b64decode(fields[2], validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one; another is raised for signs beyond ASCII
             continue
         patterns = fields[0] if fields[0].startswith("|") else fields[0].lower()
         yield KnownKey(file, number, marker, tuple(patterns.split(",")), fields[1], blob)
@@ -96,7 +95,7 @@ def hashed(host: str) -> str:
 def _hashed_match(pattern: str, host: str) -> bool:
     try:
         salt, digest = (base64.b64decode(part) for part in pattern.split("|")[2:4])
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
     return hmac.compare_digest(_name_digest(salt, host), digest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import sys
@@ -16,12 +17,15 @@ from typing import Any
 import paramiko
 
 from toolkit.catalog.public_key import fingerprint
+from toolkit.device.ssh.banners import PERSON_S, Banners
 from toolkit.device.ssh.certificates import SUFFIX, host_certificate_fault
 from toolkit.device.ssh.config import SshOptions, SshTarget
 from toolkit.device.ssh.internals import GLOBAL_REQUEST, ListeningTransport, send_message
 from toolkit.device.ssh.known_hosts import KnownKey, host_names, read_known_hosts
 from toolkit.device.ssh.packets import BurstPacketizer
 from toolkit.device.ssh.proxy import Proxy
+from toolkit.device.ssh.words import causes
+from toolkit.device.streams import TAIL_BYTES
 from toolkit.errors import HostKeyChanged, HostKeyUnknown, HostUnreachable
 
 LINK_TIMEOUT_S = 20
@@ -32,6 +36,8 @@ SILENCE_S = 60.0
 _WATCH_S = 1.0
 _READ_AHEAD_BYTES = 64 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
+# A proxy's error ends it sooner; words of one that goes on longer are for people.
+_PATIENCE_S = 2.0
 # sshd hangs up without a greeting while too many others are logging in (MaxStartups).
 _TRIES, _PAUSE_S = 4, 0.5
 # The signals' numbers, which shells add to 128, by their names in RFC 4254.
@@ -42,12 +48,20 @@ _SIGNALS |= {"USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15}
 class _Transport(ListeningTransport):
     """paramiko's transport that also heeds `exit-signal`: else a command that was killed would look like a cut link.
 
-    It also keeps the algorithms that the server offers, for the message when none of them is known here.
+    It also keeps the algorithms that the server offers, for the message when none of them is known here, and in
+    `foreign` the keywords that allow no algorithm of paramiko's.
     """
 
     def __init__(self, sock: _Watched) -> None:
         self.key_order: tuple[str, ...] = ()
+        self.foreign: list[str] = []
         super().__init__(sock, BurstPacketizer)
+
+    def limited(self, keyword: str, known: Sequence[str], allowed: Sequence[str]) -> list[str]:
+        """The known algorithms that the configuration allows, in their order; all if it limits none or leaves none."""
+        found = [name for name in known if not allowed or name in allowed]
+        self.foreign += [] if found else [keyword]
+        return found or list(known)
 
     def hear_request(self, channel: Any, message: Any) -> bool:
         if message.get_text() != "exit-signal":
@@ -142,6 +156,8 @@ def connected(target: SshTarget, options: SshOptions, key_types: Sequence[str] =
             link = _connect(options, where, key_types)
             break
         except _HungUp as exc:
+            if pause_s is None and options.proxy_command:
+                raise NoWayThrough(where, "", options.proxy_command, exc) from exc
             if pause_s is None:
                 raise HostUnreachable(exc.message, exc.hint) from exc
             time.sleep(pause_s)
@@ -156,20 +172,29 @@ class _HungUp(HostUnreachable):
     """The server closed the connection before its greeting."""
 
 
+class NoWayThrough(HostUnreachable):
+    """A proxy's command carries no connection; `said` is what it printed on stderr."""
+
+    def __init__(self, where: str, said: str, command: str, error: HostUnreachable) -> None:
+        told = "; ".join(causes(said))
+        message = f"{where}: no way through the proxy: {told}" if told else error.message
+        super().__init__(message, f"try what it runs: {command}" if told else error.hint)
+        self.where = where
+        self.said = said
+
+
 def _connect(options: SshOptions, where: str, key_types: Sequence[str]) -> Link:
     proxy = Proxy(options.proxy_command) if options.proxy_command else None
     sock = None
     try:
         sock = proxy.sock if proxy is not None else _dial(options, where)
-        return Link(_negotiated(sock, where, options, key_types), where, options, proxy)
+        return Link(_negotiated(sock, where, options, key_types, proxy), where, options, proxy)
     except BaseException as exc:
         if sock is not None:
             sock.close()
         said = proxy.end(patience_s=1) if proxy is not None else ""
-        if proxy is not None and said and isinstance(exc, HostUnreachable):
-            raise HostUnreachable(
-                f"{where}: no way through the proxy: {said}", f"try what it runs: {proxy.command}"
-            ) from exc
+        if proxy is not None and isinstance(exc, HostUnreachable) and (said or not isinstance(exc, _HungUp)):
+            raise NoWayThrough(where, said, proxy.command, exc) from exc
         raise
 
 
@@ -199,9 +224,7 @@ def verify_host_key(link: Link, name: str) -> None:
     key = link.transport.get_remote_server_key()
     blob, key_type = key.asbytes(), key.get_name()
     exact, bare = known_keys(link.options)
-    for entry in (*exact, *bare):
-        if entry.marker == "@revoked" and entry.blob == blob:
-            raise HostKeyChanged(f"{link.where}: host key is @revoked in {entry.file}:{entry.line}")
+    refuse_revoked(link.where, link.options, blob)
     if any(entry.blob == blob and not entry.marker for entry in (*exact, *bare)):
         return
     certificate = getattr(key, "public_blob", None)
@@ -210,7 +233,7 @@ def verify_host_key(link: Link, name: str) -> None:
         return
     for entry in exact:
         if entry.key_type == key_type and not entry.marker:
-            raise host_key_changed(link, name, entry, blob)
+            raise host_key_changed(link.where, link.options, name, entry, blob)
     kind = key_type.removeprefix("ssh-").split("-")[0]
     raise HostKeyUnknown(
         f"{link.where}: unknown host key {key_type} {fingerprint(blob)}"
@@ -220,17 +243,28 @@ def verify_host_key(link: Link, name: str) -> None:
     )
 
 
+def refuse_revoked(where: str, options: SshOptions, blob: bytes) -> None:
+    """Raise HostKeyChanged for a key that a known_hosts file says to be revoked."""
+    for entry in itertools.chain(*known_keys(options)):
+        if entry.marker == "@revoked" and entry.blob == blob:
+            raise HostKeyChanged(
+                f"{where}: host key is @revoked in {entry.file}:{entry.line}",
+                "somebody may have copied that key: give the device a new one (ssh-keygen -A) and trust that",
+            )
+
+
 def _certificate_fault(link: Link, blob: bytes) -> str | None:
     options = link.options
     revoked = {entry.blob for keys in known_keys(options) for entry in keys if entry.marker == "@revoked"}
     trusted = [entry.blob for entry in authorities(options) if entry.blob not in revoked]
-    return host_certificate_fault(blob, [options.host_key_alias or options.hostname.lower()], trusted)
+    names = [options.host_key_alias or options.hostname.lower()]
+    return host_certificate_fault(blob, names, trusted, options.certificate_algorithms)
 
 
-def host_key_changed(link: Link, name: str, entry: KnownKey, offered: bytes) -> HostKeyChanged:
-    host = host_names(link.options.hostname, link.options.port, link.options.host_key_alias)[0]
+def host_key_changed(where: str, options: SshOptions, name: str, entry: KnownKey, offered: bytes) -> HostKeyChanged:
+    host = host_names(options.hostname, options.port, options.host_key_alias)[0]
     return HostKeyChanged(
-        f"{link.where}: the host key has changed: {entry.file}:{entry.line} has {entry.key_type} "
+        f"{where}: the host key has changed: {entry.file}:{entry.line} has {entry.key_type} "
         f"{fingerprint(entry.blob)}, the server offers {fingerprint(offered)}",
         f"if the device was reinstalled: ssh-keygen -R '{host}' -f {entry.file}, "
         f"then: edgephi targets trust {name} {fingerprint(offered)}; if not, somebody may be in between",
@@ -282,16 +316,25 @@ def _dial(options: SshOptions, where: str) -> socket.socket:
     return sock
 
 
-def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types: Sequence[str]) -> Any:
+def _negotiated(
+    sock: socket.socket, where: str, options: SshOptions, key_types: Sequence[str], proxy: Proxy | None
+) -> Any:
     transport = None
     try:
         transport = _Transport(_Watched(sock))
         security = transport.get_security_options()
         # Sorting is stable. AES-GCM moves twice as much as paramiko's first choice.
-        security.ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
-        transport.key_order = _key_order(transport.preferred_keys, options, key_types)
+        ciphers = sorted(security.ciphers, key=lambda name: "-gcm@" not in name)
+        security.ciphers = transport.limited("Ciphers", ciphers, options.ciphers)
+        security.digests = transport.limited("MACs", security.digests, options.macs)
+        security.kex = transport.limited("KexAlgorithms", security.kex, options.key_exchanges)
+        known = transport.limited("HostKeyAlgorithms", transport.preferred_keys, options.host_key_algorithms)
+        transport.key_order = _key_order(known, options, key_types)
         transport.banner_timeout = transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
-        transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
+        if proxy is None:
+            transport.start_client(timeout=_HANDSHAKE_TIMEOUT_S)
+        else:
+            _start_behind(proxy, transport, Banners(f"{where}: the way there"))
         transport.get_remote_server_key()  # start_client returns without an error when its time is over
     except (paramiko.SSHException, EOFError, OSError) as exc:
         if transport is not None:
@@ -301,15 +344,30 @@ def _negotiated(sock: socket.socket, where: str, options: SshOptions, key_types:
     return transport
 
 
-def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[str]) -> tuple[str, ...]:
-    """The host key types, best first: certificates if known_hosts has an authority, then the types of the known keys.
+def _start_behind(proxy: Proxy, transport: Any, banners: Banners) -> None:
+    """Negotiate over a proxy, and show what it says if that takes a while: somebody may have to log in on the way."""
+    transport.banner_timeout = transport.handshake_timeout = 2 * PERSON_S
+    negotiated, since = threading.Event(), time.monotonic()
+    transport.start_client(event=negotiated)
+    heard = ""
+    while not negotiated.wait(_WATCH_S / 10) and transport.is_active():
+        waited_s, said = time.monotonic() - since, proxy.said
+        if waited_s > _PATIENCE_S and said != heard and len(said) < TAIL_BYTES:
+            banners.hear(said[len(heard) :])
+            banners.show()
+            heard = said
+        if waited_s > (limit_s := banners.limit_s(_HANDSHAKE_TIMEOUT_S)):
+            raise paramiko.SSHException(f"no answer within {limit_s:g} s")
+    transport.handshake_timeout = _HANDSHAKE_TIMEOUT_S
+    if (error := transport.get_exception()) is not None:
+        raise error
 
-    Types that HostKeyAlgorithms leaves out are dropped, unless it leaves out all.
-    """
+
+def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[str]) -> tuple[str, ...]:
+    """The host key types, best first: certificates if known_hosts has an authority, then types of known keys."""
     certified = bool(authorities(options))
     order = sorted(known, key=lambda name: (not (certified and name.endswith(SUFFIX)), _family(name) not in key_types))
-    allowed = [name for name in order if not options.host_key_algorithms or name in options.host_key_algorithms]
-    return tuple(allowed or order)
+    return tuple(order)
 
 
 def _no_handshake(transport: Any, where: str, exc: BaseException) -> HostUnreachable:

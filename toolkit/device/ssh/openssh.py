@@ -12,8 +12,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,18 +22,24 @@ from typing import Any
 
 import paramiko
 
+from toolkit.device.account import commands_refused
 from toolkit.device.local import LocalProcess
 from toolkit.device.shells import ServerShell
 from toolkit.device.ssh import link as ssh_link
+from toolkit.device.ssh.banners import Banners, with_words
 from toolkit.device.ssh.config import CONFIG_VARIABLE, SshOptions, SshTarget, resolve
 from toolkit.device.ssh.files import SftpFiles, link_lost, no_sftp, sessions_refused
-from toolkit.device.ssh.link import connected, known_key_types, verify_host_key
-from toolkit.device.streams import Tail
+from toolkit.device.ssh.hops import connected_by_hops
+from toolkit.device.ssh.keywords import SWITCHED_OFF
+from toolkit.device.ssh.link import known_key_types, verify_host_key
+from toolkit.device.ssh.words import causes, host_key_refusal, is_revoked
+from toolkit.device.streams import TAIL_BYTES, Tail
 from toolkit.errors import AuthFailed, ConfigError, HostUnreachable
 
 # A security key waits to be touched; nothing else takes so long.
 _LOGIN_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 2.0
+_POLL_S = 0.2
 # ssh's exit code for its own errors; a command there may end with it too.
 _SSH_FAILED = 255
 _UNANSWERED = 2
@@ -52,7 +58,7 @@ _FIXED = {
     "EscapeChar": "none",
     "ControlPersist": "no",
     "Compression": "no",
-    "LogLevel": "ERROR",
+    "LogLevel": "INFO",  # below it ssh keeps the server's banner to itself
 }
 
 
@@ -61,6 +67,8 @@ class _Stream:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        # Called again and again while nothing comes.
+        self.waits: Callable[[], None] | None = None
         self.ended = False
 
     def send(self, data: bytes) -> int:
@@ -75,6 +83,8 @@ class _Stream:
             raise
 
     def recv(self, count: int) -> bytes:
+        while self.waits is not None and not select([self._sock], [], [], _POLL_S)[0]:
+            self.waits()
         data = self._sock.recv(count)
         self.ended = not data
         return data
@@ -137,6 +147,7 @@ class OpenSshTransport(SftpFiles):
 
     def __init__(self, target: SshTarget) -> None:
         self._ssh = _find_ssh(target)
+        self._target = target
         self._options = resolve(target)
         super().__init__(f"{target.name} ({self._options.hostname}:{self._options.port})")
         # ssh doesn't tell the server's greeting, so the target's file alone decides.
@@ -145,8 +156,10 @@ class OpenSshTransport(SftpFiles):
         self._folder = Path(tempfile.mkdtemp(prefix="edgephi-ssh-"))
         ours, theirs = socket.socketpair()
         self._stream = _Stream(ours)
-        argv = [self._ssh, *_arguments(target, self._options), "-M", "-S", str(self._control), "-s"]
-        argv += ["--", target.host or "", "sftp"]
+        # ssh's own words go to a file: what it prints is the server's banner, and the words of a proxy.
+        self._arguments = _arguments(target, self._options)
+        argv = [self._ssh, *self._arguments, "-E", str(self._log), "-M", "-S", str(self._control)]
+        argv += ["-s", "--", target.host or "", "sftp"]
         with theirs:
             self._child = subprocess.Popen(
                 argv,
@@ -158,6 +171,7 @@ class OpenSshTransport(SftpFiles):
             )
         assert self._child.stderr
         self._tail = Tail(partial(self._child.stderr.read, _READ_BYTES))
+        self._banners = Banners(self._where, shown=self._options.shows_banner)
         try:
             self._sftp = self._begin(target)
         except BaseException:
@@ -177,6 +191,8 @@ class OpenSshTransport(SftpFiles):
         # Without a control socket ssh would open a connection of its own: the ProxyCommand makes that fail.
         client = [self._ssh, "-F", "none", "-S", str(self._control), "-T", "-o", "ProxyCommand=false"]
         client += ["-o", "LogLevel=ERROR", "-o", "EscapeChar=none"]
+        if self._options.environment:
+            client += ["-o", f"SetEnv={' '.join(map(_variable, self._options.environment))}"]
         return OpenSshProcess([*client, "--", "target", line], self)
 
     def close(self) -> None:
@@ -207,10 +223,26 @@ class OpenSshTransport(SftpFiles):
     def _control(self) -> Path:
         return self._folder / "s"
 
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log"
+
     def _begin(self, target: SshTarget) -> Any:
         """Wait for ssh's login and open the SFTP session."""
-        too_long = threading.Timer(self._options.connect_timeout_s + _LOGIN_TIMEOUT_S, self._child.kill)
-        too_long.start()
+        since, heard = time.monotonic(), 0
+
+        def wait() -> None:
+            nonlocal heard
+            said = self._tail.text()[: TAIL_BYTES - 1]
+            said = said[: said.rfind("\n") + 1]
+            self._banners.hear(said[heard:])
+            self._banners.show()
+            heard = len(said)
+            limit_s = self._options.connect_timeout_s + self._banners.limit_s(_LOGIN_TIMEOUT_S)
+            if time.monotonic() - since > limit_s:
+                self._child.kill()
+
+        self._stream.waits = wait
         try:
             return paramiko.SFTPClient(self._stream)
         except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as exc:
@@ -220,24 +252,39 @@ class OpenSshTransport(SftpFiles):
             self._tail.finish(timeout_s=1)
             raise self._explained(target) from exc
         finally:
-            too_long.cancel()
+            self._stream.waits = None
+            wait()
 
     def _explained(self, target: SshTarget) -> Exception:
         """The error that says why ssh ended. If a connection of our own fails too, this raises that one's error."""
-        said, status = self._tail.text().strip(), self._child.returncode
-        last = said.splitlines()[-1] if said else f"ssh ended with exit code {status}"
+        said, status = _text(self._log), self._child.returncode
+        told = "; ".join(causes(said) or causes(self._tail.text())) or f"ssh ended with exit code {status}"
+        told = with_words(told, self._banners.said)
+        refused = host_key_refusal(self._where, said)
+        if refused is not None and is_revoked(said):
+            return refused  # our own connection doesn't know the list of revoked keys
         if "Permission denied" in said or "authentication failures" in said:
             return AuthFailed(
-                f"{self._where}: ssh can't log in as '{self._options.user}' without asking: {last}",
+                f"{self._where}: ssh can't log in as '{self._options.user}' without asking: {told}",
                 "give the key to the agent first (ssh-add), or leave --transport openssh out: then passphrases and "
                 "passwords are asked for",
             )
         if "subsystem request failed" in said or 0 <= status < _SSH_FAILED:
-            return no_sftp(self._where, last)
-        with connected(target, self._options, known_key_types(self._options)) as link:
+            return commands_refused(self._apart, self._where) or no_sftp(self._where, told)
+        with connected_by_hops(target, self._options, known_key_types(self._options)) as link:
             verify_host_key(link, target.name)
             link.close()
-        return HostUnreachable(f"{self._where}: {last}", "the message is ssh's own: try ssh to the same host")
+        return refused or HostUnreachable(
+            f"{self._where}: {told}", "the message is ssh's own: try ssh to the same host"
+        )
+
+    def _apart(self, argv: Sequence[str]) -> LocalProcess:
+        """Start a command over a connection of its own, for there is no other one."""
+        line = self._shell.line(argv)
+        changed = {"SessionType=subsystem": "SessionType=default", "LogLevel=INFO": "LogLevel=ERROR"}
+        own = [changed.get(word, word) for word in self._arguments]
+        command = [self._ssh, *own, "-T", "--", self._target.host or "", line]
+        return LocalProcess(command, Path.home())
 
     def _files(self) -> Any:
         return self._sftp
@@ -267,7 +314,7 @@ def _find_ssh(target: SshTarget) -> str:
 
 def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
     """The arguments for ssh from a target's own fields and from us; the rest is left to ssh's configuration."""
-    settings = dict(_FIXED)
+    settings = _FIXED | {name: value for name, value in SWITCHED_OFF.items() if name.lower() in options.printed}
     settings["ConnectTimeout"] = str(max(1, round(options.connect_timeout_s)))
     settings["ServerAliveInterval"] = str(max(1, round(ssh_link.KEEPALIVE_S)))
     # AES-GCM takes half the time of the first choice; sorting is stable.
@@ -283,6 +330,18 @@ def _arguments(target: SshTarget, options: SshOptions) -> list[str]:
     arguments += ["-F", config_file] if config_file else []
     arguments += ["-l", target.user] if target.user else []
     return arguments + (["-p", str(target.port)] if target.port else [])
+
+
+def _variable(pair: tuple[str, str]) -> str:
+    """A variable and its value for SetEnv, in which backslashes and quotes are escaped."""
+    return '"{}={}"'.format(*(part.replace("\\", "\\\\").replace('"', '\\"') for part in pair))
+
+
+def _text(path: Path) -> str:
+    """The end of a log; nothing where ssh ended before it made one."""
+    with suppress(OSError):
+        return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+    return ""
 
 
 def _quoted(path: Path | str) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from paramiko import Packetizer
 
-from toolkit.device.ssh.internals import CHANNEL_DATA, ask_for_new_keys, send_message, window_of
+from toolkit.device.ssh.internals import CHANNEL_DATA, USERAUTH_BANNER, ask_for_new_keys, send_message, window_of
 
 _BLOCK_BYTES = 16
 _TAG_BYTES = 16
@@ -39,7 +39,10 @@ class _Burst(list[_Data]):
 
 
 class BurstPacketizer(Packetizer):  # type: ignore[misc]
-    """paramiko's packetizer, which also takes a burst of messages in place of one."""
+    """paramiko's packetizer, which also takes a burst of messages in place of one.
+
+    `hear_banner` gets each of the server's banners as it comes; paramiko keeps the last one, and tells nobody.
+    """
 
     # The limits of RFC 4344 for ciphers with 128-bit blocks, as OpenSSH has them; paramiko changes keys each 512 MiB.
     REKEY_BYTES = 2**36
@@ -47,6 +50,7 @@ class BurstPacketizer(Packetizer):  # type: ignore[misc]
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
+        self.hear_banner: Callable[[str], object] | None = None
         self._sending = threading.RLock()
         self._seal: Any = None
         self._fixed, self._counter = b"", 0
@@ -61,6 +65,13 @@ class BurstPacketizer(Packetizer):  # type: ignore[misc]
                 self._seal = block_engine.encrypt
                 iv = options["iv_out"]
                 self._fixed, self._counter = iv[:4], int.from_bytes(iv[4:], "big")
+
+    def read_message(self) -> tuple[int, Any]:
+        kind, message = super().read_message()
+        if kind == USERAUTH_BANNER and self.hear_banner is not None:
+            self.hear_banner(message.get_string().decode("utf-8", "replace"))
+            message.rewind()
+        return kind, message
 
     def send_message(self, data: Any) -> None:
         messages = data if isinstance(data, _Burst) else (data,)

@@ -15,8 +15,6 @@ from toolkit.device.streams import Tail
 # On Windows a socket isn't a file, so a command can't have one for its streams.
 _TAKES_SOCKET = os.name != "nt"
 _READ_BYTES = 64 * 1024
-# The message of an outer hop, which follows an inner hop's message with the cause.
-_OUTER = "Connection closed by UNKNOWN"
 
 
 class Proxy:
@@ -39,16 +37,20 @@ class Proxy:
         assert self._child.stderr
         self._said = Tail(partial(self._child.stderr.read, _READ_BYTES))
 
+    @property
+    def said(self) -> str:
+        """The last 8 KiB of its stderr so far."""
+        return self._said.text()
+
     def end(self, patience_s: float = 0.0) -> str:
-        """End the command, unless it does so by itself; return the last line of its stderr that tells something."""
+        """End the command, unless it does so by itself; return the last 8 KiB of its stderr."""
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(patience_s)
         self._child.kill()
         self._child.wait()
         self.sock.close()
         self._said.finish(timeout_s=1)
-        lines = [line for line in self._said.text().strip().splitlines() if not line.startswith(_OUTER)]
-        return lines[-1] if lines else ""
+        return self._said.text()
 
 
 def _start(command: str, stream: int) -> subprocess.Popen[bytes]:

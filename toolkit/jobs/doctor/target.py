@@ -16,6 +16,7 @@ from toolkit.deploy.provision import other_python
 from toolkit.deploy.releases import load_active
 from toolkit.deploy.runtime import describe, unsuitable_python
 from toolkit.device import Device, PromptSecret, Transport, open_transport
+from toolkit.device.account import commands_refused
 from toolkit.device.conversation import no_python_hint
 from toolkit.device.dial import remembered
 from toolkit.device.ssh.config import SshOptions, resolve
@@ -190,7 +191,7 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
         device.agent.use_python(starter)
         found, noise = _version(device)
     if isinstance(found, Check):
-        return found, False, noise
+        return _refused(device) or found, False, noise
     if python.suits(found, wanted):
         return ok(name, f"'{device.agent.python}' is {found}, the runtime needs {wanted}"), True, noise
     runs = tuple(int(part) for part in found.split(".")[:2]) >= python.OLDEST
@@ -201,6 +202,14 @@ def _python(device: Device) -> tuple[Check, bool, list[str]]:
                 device.agent.use_python(other.path)
                 return ok(name, f"{refused.message}; {other.path} ({other.version}) is taken instead"), True, noise
     return _failure(name, refused), runs, noise
+
+
+def _refused(device: Device) -> Check | None:
+    """The failed check of an account that runs no command at all, whose Python isn't at fault."""
+    if device.target.transport == "local" or device.transport.windows:
+        return None
+    refused = commands_refused(device.transport.start, device.target.name)
+    return None if refused is None else _failure("python", refused)
 
 
 def _version(device: Device) -> tuple[str | Check, list[str]]:

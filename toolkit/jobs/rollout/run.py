@@ -21,7 +21,7 @@ from toolkit.deploy.install import check_active
 from toolkit.device import Device, Transport, connect
 from toolkit.device.watched import WatchedTransport
 from toolkit.errors import ToolkitError
-from toolkit.events import DeviceEvent, Ended, Event, Question, Service, Step, Warning_, drain
+from toolkit.events import DeviceEvent, Ended, Event, Question, Service, Step, Warning_, drain, listening
 from toolkit.jobs.gate import deploy_gated, with_gate_figures, withdraw
 from toolkit.jobs.rollout.record import (
     DeviceRecord,
@@ -220,7 +220,8 @@ class _Worker(threading.Thread):
         began = time.monotonic()
         result: DeviceRecord | BaseException
         try:
-            result = drain(self._bring(), self._say)
+            with listening(self._say):
+                result = drain(self._bring(), self._say)
         except BaseException as exc:
             # A thread's exception would be printed and forgotten.
             result = exc
