@@ -68,6 +68,8 @@ def _build(job: Job, *, force: bool) -> Service[Path]:
         yield from check_host(needs, job.name, folder.parent, force=force)
         yield Step(f"build {job.name}")
         yield from run_workflow(job.workflow(work), work, kv_cache=job.kv_cache())
+        job.view.refuse_changed()
+        job.view.finish(work / "output")
         _finish(work / "output")
         with in_words(folder):
             put_folder(work / "output", folder)
