@@ -155,9 +155,9 @@ POSITIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"partial_rotary_factor": 1.5},
         "partial_rotary_factor: 1.5 of a head of 64 elements can't be rotated",
     ),
-    "an odd share": (
-        {"partial_rotary_factor": 0.02},
-        "partial_rotary_factor: 0.02 of a head of 64 elements can't be rotated",
+    "a share that the runtime can't rotate": (
+        {"partial_rotary_factor": 0.625},
+        "partial_rotary_factor: 0.625 of a head of 64 elements can't be rotated",
     ),
 }
 
@@ -183,6 +183,10 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "another width of heads": (
         {"head_dim": 96},
         "head_dim 96 contradicts hidden_size / num_attention_heads = 64",
+    ),
+    "narrow heads": (
+        {"hidden_size": 160},
+        "heads of 40 elements (hidden_size / num_attention_heads): the runtime's attention wants a multiple of 16",
     ),
     "zero heads": (
         {"num_attention_heads": 0},

@@ -94,7 +94,7 @@ def test_templates_without_an_end(template: str | None, why: str) -> None:
 
 
 def test_template_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.optimize.chat_end._LIMIT_S", 1)
+    monkeypatch.setattr("toolkit.optimize.chat_end.LIMIT_S", 1)
     began = time.monotonic()
     forever = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     assert no_end(forever) == "its chat template isn't rendered within 1 s"

@@ -15,6 +15,8 @@ from typing import Any
 
 from toolkit.errors import ConfigError
 
+# onnxruntime's attention refuses other widths of heads, and of their rotated parts, when it runs.
+HEAD_MULTIPLE = 16
 DEFAULT, LONG = "default", "longrope"
 _FORMERLY = {"su": LONG}
 _SCALING, _PARAMETERS = "rope_scaling", "rope_parameters"
@@ -53,8 +55,8 @@ def parse_rope(
     key, table = _table(config, where)
     kind = _kind(table, key, where)
     share = _number(_once(config, table, key, _SHARE, where), _SHARE, 1.0, where)
-    if share > 1 or int(head_dim * share) % 2 or int(head_dim * share) < 1:
-        hint = "Phi-3 has 1.0 and Phi-4-mini 0.75; their product has to be even"
+    if share > 1 or int(head_dim * share) % HEAD_MULTIPLE or int(head_dim * share) < 1:
+        hint = f"the runtime rotates a multiple of {HEAD_MULTIPLE} of them; Phi-3 has 1.0 and Phi-4-mini 0.75"
         raise ConfigError(f"{where}: {_SHARE}: {share:g} of a head of {head_dim} elements can't be rotated", hint)
     theta = _number(_once(config, table, key, _THETA, where), _THETA, 10_000.0, where)
     rotary_dim, original = int(head_dim * share), _original(config, table, key, where)

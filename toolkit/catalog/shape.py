@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from toolkit.catalog.record import OpenRecord
-from toolkit.catalog.rope import parse_rope, written_out
+from toolkit.catalog.rope import HEAD_MULTIPLE, parse_rope, written_out
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.untrusted import read_json_file, reason
@@ -37,7 +37,6 @@ _LARGEST = {
     "max_position_embeddings": 1 << 24,
     "sliding_window": 1 << 30,
 }
-_HEAD_MULTIPLE = 8
 
 
 class ModelShape(OpenRecord):
@@ -169,10 +168,10 @@ def _head_dim(config: Mapping[str, Any], hidden: int, heads: int, kv_heads: int,
             f"{where}: head_dim {head_dim} contradicts hidden_size / num_attention_heads = {hidden // heads}",
             'remove "head_dim" if the weights have that shape; other widths of heads can\'t be built',
         )
-    if head_dim % _HEAD_MULTIPLE:
+    if head_dim % HEAD_MULTIPLE:
         raise ConfigError(
             f"{where}: heads of {head_dim} elements (hidden_size / num_attention_heads): the runtime's attention wants "
-            f"a multiple of {_HEAD_MULTIPLE}",
+            f"a multiple of {HEAD_MULTIPLE}",
             "no published Phi-3 has such heads",
         )
     return head_dim
