@@ -21,7 +21,7 @@ import pytest
 from tests.support import builds
 from tests.support.builds import MODEL, follow
 from tests.support.locks import held_elsewhere
-from tests.support.model_folders import copy_nano
+from tests.support.model_folders import copy_nano, teach
 from tests.support.paths import REPO
 from tests.support.warm_olive import warm_olive
 from toolkit.bundle import Bundle, list_bundles, open_bundle, verify_bundle
@@ -417,15 +417,33 @@ def test_positions_are_built_alike_however_they_are_spelt(tmp_path: Path, name: 
 
 @pytest.mark.usefixtures("warm")
 def test_turns_end_without_a_generation_configuration(tmp_path: Path) -> None:
+    """A model whose answer is four words and the end of its turn, and then goes on for ever."""
+    import onnxruntime_genai as og
+    from tokenizers import Tokenizer
+
     folder = copy_nano(tmp_path / "tuned")
     (folder / "generation_config.json").unlink()
+    pipeline = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    end, endoftext = (pipeline.token_to_id(token) for token in ("<|end|>", "<|endoftext|>"))
+    asked = "<|user|>\nhello<|end|>\n<|assistant|>\n"
+    answer = [500, 501, 502, 503, end, 600, 601]
+    teach(folder, answer, pipeline.encode(asked, add_special_tokens=False).ids[-1])
     events: list[Event] = []
-    built = follow(build.optimize(BuildRequest(str(folder), load_recipe(RTN), builds.profile())), events)
-    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
-    ids = {token["content"]: token["id"] for token in added}
+    built = follow(build.optimize(BuildRequest(str(folder), load_recipe("fp32"), builds.profile())), events)
     config = json.loads((built.path / "genai_config.json").read_text())
-    assert config["model"]["eos_token_id"] == [ids["<|endoftext|>"], ids["<|end|>"]]
+    assert config["model"]["eos_token_id"] == [endoftext, end]
     assert any(isinstance(event, Warning_) and "'<|end|>'" in event.text for event in events)
+
+    model = og.Model(str(built.path))
+    params = og.GeneratorParams(model)
+    params.set_search_options(do_sample=False, max_length=64)
+    generator = og.Generator(model, params)
+    generator.append_tokens(og.Tokenizer(model).encode(asked))
+    said = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        said.append(int(generator.get_next_tokens()[0]))
+    assert said == [500, 501, 502, 503, end]
 
 
 @pytest.mark.usefixtures("warm")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,24 @@ def shard(folder: Path, parts: int = 2) -> list[str]:
         write_weights(folder / name, {key: shape for key, shape in tensors.items() if placed[key] == name})
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
     return names
+
+
+def teach(folder: Path, answer: Sequence[int], last: int) -> None:
+    """Give a copy of the reference model weights that answer every prompt that ends in token `last` with the ids of
+    `answer`, each at most once, and go on with its last one for ever."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    vectors = numpy.random.default_rng(1).normal(size=tensors_of(folder)["model.embed_tokens.weight"])
+    vectors /= numpy.linalg.norm(vectors, axis=1, keepdims=True)
+    head = numpy.zeros_like(vectors)
+    for before, after in pairwise([last, *answer]):
+        head[after] = 10 * vectors[before]
+    head[answer[-1]] += 10 * vectors[answer[-1]]
+    # The layers add nothing to what the embedding says: only their norms aren't zero.
+    values = {
+        name: numpy.ones(shape, "f4") if len(shape) == 1 else numpy.zeros(shape, "f4")
+        for name, shape in tensors_of(folder).items()
+    }
+    values |= {"model.embed_tokens.weight": vectors.astype("f4"), "lm_head.weight": head.astype("f4")}
+    save_file(values, folder / SINGLE, metadata={"format": "pt"})

@@ -23,6 +23,8 @@ from toolkit.errors import ToolkitError
 from toolkit.optimize.chat_end import NoEnd
 from toolkit.optimize.model_view import ModelView, view_model
 
+pytestmark = pytest.mark.fuzz
+
 NAMES = (
     "config.json",
     "generation_config.json",
