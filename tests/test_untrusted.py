@@ -95,14 +95,14 @@ def test_json_that_is_read() -> None:
         (b"[" * 60_000, "nested too deep"),
     ],
 )
-def test_json_that_is_refused_with_any_text_in_it(raw: bytes, why: str) -> None:
+def test_json_that_is_refused_with_controls_in_it(raw: bytes, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        read_json(raw, any_text=True)
+        read_json(raw, controls=True)
 
 
 def test_tokenizers_have_control_characters_and_no_limit() -> None:
     found = read_json(
-        b'{"chat_template": "a\\n\\u001b", "model_max_length": 1000000000000000019884624838656}', any_text=True
+        b'{"chat_template": "a\\n\\u001b", "model_max_length": 1000000000000000019884624838656}', controls=True
     )
     assert found == {"chat_template": "a\n\x1b", "model_max_length": 1000000000000000019884624838656}
 
@@ -161,15 +161,15 @@ def test_json_means_the_same_when_it_is_safe_to_draw() -> None:
 @pytest.mark.fuzz
 @given(untrusted_inputs.raw({"a": [1, "two", {"b": None}], "c": "\x1b"}))
 def test_any_bytes_are_json_or_refused(raw: bytes) -> None:
-    for any_text in (False, True):
-        found = held(lambda any_text=any_text: read_json(raw, any_text=any_text), ValueError)
+    for controls in (False, True):
+        found = held(lambda controls=controls: read_json(raw, controls=controls), ValueError)
         if not isinstance(found, ValueError):
             json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
 
 
 @pytest.mark.fuzz
 @given(st.text(st.characters()))
-def test_any_text_can_be_drawn(text: str) -> None:
+def test_controls_can_be_drawn(text: str) -> None:
     shown = visible(text)
     assert shown == visible(shown)
     assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cs", "Zl", "Zp"}

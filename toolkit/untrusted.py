@@ -100,10 +100,10 @@ def read_text_file(path: "os.PathLike[str] | str", most_bytes: int = LARGEST_TEX
 
 
 def read_json_file(
-    path: "os.PathLike[str] | str", most_bytes: int = LARGEST_JSON_BYTES, *, any_text: bool = False
+    path: "os.PathLike[str] | str", most_bytes: int = LARGEST_JSON_BYTES, *, controls: bool = False
 ) -> Any:
     """The JSON in a file. Raises OSError as `read_file` and ValueError as `read_json`; `reason` words both."""
-    return read_json(read_file(path, most_bytes), any_text=any_text)
+    return read_json(read_file(path, most_bytes), controls=controls)
 
 
 def reason(exc: Exception) -> str:
@@ -111,19 +111,19 @@ def reason(exc: Exception) -> str:
     return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
 
 
-def read_json(raw: bytes, *, any_text: bool = False) -> Any:
+def read_json(raw: bytes, *, controls: bool = False) -> Any:
     """Parse UTF-8 JSON.
 
     Raises ValueError with the reason for text that isn't JSON by RFC 8259, and for JSON that two readers may understand
     differently, that no float holds, or that a terminal obeys: a key that stands twice, nesting beyond 32, numbers
-    beyond a float's or of more than 40 digits, lone surrogates, and control characters in texts. `any_text` lets the
-    latter pass, for tokenizers, templates and conversations have them.
+    beyond a float's or of more than 40 digits, lone surrogates, and control characters in texts. `controls` lets
+    the latter pass, for tokenizers, templates and conversations have them.
     """
     try:
         value = json.loads(
             _utf8(raw), parse_constant=_no_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once
         )
-        _distrust(value, _DEEPEST, _SURROGATE if any_text else _UNPRINTABLE)
+        _distrust(value, _DEEPEST, _SURROGATE if controls else _UNPRINTABLE)
     except RecursionError:
         raise ValueError("nested too deep") from None
     return value
@@ -173,6 +173,19 @@ def _distrust(value: Any, levels: int, refused: "re.Pattern[str]") -> None:
         _distrust(item, levels - 1, refused)
     for item in value.values() if isinstance(value, dict) else ():
         _distrust(item, levels - 1, refused)
+
+
+def name_problem(name: str) -> str | None:
+    """The reason why what is written under a name couldn't be read or told apart again; None when it can be.
+
+    Writers hold names to it that manifests, reports and records will have; `read_json` refuses a part of them.
+    """
+    shown = visible(name)
+    if shown != name:
+        return f"characters that steer a terminal or hide: {shown[:80]}"
+    if not name.strip():
+        return "it is empty"
+    return "it is too long" if len(name.encode()) > _LONGEST_NAME_BYTES else None
 
 
 def path_problem(path: str) -> str | None:

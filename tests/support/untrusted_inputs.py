@@ -31,8 +31,8 @@ _COMMON: dict[str, Any] = {
 }
 # Its tables of characters go where the session's other files go, not into the working folder.
 configuration.set_hypothesis_home_dir(Path(os.environ[BUILDS_DIR]) / "hypothesis")
-settings.register_profile("short", max_examples=25, **_COMMON)
-settings.register_profile("long", max_examples=1000, **_COMMON)
+settings.register_profile("short", max_examples=15, **_COMMON)
+settings.register_profile("long", max_examples=300, **_COMMON)
 settings.load_profile(os.environ.get("EDGEPHI_FUZZ", "short"))
 
 # The time that reading one small input may take on a busy machine, and the memory by which all of them may grow.
@@ -119,7 +119,7 @@ _scalars = (
     | st.integers(min_value=-(10**45), max_value=10**45)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(), max_size=20)
-    | st.sampled_from(AWKWARD)
+    | st.sampled_from(AWKWARD).map(copy.deepcopy)
 )
 
 
@@ -239,4 +239,4 @@ def _like(old: Any) -> st.SearchStrategy[Any]:
     if isinstance(old, str):
         texts: Sequence[Any] = [text for text in AWKWARD if isinstance(text, str)]
         return st.sampled_from([*texts, old + "\n", old.upper(), old + "\x00", old * 1000]) | st.text(max_size=20)
-    return st.sampled_from(AWKWARD)
+    return st.sampled_from(AWKWARD).map(copy.deepcopy)

@@ -242,13 +242,13 @@ def read_shape(config: Path, where: str) -> ModelShape:
     return parse_shape(read_config(config), f"{where}/config.json")
 
 
-def read_config(path: Path, *, any_text: bool = False) -> dict[str, Any]:
-    """The JSON object in a file of a model; with `any_text` its texts may have control characters.
+def read_config(path: Path, *, controls: bool = False) -> dict[str, Any]:
+    """The JSON object in a file of a model; with `controls` its texts may have control characters.
 
     Raises ConfigError, which names the file, for one that can't be read, is no JSON object, or is far too large.
     """
     try:
-        value = read_json_file(path, any_text=any_text)
+        value = read_json_file(path, controls=controls)
     except OSError as exc:
         raise ConfigError(f"{shown(path)}: cannot be read: {reason(exc)}") from exc
     except ValueError as exc:

@@ -80,7 +80,7 @@ def read_generation(folder: Path) -> dict[str, Any]:
 def read_tokens(folder: Path, vocab: int) -> Tokens:
     """Read the tokenizer's files. Raises ConfigError, which names the file, for one that can't be read, and for tokens
     outside the model's vocabulary: a text that has one would end the runtime."""
-    pipeline, settings = (read_config(folder / name, any_text=True) for name in (TOKENIZER, TOKENIZER_CONFIG))
+    pipeline, settings = (read_config(folder / name, controls=True) for name in (TOKENIZER, TOKENIZER_CONFIG))
     added: dict[str, int] = {}
     for where, text, number in [*_added(pipeline, folder), *_decoder(settings, folder)]:
         if not _is_id(number, vocab):
@@ -139,7 +139,7 @@ def _check_vocabulary(pipeline: Mapping[str, Any], folder: Path, vocab: int) -> 
 def _named(settings: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The texts of the tokenizer's named tokens; the map of special tokens tells those that its settings don't."""
     path = folder / _SPECIAL_TOKENS
-    tables = [read_config(path, any_text=True) if path.is_file() else {}, settings]
+    tables = [read_config(path, controls=True) if path.is_file() else {}, settings]
     named: dict[str, str] = {}
     for table in tables:
         for name in _NAMED:

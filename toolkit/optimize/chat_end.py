@@ -62,7 +62,7 @@ def _rendered(template: str, named: Mapping[str, str]) -> tuple[str, str]:
     except subprocess.TimeoutExpired:
         raise NoEnd(f"its chat template isn't rendered within {LIMIT_S} s") from None
     try:
-        answer = read_json(child.stdout, any_text=True)
+        answer = read_json(child.stdout, controls=True)
     except ValueError:
         raise NoEnd("its chat template can't be rendered: it takes too much memory") from None
     if "error" in answer:

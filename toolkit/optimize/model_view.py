@@ -100,7 +100,7 @@ def view_model(model: SourceModel) -> Service[ModelView]:
     plain = plain_config(config, f"{shown(folder)}/{_CONFIG}")
     if model.remote_code:
         plain = _without_tokenizer_code(plain)
-        settings = read_config(folder / TOKENIZER_CONFIG, any_text=True)
+        settings = read_config(folder / TOKENIZER_CONFIG, controls=True)
         if (changed := _plain_tokenizer_config(settings)) != settings:
             edits[TOKENIZER_CONFIG] = _text(changed)
     if plain != config:
