@@ -110,5 +110,5 @@ def test_merge_with_the_base_that_the_adapter_names(run, isolated: Path) -> None
     code, _, err = run("merge", "mine", "-o", "new")
     assert code == 0, err
     assert "base: phi3-nano" in err
-    assert err.splitlines()[-1].startswith("new: ") and err.endswith("edgephi optimize new -p PROFILE\n")
+    assert err.splitlines()[-1].startswith("new: ") and err.endswith("edgephi optimize ./new -p PROFILE\n")
     assert open_model(isolated / "new").shape.layers == 4

@@ -140,7 +140,7 @@ def test_adapter_ends_with_3_and_the_command_that_merges_it(run, isolated: Path)
         3,
         "",
         "error: mine: an adapter for 'phi3-nano', not a whole model (adapter_config.json)\n"
-        " hint: merge it with its base first: edgephi models merge mine -o NEW_FOLDER\n",
+        " hint: merge it with its base first: edgephi models merge ./mine -o NEW_FOLDER\n",
     )
 
 

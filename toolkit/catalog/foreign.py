@@ -66,7 +66,13 @@ def tokenizer_hint(folder: Path) -> str | None:
     parent = folder.absolute().parent
     if not _CHECKPOINT.fullmatch(folder.absolute().name) or not (parent / "tokenizer.json").is_file():
         return None
-    return f"the trainer put them beside it: cp {shlex.quote(shown(parent))}/*token* {shlex.quote(shown(folder))}"
+    return f"the trainer put them beside it: cp {typed(parent)}/*token* {typed(folder)}"
+
+
+def typed(path: Path) -> str:
+    """A path as people type it in a command: never taken for a name, and quoted for a shell."""
+    text = shown(path)
+    return shlex.quote(text if "/" in text or path.is_absolute() else f"./{text}")
 
 
 def _names(folder: Path) -> list[str]:
@@ -85,7 +91,7 @@ def _not_a_folder(path: Path, where: str) -> ConfigError:
     if path.is_file() and path.suffix.lower() in _FORMATS:
         return ConfigError(f"{where}: {_FORMATS[path.suffix.lower()]}", _ORIGINAL)
     if path.is_file() and path.suffix == ".safetensors":
-        return ConfigError(f"{where}: not a folder", f"give the folder that it lies in: {shown(path.parent)}")
+        return ConfigError(f"{where}: not a folder", f"give the folder that it lies in: {typed(path.parent)}")
     return ConfigError(f"{where}: not a folder", "a model is a folder in Hugging Face layout")
 
 
@@ -114,7 +120,7 @@ def _adapter(folder: Path, names: list[str]) -> _Found:
     option = "" if made else " --base MODEL"
     return (
         f"an adapter{made}, not a whole model ({ADAPTER})",
-        f"merge it with its base first: edgephi models merge {shlex.quote(shown(folder))}{option} -o NEW_FOLDER",
+        f"merge it with its base first: edgephi models merge {typed(folder)}{option} -o NEW_FOLDER",
     )
 
 
@@ -124,7 +130,7 @@ def _bundle(folder: Path, names: list[str]) -> _Found:
     if "manifest.json" in names:
         return (
             "a bundle: it is built already",
-            f"bring it to a target: edgephi deploy {shlex.quote(shown(folder))} TARGET",
+            f"bring it to a target: edgephi deploy {typed(folder)} TARGET",
         )
     return "an ONNX model for onnxruntime-genai: exported already", _ORIGINAL
 
@@ -142,7 +148,7 @@ def _stores(folder: Path, names: list[str]) -> _Found:
         return "Ollama's store, whose models are GGUF, for llama.cpp", _ORIGINAL
     if "snapshots" in names and "refs" in names:
         for snapshot in _subfolders(folder / "snapshots", has=_CONFIG):
-            return "the hub's cache of a model, not the model", f"give its snapshot: {shown(snapshot)}"
+            return "the hub's cache of a model, not the model", f"give its snapshot: {typed(snapshot)}"
         return "the hub's cache of a model, without a whole snapshot", "download the model again"
     return None
 
@@ -153,15 +159,15 @@ def _levels(folder: Path, names: list[str]) -> _Found:
     if trained:
         newest = max(trained, key=lambda name: int(name.partition("-")[2]))
         what = f"a trainer's output: {len(trained)} checkpoint{'s' if len(trained) > 1 else ''}"
-        return what, f"give one of them, such as the newest: {shown(folder / newest)}"
+        return what, f"give one of them, such as the newest: {typed(folder / newest)}"
     if _CONFIG not in names:
         inside = [*_subfolders(folder, has=_CONFIG), *_subfolders(folder, has=ADAPTER)]
         if inside:
             others = f" (or {len(inside) - 1} more)" if len(inside) > 1 else ""
-            return "not a model folder, but a folder around one", f"give {shown(inside[0])}{others}"
+            return "not a model folder, but a folder around one", f"give {typed(inside[0])}{others}"
     parent = folder.absolute().parent
     if (parent / _CONFIG).is_file() and any(parent.glob("model*.safetensors")):
-        return "not a model folder, but a part of one", f"give the folder above: {shown(parent)}"
+        return "not a model folder, but a part of one", f"give the folder above: {typed(parent)}"
     return None
 
 
@@ -186,7 +192,7 @@ def _lone_shards(_: Path, names: list[str]) -> _Found:
 
 
 def _trainer_state(folder: Path, names: list[str]) -> _Found:
-    here = shlex.quote(shown(folder))
+    here = typed(folder)
     if any(name.startswith("global_step") for name in names):
         hint = f"let its own script join them: python {here}/zero_to_fp32.py {here} NEW_FOLDER --safe_serialization"
         return "a checkpoint of DeepSpeed, in pieces", hint

@@ -156,8 +156,9 @@ def merge(adapter: Path, base: str | None, out: Path) -> None:
 
     ADAPTER is a folder that peft wrote; other commands take the new folder as MODEL.
     """
+    from toolkit.catalog.foreign import typed
     from toolkit.cli import render
     from toolkit.optimize.merge import merge as merge_service
 
     model = render.follow(merge_service(adapter, out, base=base))
-    render.note(f"{model.folder}: {model.shape.parameters:,} parameters; edgephi optimize {model.folder} -p PROFILE")
+    render.note(f"{out}: {model.shape.parameters:,} parameters; edgephi optimize {typed(out)} -p PROFILE")
