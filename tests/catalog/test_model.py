@@ -70,7 +70,8 @@ def test_shape_of_transformers_5_config_is_read_like_that_of_4() -> None:
     scaling = old["rope_scaling"]
     assert isinstance(scaling, dict)
     new = {key: value for key, value in old.items() if key != "rope_scaling"}
-    new["rope_parameters"] = {"rope_type": scaling["type"], "rope_theta": 10000.0}
+    factors = {key: scaling[key] for key in ("short_factor", "long_factor")}
+    new["rope_parameters"] = {"rope_type": scaling["type"], "rope_theta": 10000.0, **factors}
     assert parse_shape(new, "new") == parse_shape(old, "old")
     assert parse_shape(new, "new").rope == "longrope"
 
@@ -87,7 +88,9 @@ def test_rotary_part_of_a_head() -> None:
     assert parse_shape(PRESETS["phi-3-medium-128k"].config(), "x").rotary_dim == 128
     # Transformers 5 writes partial_rotary_factor among the parameters of the positions.
     new = {key: value for key, value in config.items() if key not in ("partial_rotary_factor", "rope_scaling")}
-    new["rope_parameters"] = {"rope_type": "longrope", "partial_rotary_factor": 0.75}
+    scaling = config["rope_scaling"]
+    assert isinstance(scaling, dict)
+    new["rope_parameters"] = scaling | {"rope_type": "longrope", "partial_rotary_factor": 0.75}
     assert parse_shape(new, "x").rotary_dim == 96
 
 
@@ -130,7 +133,8 @@ def test_other_architecture(folder: Path) -> None:
 def small(folder: Path) -> Path:
     """A folder that claims to be a Phi-3-small; its code ends the process if it runs."""
     mapped = {"AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM"}
-    change(folder / "config.json", architectures=["Phi3SmallForCausalLM"], auto_map=mapped)
+    own = {"architectures": ["Phi3SmallForCausalLM"], "model_type": "phi3small", "auto_map": mapped}
+    change(folder / "config.json", **own)
     (folder / "modeling_phi3_small.py").write_text("raise SystemExit('remote code ran')")
     return folder
 

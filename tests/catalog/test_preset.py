@@ -108,7 +108,7 @@ def test_misspelt_key_of_ours_is_named(isolated: Path, content: dict[str, Any]) 
 
 def test_senseless_number_is_named(isolated: Path, content: dict[str, Any]) -> None:
     content["config"]["num_hidden_layers"] = 0
-    assert refusal(content) == "broken.json: missing or not a positive whole number: layers"
+    assert refusal(content) == "broken.json: config: missing or not a positive whole number: num_hidden_layers ('0')"
 
 
 def test_token_that_a_model_needs(isolated: Path, content: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def test_token_outside_the_vocabulary(isolated: Path, content: dict[str, Any], n
 @pytest.mark.parametrize("key", ["short_factor", "long_factor"])
 def test_factors_are_as_many_as_frequencies(isolated: Path, content: dict[str, Any], key: str) -> None:
     content["config"]["rope_scaling"][key].pop()
-    assert refusal(content) == f"broken.json: config.rope_scaling.{key}: 31 values for 32 frequencies"
+    assert refusal(content) == f"broken.json: config: rope_scaling.{key}: 31 values for 32 frequencies"
 
 
 def test_factors_are_numbers(isolated: Path, content: dict[str, Any]) -> None:

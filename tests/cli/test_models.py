@@ -85,3 +85,30 @@ def test_synth_does_not_overwrite(run, tmp_path: Path) -> None:  # type: ignore[
 
 def test_unknown_preset_ends_with_3(run) -> None:  # type: ignore[no-untyped-def]
     assert run("synth", "phi-4", "-o", "x")[0] == 3
+
+
+def test_merge_without_an_adapter_ends_with_3(run, isolated: Path) -> None:  # type: ignore[no-untyped-def]
+    (isolated / "mine").mkdir()
+    assert run("merge", "mine", "-o", "new") == (
+        3,
+        "",
+        "error: mine: not an adapter: no adapter_config.json\n"
+        " hint: an adapter's folder holds adapter_config.json and adapter_model.safetensors\n",
+    )
+
+
+def test_merge_with_the_base_that_the_adapter_names(run, isolated: Path) -> None:  # type: ignore[no-untyped-def]
+    import numpy
+    from safetensors.numpy import save_file
+
+    (isolated / "mine").mkdir()
+    name = "base_model.model.model.layers.0.self_attn.o_proj"
+    ones = numpy.ones((1, 256), "f4")
+    save_file({f"{name}.lora_A.weight": ones, f"{name}.lora_B.weight": ones.T.copy()}, "mine/adapter_model.safetensors")
+    config = {"peft_type": "LORA", "lora_alpha": 1, "base_model_name_or_path": "phi3-nano"}
+    Path("mine/adapter_config.json").write_text(json.dumps(config))
+    code, _, err = run("merge", "mine", "-o", "new")
+    assert code == 0, err
+    assert "base: phi3-nano" in err
+    assert err.splitlines()[-1].startswith("new: ") and err.endswith("edgephi optimize ./new -p PROFILE\n")
+    assert open_model(isolated / "new").shape.layers == 4

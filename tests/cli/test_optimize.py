@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import builds
+from tests.support.model_folders import change, copy_nano, shard
 from toolkit.catalog.model import shipped_model
 from toolkit.cli import main
 
@@ -90,6 +91,59 @@ def test_wrong_input_ends_with_3_and_builds_nothing(run, args: list[str], messag
     assert out == ""
 
 
+def model_folder(folder: Path, **keys: object) -> Path:
+    copy_nano(folder)
+    change(folder / "config.json", **keys)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads 3 doesn't divide num_attention_heads 8"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling: type 'yarn' isn't supported"),
+        ({"rope_scaling": {"type": "su"}, "max_position_embeddings": 8192}, "rope_scaling.short_factor: missing"),
+    ],
+)
+def test_plan_refuses_what_optimize_refuses_at_once(
+    isolated: Path, keys: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_folder(isolated / "odd", **keys)
+    said = []
+    for command in ("plan", "optimize"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "./odd", "-p", "local"])
+        said.append((ended.value.code, capsys.readouterr().err))
+    assert said[0] == said[1]
+    code, err = said[0]
+    assert code == 3
+    assert err.startswith(f"error: odd/config.json: {message}\n hint: ")
+
+
+def test_stray_weights_end_with_3_before_anything_is_built(run, isolated: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = copy_nano(isolated / "stale")
+    stray = (folder / "model.safetensors").read_bytes()
+    shard(folder)
+    (folder / "model.safetensors").write_bytes(stray)
+    assert run("./stale", "-p", "local", "-r", "fp32") == (
+        3,
+        "",
+        "error: stale: two sets of weights: model.safetensors, and the 2 files that model.safetensors.index.json "
+        "lists\n hint: transformers would read the first and nothing else: move away the set that isn't this model's\n",
+    )
+
+
+def test_adapter_ends_with_3_and_the_command_that_merges_it(run, isolated: Path) -> None:  # type: ignore[no-untyped-def]
+    (isolated / "mine").mkdir()
+    (isolated / "mine" / "adapter_config.json").write_text('{"base_model_name_or_path": "phi3-nano"}')
+    assert run("./mine", "-p", "local") == (
+        3,
+        "",
+        "error: mine: an adapter for 'phi3-nano', not a whole model (adapter_config.json)\n"
+        " hint: merge it with its base first: edgephi models merge ./mine -o NEW_FOLDER\n",
+    )
+
+
 def test_profile_is_needed(run) -> None:  # type: ignore[no-untyped-def]
     assert run("phi3-nano")[0] == 2
 
@@ -112,6 +166,7 @@ def small(tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(model.folder, tmp_path / "small"))
     config = json.loads((folder / "config.json").read_text()) | {
         "architectures": ["Phi3SmallForCausalLM"],
+        "model_type": "phi3small",
         "auto_map": {"AutoModelForCausalLM": "modeling_phi3_small.Phi3SmallForCausalLM"},
     }
     (folder / "config.json").write_text(json.dumps(config))

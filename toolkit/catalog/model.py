@@ -5,36 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.catalog.foreign import not_a_model, tokenizer_hint
 from toolkit.catalog.hash_memo import HashMemo, chunks
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.shape import ModelShape, parse_shape, read_config, read_shape
+from toolkit.catalog.tokens import GENERATION_CONFIG, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, check_ids, read_generation
 from toolkit.catalog.toml import unknown_name
+from toolkit.catalog.weights import check_weights, weight_files
 from toolkit.config import data_path, is_path, shown
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service, Warning_, announce
-from toolkit.untrusted import name_problem, path_problem, read_json
+from toolkit.untrusted import name_problem
 
 SHIPPED = ("phi3-nano",)
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_FILES = (TOKENIZER, TOKENIZER_CONFIG)
 _MORE_TOKENIZER_FILES = (
     "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
 )
-_CONFIG_FILES = ("config.json", "generation_config.json")
-# A header lists some hundred bytes a tensor; Phi-3-medium has 240 of them.
-_LARGEST_HEADER_BYTES = 16 << 20
+_CONFIG = "config.json"
+_CONFIG_FILES = (_CONFIG, GENERATION_CONFIG)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(?:@[\w./-]+)?")
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -73,20 +71,19 @@ def open_model(
     Raises ConfigError that names what is missing or wrong, or says that the model needs code that isn't trusted.
     """
     where = shown(folder)
-    if not folder.is_dir():
-        raise ConfigError(f"{where}: not a folder", "a model is a folder in Hugging Face layout")
-    if not (folder / "config.json").is_file():
-        hint = "a model folder holds config.json, tokenizer files and *.safetensors"
-        raise ConfigError(f"{where}: not a model folder: no config.json", hint)
-    config = read_config(folder / "config.json")
-    shape = parse_shape(config, where)
+    if not (folder / _CONFIG).is_file():
+        raise not_a_model(folder)
+    config = read_config(folder / _CONFIG)
+    shape = parse_shape(config, f"{where}/{_CONFIG}")
+    check_ids(config, shape.vocab, f"{where}/{_CONFIG}")
+    check_ids(read_generation(folder), shape.vocab, f"{where}/{GENERATION_CONFIG}")
     if shape.needs_remote_code:
         if not trust_remote_code:
             raise refuse_remote_code(where, shape.architecture)
         _check_remote_code(config, folder, where)
     if missing := [name for name in TOKENIZER_FILES if not (folder / name).is_file()]:
-        raise missing_tokenizer(where, missing)
-    _check_weights(folder, where)
+        raise missing_tokenizer(where, missing, tokenizer_hint(folder))
+    check_weights(folder, shape)
     name = id or folder.resolve().name
     if problem := name_problem(name):
         raise ConfigError(f"{where}: no bundle can have that name: {problem}", "rename the folder")
@@ -101,7 +98,9 @@ def known_shape(ref: str) -> ModelShape:
     """
     path = model_folder(ref)
     if path is not None:
-        return read_shape(path / "config.json", shown(path))
+        if not (path / _CONFIG).is_file():
+            raise not_a_model(path)
+        return read_shape(path / _CONFIG, shown(path))
     if shipped := shipped_model(ref):
         return shipped.shape
     presets = {name: preset for preset in PRESETS.values() for name in (preset.name, preset.hub_id) if name}
@@ -159,29 +158,13 @@ def shipped_model(name: str) -> SourceModel | None:
     return open_model(data_path(name), id=name)
 
 
-def missing_tokenizer(where: str, names: list[str]) -> ConfigError:
-    """The error for a model without the tokenizer files that builds and devices read."""
-    hint = (
+def missing_tokenizer(where: str, names: list[str], hint: str | None = None) -> ConfigError:
+    """The error for a model without the tokenizer files that builds and devices read; `hint` says where they are."""
+    hint = hint or (
         "copy them from the model's page, or save the tokenizer again with transformers; "
         "those of Phi-3-small stand on the page of its ONNX version"
     )
     return ConfigError(f"{where}: missing tokenizer files: {', '.join(names)}", hint)
-
-
-def _check_weights(folder: Path, where: str) -> None:
-    names = _weight_names(folder)
-    if not names:
-        if any(folder.glob("*.bin")):
-            hint = (
-                "convert them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
-                "and copy the tokenizer files"
-            )
-            raise ConfigError(f"{where}: only PyTorch .bin weights, no safetensors", hint)
-        raise ConfigError(f"{where}: no weights: neither {_SINGLE} nor {_INDEX}")
-    wrong = [problem for name in names if (problem := _shard_problem(folder / name))]
-    if wrong:
-        message = f"{where}: incomplete weights\n  " + "\n  ".join(wrong)
-        raise ConfigError(message, "download the model again; an interrupted download goes on where it stopped")
 
 
 def _check_remote_code(config: dict[str, Any], folder: Path, where: str) -> None:
@@ -192,61 +175,22 @@ def _check_remote_code(config: dict[str, Any], folder: Path, where: str) -> None
         hint = "take config.json and the *.py files from the model's page"
         raise ConfigError(f"{where}: config.json names no model code (auto_map: AutoModelForCausalLM)", hint)
     module = named.rsplit(".", 1)[0]
-    if "--" in named or not (folder / f"{module}.py").is_file():
+    if "--" in named or "/" in named or not (folder / f"{module}.py").is_file():
         message = f"{where}: missing model code: {module}.py (config.json: auto_map)"
         raise ConfigError(message, "copy the *.py files from the model's page into the folder")
 
 
-def _weight_names(folder: Path) -> list[str]:
-    """The safetensors files that make up the model."""
-    if not (folder / _INDEX).is_file():
-        return [_SINGLE] if (folder / _SINGLE).exists() else []
-    shards = read_config(folder / _INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards:
-        raise ConfigError(f"{shown(folder / _INDEX)}: no weight_map")
-    names = sorted({str(name) for name in shards.values()})
-    if any(Path(name).name != name or path_problem(name) for name in names):
-        raise ConfigError(f"{shown(folder / _INDEX)}: a shard lies outside the folder")
-    return names
-
-
-def _shard_problem(path: Path) -> str | None:
-    """The mistake in a safetensors file, as far as its header and its size show one; else None."""
-    if not path.is_file():
-        return f"{path.name}: missing"
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if _LFS_POINTER.startswith(start) and start:
-            return f"{path.name}: a Git LFS pointer, not the file (git lfs pull fetches it)"
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= min(size - 8, _LARGEST_HEADER_BYTES):
-            return f"{path.name}: truncated or not safetensors ({size} bytes)"
-        try:
-            header = read_json(file.read(length), controls=True)
-            end = max(_end(entry) for key, entry in header.items() if key != "__metadata__")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return f"{path.name}: not safetensors"
-    expected = 8 + length + end
-    return None if size == expected else f"{path.name}: {size} bytes instead of {expected}"
-
-
-def _end(entry: Any) -> int:
-    """The end of a tensor in a safetensors file. Raises ValueError, LookupError or TypeError when it has none."""
-    end = entry["data_offsets"][1]
-    if type(end) is not int:
-        raise ValueError("not an offset")
-    return end
+def tokenizer_names(folder: Path) -> list[str]:
+    """The names of the files in a folder that make up a tokenizer."""
+    return [name for name in (*TOKENIZER_FILES, *_MORE_TOKENIZER_FILES) if (folder / name).is_file()]
 
 
 def model_files(model: SourceModel) -> list[Path]:
     """The files that make the model what it is, sorted by name: configuration, tokenizer, weights, trusted code."""
-    names = [
-        name for name in (*_CONFIG_FILES, *TOKENIZER_FILES, *_MORE_TOKENIZER_FILES) if (model.folder / name).is_file()
-    ]
+    names = [name for name in _CONFIG_FILES if (model.folder / name).is_file()] + tokenizer_names(model.folder)
     if model.remote_code:
         names += [path.name for path in model.folder.glob("*.py")]
-    return [model.folder / name for name in sorted(names + _weight_names(model.folder))]
+    return [model.folder / name for name in sorted(names + weight_files(model.folder))]
 
 
 def hash_model(model: SourceModel, *, reread: bool = False) -> Service[str]:

@@ -142,7 +142,7 @@ def read_preset(path: Path) -> tuple[int, Preset]:
         raise ConfigError(f"{where}: not a preset: {reason(exc)}") from exc
     content = parse_table(_PresetFile, value, path)
     positions = parse_table(_Positions, content.config, f"{where}: config")
-    preset = _preset(path.stem, content, parse_shape(content.config, where), positions)
+    preset = _preset(path.stem, content, parse_shape(content.config, f"{where}: config"), positions)
     if problem := _problem(preset):
         raise ConfigError(f"{where}: {problem}")
     return content.preset.position, preset
@@ -177,9 +177,6 @@ def _problem(preset: Preset) -> str | None:
         return f"preset.token_ids: missing: {', '.join(missing)}"
     if not all(0 <= number < preset.vocab_size for number in preset.token_ids.values()):
         return f"preset.token_ids: an id outside the vocabulary of {preset.vocab_size}"
-    for key, values in {"short_factor": preset.short_factor, "long_factor": preset.long_factor}.items():
-        if preset.published.get("rope_scaling") and len(values) != preset.rotary_dim // 2:
-            return f"config.rope_scaling.{key}: {len(values)} values for {preset.rotary_dim // 2} frequencies"
     return None
 
 

@@ -145,3 +145,20 @@ def synth(name: str, out: Path, layers: int | None, seed: int) -> None:
 
     folder = render.follow(synthesize(preset(name), out, layers=layers, seed=seed))
     render.note(f"{folder}: {name} with random weights")
+
+
+@models.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--base", metavar="MODEL", help="Model that the adapter was trained on. Default: the one that it names.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="New folder.")
+def merge(adapter: Path, base: str | None, out: Path) -> None:
+    """Merge a LoRA adapter with its base into a new model folder.
+
+    ADAPTER is a folder that peft wrote; other commands take the new folder as MODEL.
+    """
+    from toolkit.catalog.foreign import typed
+    from toolkit.cli import render
+    from toolkit.optimize.merge import merge as merge_service
+
+    model = render.follow(merge_service(adapter, out, base=base))
+    render.note(f"{out}: {model.shape.parameters:,} parameters; edgephi optimize {typed(out)} -p PROFILE")

@@ -123,6 +123,8 @@ def _build(job: Job, folder: Path, *, force: bool, fresh: bool) -> Service[_Buil
         yield Step(f"build {job.name}")
         keep_with(job, job.model.folder)
         yield from run_workflow(job.workflow(work), work, kv_cache=job.kv_cache())
+        job.view.refuse_changed()
+        job.view.finish(work / "output")
         _finish(work / "output")
         with in_words(folder):
             put_folder(work / "output", folder, over_content=True)

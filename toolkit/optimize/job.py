@@ -22,7 +22,7 @@ from toolkit.metrics import FitPlan, plan
 from toolkit.optimize.calibration import token_ids
 from toolkit.optimize.extra import tool_versions
 from toolkit.optimize.hub import local_model, resolve_model, resolve_shape
-from toolkit.optimize.remote_code import without_tokenizer_code
+from toolkit.optimize.model_view import ModelView, view_model
 from toolkit.optimize.request import BuildRequest, bundle_name
 from toolkit.optimize.workflow import render_workflow
 from toolkit.units import memory_text, size_text
@@ -33,7 +33,7 @@ from toolkit.untrusted import read_json
 class Job:
     """All that decides a bundle's bytes. `model_remembered` says that hashes of the model come from the memo."""
 
-    model: SourceModel
+    view: ModelView
     model_sha256: str
     recipe: Recipe
     provider: str
@@ -42,6 +42,10 @@ class Job:
     fit: FitPlan
     tools: dict[str, str]
     model_remembered: bool = field(default=False, compare=False)
+
+    @property
+    def model(self) -> SourceModel:
+        return self.view.model
 
     @property
     def name(self) -> str:
@@ -54,10 +58,8 @@ class Job:
         return table | {"trust_remote_code": True} if self.model.remote_code else table
 
     def workflow(self, work: Path) -> dict[str, Any]:
-        """The Olive configuration of the build in the folder `work`, which also gets a view of a remote-code model."""
-        folder = self.model.folder.resolve()
-        if self.model.remote_code:
-            folder = without_tokenizer_code(folder, work / "model")
+        """The Olive configuration of the build in the folder `work`, which also gets Olive's view of the model."""
+        folder = self.view.put(work / "model")
         return self._render(folder, self.calibration, work / "output", work / "cache")
 
     def _render(self, model: Path | str, text: Path | None, output: Path, cache: Path) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class Job:
 
     def key(self) -> str:
         """The job's key: two jobs with the same key give the same files, except for the context."""
-        parts = [self.model_sha256, self.workflow_sha256(), self.calibration_sha256, self.tools]
+        parts = [self.model_sha256, self.view.key(), self.workflow_sha256(), self.calibration_sha256, self.tools]
         return _sha256(canonical_json(parts))
 
 
@@ -118,9 +120,10 @@ def make_job(request: BuildRequest) -> Service[Job]:
             f"no bundle can be built for provider '{request.profile.runtime.provider}'; "
             "this one runs on the device's CPU"
         )
+    view = yield from view_model(model)
     file = _calibration(request, model)
     return Job(
-        model=model,
+        view=view,
         model_remembered=hashes_are_remembered(model),
         model_sha256=(yield from hash_model(model)),
         recipe=request.recipe,
