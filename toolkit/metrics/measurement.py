@@ -21,6 +21,8 @@ class Measurement(OpenRecord):
     created_utc: str
     read_bytes_per_s: float
     kernels_per_s: float | None
+    # True for one that was taken again because reports contradicted the one before, and that they contradict too.
+    confirmed: bool = False
 
     @property
     def ops_per_s(self) -> float | None:
