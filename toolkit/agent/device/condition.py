@@ -85,7 +85,7 @@ class Others:
 
 def _busy_s() -> float | None:
     ticks = parse_busy_ticks(read_text("/proc/stat"))
-    return None if ticks is None else ticks / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks is not None and hasattr(os, "sysconf") else None
 
 
 def _own_s() -> float:
