@@ -140,4 +140,23 @@ def test_misfit_and_recognized_of_a_device_that_does_not_tell_its_soc() -> None:
     silent = pi5_facts(soc=None)
     assert misfit(pi, silent) is None
     assert recognized(pi, silent) == "Raspberry Pi 5 Model B Rev 1.0"
-    assert misfit(pi, silent.model_copy(update={"arch": "x86_64"})) == "the device is x86_64, the profile says aarch64"
+    assert (
+        misfit(pi, silent.model_copy(update={"arch": "x86_64", "kernel_arch": "x86_64"}))
+        == "the device is x86_64, the profile says aarch64"
+    )
+
+
+def test_a_device_whose_programs_are_not_its_kernels() -> None:
+    (pi,) = [profile for profile in profiles() if profile.name == "raspberry-pi-5-8gb"]
+    translated = pi5_facts(arch="x86_64", python_platform="win-amd64", kernel_arch="ARM64")
+    assert misfit(pi, translated) == "its Python is for x86_64 (win-amd64), the profile says aarch64"
+    narrow = pi5_facts(arch="armv8l", python_bits=32, python_platform="arm-linux-gnueabihf")
+    seen = (
+        "its Python is a program of 32 bits (arm-linux-gnueabihf) on a kernel of 64 bits (aarch64); "
+        "the runtime's wheels are for 64 bits"
+    )
+    assert misfit(pi, narrow) == seen
+    with pytest.raises(ConfigError) as error:
+        propose_profile(narrow, profiles(), "pi5")
+    assert error.value.message == f"pi5: {seen}"
+    assert error.value.hint is not None and error.value.hint.startswith("install Raspberry Pi OS (64-bit) there")

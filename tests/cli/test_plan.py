@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from toolkit.catalog.preset import PRESETS
 from toolkit.cli.plan import plan
 from toolkit.errors import ConfigError, HostUnreachable
+from toolkit.metrics.measurement import find_measurement
 
 HUB_ID = "microsoft/Phi-3-mini-4k-instruct"
 
@@ -46,7 +47,10 @@ def test_json_has_every_figure_and_where_it_comes_from() -> None:
 def test_this_machine_is_measured_the_first_time() -> None:
     (first,) = ask(HUB_ID, "-p", "local", "-r", "int4-rtn-b32")
     assert (first["decode_source"], first["prefill_source"]) == ("measured", "measured")
-    assert ask(HUB_ID, "-t", "local", "-r", "int4-rtn-b32") == [first]
+    kept = find_measurement("local")
+    (second,) = ask(HUB_ID, "-t", "local", "-r", "int4-rtn-b32")
+    # Where other programs were busy just now the measurement wasn't kept, and is taken again.
+    assert second == first if kept else second["decode_source"] == "measured"
 
 
 def test_a_target_that_is_off_is_planned_from_its_data_sheet(isolated: Path) -> None:

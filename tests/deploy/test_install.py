@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -136,6 +138,41 @@ def test_a_bundle_that_cannot_be_loaded_is_not_activated(root: Path, fp32: Bundl
         with pytest.raises(AgentError, match="the runtime can't load this bundle"):
             follow(deploy(broken, device))
     assert pointer(root)["release"] == fp32.id
+
+
+def test_the_runtimes_own_words_say_why_a_bundle_does_not_generate(root: Path, copy: Bundle) -> None:
+    """An end-of-text token beyond the vocabulary loads, and fails when a generator is made."""
+    from toolkit.bundle import describe_file
+    from toolkit.bundle.store import write_bundle
+
+    path = copy.path / "genai_config.json"
+    config = json.loads(path.read_text())
+    config["model"]["eos_token_id"] = 99_999_999
+    path.unlink()
+    path.write_text(json.dumps(config))
+    artifacts = tuple(describe_file(copy.path / a.path, a.path) for a in copy.manifest.artifacts)
+    broken = write_bundle(copy.path, copy.manifest.model_copy(update={"artifacts": artifacts}))
+    with device_at(root) as device, pytest.raises(AgentError) as error:
+        follow(deploy(broken, device))
+    assert re.fullmatch(
+        r"here: the runtime failed: RuntimeError: eos_token_id \(99999999\) must be in range \[0, \d+\) \(vocab_size\)",
+        error.value.message,
+    )
+    assert error.value.exit_code == 7
+
+
+def test_the_users_own_python_settings_do_not_reach_the_runtime(
+    root: Path, int4: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    for module in ("onnxruntime_genai", "onnxruntime", "numpy"):
+        (evil / f"{module}.py").write_text("raise SystemExit('the wrong module')")
+    (evil / "sitecustomize.py").write_text("import os, sys\nif 'runtimes' in sys.executable: os._exit(9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(evil))
+    with device_at(root) as device:
+        follow(deploy(int4, device))
+    assert pointer(root)["release"] == int4.id
 
 
 def test_what_is_active_is_checked_as_it_is_used(root: Path, int4: Bundle) -> None:

@@ -133,6 +133,8 @@ def test_profiles_have_a_runtime_for_each_python_that_suits(tmp_path: Path) -> N
     assert runtime["check"]["settings"]["chunk_size"] == 512
     assert any(line.startswith("onnxruntime-genai==0.18.0 --hash=") for line in runtime["provision"]["locked"])
     assert profiles["raspberry-pi-5-8gb"]["ram_bytes"] > PI5.hardware.ram_reserved_bytes
+    reserved = PI5.hardware.ram_reserved_bytes
+    assert profiles["raspberry-pi-5-8gb"]["memory_bytes"] == profiles["raspberry-pi-5-8gb"]["ram_bytes"] - reserved
     assert runtime["lock"] != profiles["local"]["runtimes"]["3.11"]["lock"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asked import record_requests
+from tests.support.asked import operations, record_requests
 from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.devices import pointer, target_at
 from tests.support.figures import figures, make_report, make_run
@@ -93,7 +93,7 @@ def test_one_connection_probes_and_provisions_once(root: Path, monkeypatch: pyte
     sent = record_requests(monkeypatch)
     with device_with(root, EASY) as device:
         assert follow(deploy_gated(bundle, device)).passed
-    assert [request["op"] for request in sent] == [
+    assert operations(sent) == [
         *("settle", "probe", "provision", "missing", "hold", "install"),
         *("releases", "measure", "bench"),
         *("missing", "releases", "verify", "check", "activate"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asked import record_requests
+from tests.support.asked import operations, record_requests
 from tests.support.builds import follow, seed_cache
 from tests.support.devices import target_at
 from toolkit.catalog import Target
@@ -51,7 +51,7 @@ def test_each_of_two_connections_probes_and_provisions_once(
     sent = record_requests(monkeypatch)
     (row,) = follow(run("phi3-nano", [target_at(root)], RECIPES[1:], replace(options, workload=ONE_RUN)))
     assert row.report is not None
-    assert [request["op"] for request in sent] == [
+    assert operations(sent) == [
         *("settle", "probe", "provision"),
         *("probe", "provision", "missing", "hold", "install", "releases", "check", "activate"),
         *("releases", "measure", "bench"),

@@ -7,19 +7,16 @@ import statistics
 
 import pytest
 
-from tests.support.figures import make_report, make_run
+from tests.support.figures import MINI, make_report, make_run, mini_report
 from toolkit.catalog import load_profile, load_recipe
-from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.recipe import impossible, list_recipes
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.catalog.shape import parse_shape
 from toolkit.metrics import Footprint, Predicted, Report, metrics, plan
 from toolkit.metrics.footprint import footprint
 from toolkit.metrics.measurement import Measurement, find_measurement, save_measurement
-from toolkit.metrics.report import Sample, read_report, reports_dir, save_report
-from toolkit.metrics.speed import Speed, SpeedBook, find_speed, predict
+from toolkit.metrics.report import read_report, reports_dir, save_report
+from toolkit.metrics.speed import Speed, SpeedBook, contradicted, find_speed, predict
 
-MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 LOCAL = load_profile("local")
 PI5 = load_profile("raspberry-pi-5-8gb")
 # The rates of two cores of an AMD EPYC (AVX512-VNNI) without other load.
@@ -87,19 +84,8 @@ def test_the_newest_measurement_of_the_target_counts_or_the_machines_own() -> No
     assert find_measurement("elsewhere") is None
 
 
-def report(decode_tps: float, prefill_tps: float, recipe: str = "int4-rtn-b32", **changes: object) -> Report:
-    predicted = predict(of(recipe), find_speed(LOCAL, None, of(recipe)), 512, 128, 640, 0)
-    first = 512 / prefill_tps * 1e9
-    stamps = [round(first + index / decode_tps * 1e9) for index in range(128)]
-    sample = Sample(prompt_tokens=512, token_ns=stamps, tokens_sha256="0" * 64)
-    made = make_report([make_run()])
-    runs = [run.model_copy(update={"samples": [sample]}) for run in made.runs]
-    table = {"target": "here", "target_key": "a" * 16, "predicted": predicted, "runs": runs}
-    return made.model_copy(update=table | changes)
-
-
 def test_reports_of_other_bundles_calibrate() -> None:
-    save_report(report(4.0, 14.0, bundle_id="1" * 64))
+    save_report(mini_report(4.0, 14.0, bundle_id="1" * 64))
     speed = find_speed(PI5, "here", of("int4-rtn-b128"))
     assert (speed.read_source, speed.ops_source, speed.reports) == ("reports", "reports", 1)
     found = predict(of("int4-rtn-b32"), speed, 512, 128, 640, 0)
@@ -110,7 +96,7 @@ def test_reports_of_other_bundles_calibrate() -> None:
 
 def test_a_report_faster_than_the_steps_that_were_allowed_for_it_shortens_the_steps() -> None:
     steps_s = of("int4-rtn-b32").step_s
-    save_report(report(2 / steps_s, 1024 / steps_s, bundle_id="1" * 64))
+    save_report(mini_report(2 / steps_s, 1024 / steps_s, bundle_id="1" * 64))
     speed = find_speed(LOCAL, "here", of("int4-rtn-b128"))
     assert (speed.reports, speed.step_share) == (1, pytest.approx(0.25))
     found = predict(of("int4-rtn-b32"), speed, 512, 128, 640, 0)
@@ -129,7 +115,7 @@ def test_a_report_faster_than_the_steps_that_were_allowed_for_it_shortens_the_st
     ids=["the bundle itself", "another target", "speculation", "no prediction"],
 )
 def test_reports_that_say_nothing_are_left_out(changes: dict[str, object]) -> None:
-    save_report(report(4.0, 14.0, **({"bundle_id": "1" * 64} | changes)))
+    save_report(mini_report(4.0, 14.0, **({"bundle_id": "1" * 64} | changes)))
     assert find_speed(PI5, "here", of("int4-rtn-b32"), without="2" * 64).reports == 0
 
 
@@ -155,7 +141,7 @@ def from_every_report(target: str, key: str, found: Footprint, without: str) -> 
 def test_one_book_answers_for_every_recipe_what_all_reports_say_to_the_last_digit() -> None:
     source = random.Random(5)
     for day in range(60):
-        kept = report(source.uniform(2, 9), source.uniform(9, 40), source.choice(["int4-rtn-b32", "fp32"]))
+        kept = mini_report(source.uniform(2, 9), source.uniform(9, 40), source.choice(["int4-rtn-b32", "fp32"]))
         changes = {"created_utc": f"2026-01-{day // 2 + 1:02d}T00:00:0{day % 2}Z", "bundle_id": f"{day % 7}" * 64}
         changes |= {"target": "here" if day % 4 else "here-too", "target_key": ("b" if day % 9 == 0 else "a") * 16}
         changes |= {"settings": RuntimeSettings(ngram_size=3 if day % 8 == 1 else 0)}
@@ -169,22 +155,63 @@ def test_one_book_answers_for_every_recipe_what_all_reports_say_to_the_last_digi
     assert len(set(answers)) > 1 and {answer.reports for answer in answers} >= {20}
 
 
+def test_a_measurement_that_reports_contradict_is_not_believed() -> None:
+    """A noisy second has a thirtieth of the rate: plans of a bundle that no report is like had 0.28 tok/s for 8.69."""
+    found = of("fp32")
+    for factor, believed in ((1, True), (1 / 30, False), (0.7, True), (3, False)):
+        save_measurement(measurement("a" * 16, read_bytes_per_s=READ * factor))
+        book = SpeedBook(LOCAL, "here")
+        assert book.speed(found).read_source == "measured"
+        save_report(mini_report(9.0, 28.0, bundle_id="1" * 64))
+        book = SpeedBook(LOCAL, "here")
+        assert book.contradicted is not believed
+        assert book.speed(found).read_source == ("measured" if believed else None)
+        for path in reports_dir().glob("*.json"):
+            path.unlink()
+
+
+def test_reports_contradict_only_what_they_tell() -> None:
+    slow = measurement("a" * 16, read_bytes_per_s=READ / 30)
+    jetson = load_profile("jetson-orin-nano-8gb")
+    save_report(mini_report(9.0, 28.0, target_key="b" * 16))
+    assert not contradicted(LOCAL, slow), "of another machine"
+    save_report(mini_report(9.0, 28.0, bundle_id="2" * 64))
+    assert contradicted(LOCAL, slow)
+    assert not contradicted(jetson, slow), "the kernel runs on the CPU"
+    assert not contradicted(LOCAL, slow.model_copy(update={"confirmed": True}))
+
+
+def test_a_kernel_that_was_measured_too_slow() -> None:
+    save_report(mini_report(9.0, 28.0))
+    assert not contradicted(LOCAL, measurement("a" * 16))
+    assert contradicted(LOCAL, measurement("a" * 16, kernels_per_s=KERNELS / 10))
+
+
+def test_small_models_contradict_nothing() -> None:
+    """They lie in a cache, or take the runtime's own time."""
+    predicted = mini_report(9.0, 28.0).predicted
+    assert predicted is not None
+    small = predicted.model_copy(update={"read_bytes": 3 << 20, "prompt_ops": 10**9})
+    save_report(mini_report(9.0, 28.0, predicted=small))
+    assert not contradicted(LOCAL, measurement("a" * 16, read_bytes_per_s=READ / 30))
+
+
 def test_the_newest_machine_of_the_name_counts() -> None:
-    save_report(report(4.0, 14.0, bundle_id="1" * 64, created_utc="2026-01-01T00:00:00Z", target_key="a" * 16))
-    save_report(report(8.0, 28.0, bundle_id="1" * 64, created_utc="2026-01-02T00:00:00Z", target_key="b" * 16))
+    save_report(mini_report(4.0, 14.0, bundle_id="1" * 64, created_utc="2026-01-01T00:00:00Z", target_key="a" * 16))
+    save_report(mini_report(8.0, 28.0, bundle_id="1" * 64, created_utc="2026-01-02T00:00:00Z", target_key="b" * 16))
     of_b32 = of("int4-rtn-b32")
     assert find_speed(PI5, "here", of_b32) == find_speed(PI5, "here", of_b32, key="b" * 16)
     assert find_speed(PI5, "here", of_b32).reports == find_speed(PI5, "here", of_b32, key="a" * 16).reports == 1
 
 
 def test_a_file_that_its_user_named_says_nothing_about_speed() -> None:
-    path = save_report(report(4.0, 14.0, bundle_id="1" * 64))
+    path = save_report(mini_report(4.0, 14.0, bundle_id="1" * 64))
     path.rename(path.with_name("best-of-all.json"))
     assert find_speed(PI5, "here", of("int4-rtn-b32")).reports == 0
 
 
 def test_small_models_say_nothing_about_large_ones() -> None:
-    save_report(report(4.0, 14.0, bundle_id="1" * 64))
+    save_report(mini_report(4.0, 14.0, bundle_id="1" * 64))
     nano = footprint(MINI.model_copy(update={"hidden": 256, "intermediate": 640}), load_recipe("int4-rtn-b32"), "cpu")
     assert find_speed(PI5, "here", nano).reports == 0
 
@@ -193,7 +220,7 @@ def test_an_old_reports_lack_of_a_prediction_is_none() -> None:
     table = make_report([make_run()]).model_dump(mode="json")
     table.pop("predicted")
     assert Report.model_validate(table).predicted is None
-    assert Predicted.model_validate(report(4.0, 14.0).model_dump()["predicted"]).reports == 0
+    assert Predicted.model_validate(mini_report(4.0, 14.0).model_dump()["predicted"]).reports == 0
 
 
 def test_decoding_slows_with_depth_and_short_prompts_are_bound_by_memory() -> None:

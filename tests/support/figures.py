@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolkit.catalog import Workload
+from toolkit.catalog import Workload, load_profile, load_recipe
+from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.settings import RuntimeSettings
+from toolkit.catalog.shape import parse_shape
 from toolkit.metrics import Quality, Report
+from toolkit.metrics.footprint import footprint
 from toolkit.metrics.report import Run, Sample
+from toolkit.metrics.speed import find_speed, predict
+
+MINI = parse_shape(PRESETS["phi-3-mini-4k"].config(), "mini")
 
 # 100 prompt tokens read in 200 ms, then a token every 50 ms.
 SAMPLE = Sample(prompt_tokens=100, token_ns=[200_000_000 + i * 50_000_000 for i in range(5)], tokens_sha256="a")
@@ -74,3 +80,16 @@ def make_report(runs: list[Run], created: str = "2026-01-02T03:04:05Z", target: 
         environment={"board": "x"},
         runs=runs,
     )
+
+
+def mini_report(decode_tps: float, prefill_tps: float, recipe: str = "int4-rtn-b32", **changes: object) -> Report:
+    """A report of full-size Phi-3-mini at these rates, with the prediction that a plan makes for it."""
+    found = footprint(MINI, load_recipe(recipe), "cpu")
+    predicted = predict(found, find_speed(load_profile("local"), None, found), 512, 128, 640, 0)
+    first = 512 / prefill_tps * 1e9
+    stamps = [round(first + index / decode_tps * 1e9) for index in range(128)]
+    sample = Sample(prompt_tokens=512, token_ns=stamps, tokens_sha256="0" * 64)
+    made = make_report([make_run()])
+    runs = [run.model_copy(update={"samples": [sample]}) for run in made.runs]
+    table = {"target": "here", "target_key": "a" * 16, "predicted": predicted, "runs": runs}
+    return made.model_copy(update=table | changes)

@@ -12,11 +12,11 @@ from typing import Any
 LOCK = "0123456789abcdef"
 
 
-def ask(root: Path, op: str, **params: Any) -> dict[str, Any]:
+def ask(root: Path, op: str, *, python: str | Path = sys.executable, **params: Any) -> dict[str, Any]:
     """The last message of one request: {'result': …} or {'error': …}."""
     request = json.dumps({"protocol": 1, "op": op, **params})
     done = subprocess.run(
-        [sys.executable, "-u", str(root / "agent" / "agent.pyz")],
+        [str(python), "-u", str(root / "agent" / "agent.pyz")],
         input=request + "\n",
         capture_output=True,
         text=True,

@@ -182,6 +182,8 @@ class PrunedReleases(Answer):
 class Measured(Answer):
     read_bytes_per_s: Annotated[float, Field(strict=True, gt=0, lt=1e15)]
     kernels_per_s: Annotated[float, Field(strict=True, gt=0, lt=1e12)] | None
+    # The share of all processors' time that other programs took meanwhile; None where the device can't tell.
+    others_share: Share | None = None
 
 
 class Generated(Answer):

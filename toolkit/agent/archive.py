@@ -11,8 +11,10 @@ from pathlib import Path
 
 PROTOCOL = 1
 _PARTS = Path(__file__).parent / "device"
-# The rules by which host and device judge manifests; the parts import them as the host does.
-_SHARED = Path(__file__).parents[1] / "untrusted.py"
+# The rules that host and device share: for manifests, for limits on a process, for pip. The parts import them as the
+# host does.
+_TOOLKIT = Path(__file__).parents[1]
+_SHARED = ("untrusted.py", "localhost/groups.py", "localhost/pip.py")
 # Every version of Python can run this: one that is too old for the parts says so.
 _START = b"""\
 import sys
@@ -39,7 +41,8 @@ def agent_archive() -> bytes:
     import zipfile
 
     parts = {f"edgephi_agent/{path.name}": path.read_bytes() for path in _PARTS.glob("*.py")}
-    parts |= {"toolkit/__init__.py": b"", f"toolkit/{_SHARED.name}": _SHARED.read_bytes()}
+    parts |= {"toolkit/__init__.py": b"", "toolkit/localhost/__init__.py": b""}
+    parts |= {f"toolkit/{name}": (_TOOLKIT / name).read_bytes() for name in _SHARED}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, text in sorted({**parts, "__main__.py": _START}.items()):

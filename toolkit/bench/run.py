@@ -108,17 +108,20 @@ def _predict(
     footprint = manifest.plan
     if footprint is None:
         return None
-    yield from measure(device, runtime, key)
-    speed = find_speed(device.profile, device.target.name, footprint, key=key, without=bundle_id)
+    measured = yield from measure(device, runtime, key)
+    target = device.target.name
+    speed = find_speed(device.profile, target, footprint, key=key, without=bundle_id, measured=measured)
     lengths = workload.prompt_tokens, workload.generate_tokens, workload.tokens
     return predict(footprint, speed, *lengths, settings.chunk_size or 0)
 
 
 def target_key(device: Device, probe: ProbeFacts) -> str:
     """The key of a machine, by which figures of two benchmarks are known to be of the same one: a hash of board, CPU,
-    cores, memory, kernel, Python, host and install root.
+    cores, memory, kernel, Python, host and install root, and of the limits on processes there, if there are any.
     """
-    facts = [probe.board, probe.arch, probe.cpu, probe.cores, probe.ram_bytes, probe.kernel, probe.python]
+    facts: list[str | float | None] = [probe.board, probe.arch, probe.cpu, probe.cores]
+    facts += [probe.ram_bytes, probe.kernel, probe.python]
+    facts += [limit for limit in (probe.cpu_quota, probe.memory_limit_bytes) if limit is not None]
     return hashlib.sha256(repr([facts, device.target.host, probe.install_root]).encode()).hexdigest()[:16]
 
 

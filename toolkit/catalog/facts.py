@@ -36,7 +36,10 @@ class ProbeFacts(OpenRecord):
 
     board: Text
     soc: Text | None
+    # The programs' architecture, which isn't the kernel's (`kernel_arch`) where 32-bit programs run on 64 bits. Agents
+    # of earlier versions told the kernel's, and none of the other facts that have a default here.
     arch: Text
+    kernel_arch: Text | None = None
     os: Text
     os_name: Text | None
     kernel: Text
@@ -44,14 +47,23 @@ class ProbeFacts(OpenRecord):
     glibc: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}$")] | None
     cpu: Text | None
     isa: tuple[Text, ...]
+    # Whole processors that a process may use, by its affinity and its `cpu_quota` (in processors, like 0.5).
     cores: Annotated[int, Field(strict=True, ge=1, le=2**16)]
+    cpu_quota: Annotated[float, Field(strict=True, gt=0, lt=2**16)] | None = None
     ram_bytes: Bytes | None
+    # The most memory that processes there may have, by control groups or `ulimit -v`; None where all of it is.
+    memory_limit_bytes: Bytes | None = None
     mem_available_bytes: Bytes | None
     free_disk_bytes: Bytes
+    free_files: Annotated[int, Field(strict=True, ge=0, lt=2**64)] | None = None
     storage: Text | None
     storage_device: Text | None
     file_system: Text | None
+    mount_point: Text | None = None
+    mount_options: Text | None = None
     python: Annotated[str, Field(pattern=r"^\d{1,4}\.\d{1,4}(\.\d{1,4})?((a|b|rc)\d{1,4})?\+?$")]
+    python_bits: Annotated[int, Field(strict=True, ge=16, le=128)] | None = None
+    python_platform: Text | None = None
     has_ensurepip: StrictBool
     jetson: Jetson | None
     cuda: Text | None
@@ -69,8 +81,17 @@ class ProbeFacts(OpenRecord):
     emulated: Text | None = None
     install_root: Text
     root_error: Text | None
+    root_exec_error: Text | None = None
+    root_room_error: Text | None = None
     root_mode: Annotated[str, Field(pattern=r"^[0-7]{3,6}$")] | None
     root_owned: StrictBool | None
+
+    def room_bytes(self, reserved_bytes: int) -> int | None:
+        """The memory for a model: what the system leaves of the device's, or a limit where that is less; None where
+        the device doesn't tell.
+        """
+        rests = [self.ram_bytes and max(0, self.ram_bytes - reserved_bytes), self.memory_limit_bytes]
+        return min((rest for rest in rests if rest is not None), default=None)
 
     def as_json(self) -> dict[str, JsonValue]:
         """The facts as the device told them, unknown ones and all: for reports, `--json` and files."""

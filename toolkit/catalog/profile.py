@@ -134,6 +134,15 @@ class Hardware(Record):
     ] = Field(description="operating system")
     ram_bytes: Ram = Field(alias="ram", description="installed memory")
     ram_reserved_bytes: Size = Field(alias="ram_reserved", description="what the system and other programs keep of it")
+    memory_limit_bytes: Annotated[
+        int | None,
+        BeforeValidator(lambda value: localhost.memory_limit_bytes() if value == AUTO else _size(value)),
+        _or_auto(_SIZE_PATTERN, "4 GiB"),
+    ] = Field(
+        None,
+        alias="memory_limit",
+        description="the most memory that a process may have there, in a container or under systemd; all when absent",
+    )
     cores: Annotated[
         Count,
         BeforeValidator(lambda value: localhost.cores() if value == AUTO else value),
@@ -154,6 +163,11 @@ class Hardware(Record):
         description="texts of which one stands in what the probe of such a device says of its board, SoC, CPU or "
         "accelerators; case doesn't count. Without any the profile suits every device of its arch and os",
     )
+
+    @property
+    def room_bytes(self) -> int:
+        """The memory for a model: what the system leaves, or the limit on a process where that is less."""
+        return min(self.ram_bytes - self.ram_reserved_bytes, self.memory_limit_bytes or self.ram_bytes)
 
     @field_validator("ram_reserved_bytes")
     @classmethod
@@ -284,10 +298,13 @@ def list_profiles() -> list[Profile | BrokenProfile]:
     return [_load_or_report(name, path) for name, path in found]
 
 
+_OTHER_SIZES = (("hardware", "ram_reserved"), ("hardware", "memory_limit"), ("limits", "max_memory"))
+
+
 def profile_table(profile: Profile) -> dict[str, Any]:
     """The profile as a TOML table with everything inherited and automatic filled in."""
     table = profile.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"extends"})
-    for section, key in (("hardware", "ram"), ("hardware", "ram_reserved"), ("limits", "max_memory")):
+    for section, key in (("hardware", "ram"), *_OTHER_SIZES):
         if key in table[section]:
             table[section][key] = bytes_text(table[section][key])
     if "memory_bandwidth" in table["hardware"]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from toolkit.catalog.facts import ProbeFacts
+from toolkit.catalog.obstacles import program_obstacle
 from toolkit.catalog.profile import Profile
 from toolkit.errors import ConfigError
+from toolkit.localhost import ARCH_NAMES
 from toolkit.units import memory_text
 
 # A board's firmware and GPU keep a part of the memory that the data sheet counts.
@@ -29,7 +31,12 @@ class Match:
 def misfit(profile: Profile, probe: ProbeFacts) -> str | None:
     """The reason why a profile can't serve the probed device (other CPU or system, too little memory), or None."""
     hardware = profile.hardware
+    if obstacle := program_obstacle(probe):
+        return obstacle.seen
     if probe.arch != hardware.arch:
+        kernel = (probe.kernel_arch or "").lower()
+        if ARCH_NAMES.get(kernel) == hardware.arch:
+            return f"its Python is for {probe.arch} ({probe.python_platform}), the profile says {hardware.arch}"
         return f"the device is {probe.arch}, the profile says {hardware.arch}"
     if probe.os != hardware.os:
         return f"the device runs {probe.os}, the profile says {hardware.os}"
@@ -58,6 +65,8 @@ def propose_profile(probe: ProbeFacts, profiles: Sequence[Profile], name: str) -
     the most memory (on the least where the probe doesn't tell the device's), and a profile before those that extend it.
     Profile `local` is never proposed. Raises ConfigError that names the candidates and the obstacle of each.
     """
+    if obstacle := program_obstacle(probe):
+        raise ConfigError(f"{name}: {obstacle.seen}", obstacle.hint)
     found = [profile for profile in profiles if profile.name != _HERE]
     obstacles = {profile.name: _obstacle(profile, probe) for profile in found}
     fitting = [profile for profile in found if obstacles[profile.name] is None]

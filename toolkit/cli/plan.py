@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from toolkit.catalog import ModelShape, Profile, Recipe
     from toolkit.metrics import FitPlan
     from toolkit.metrics.build_needs import HostNeeds
+    from toolkit.metrics.measurement import Measurement
 
 _COLUMNS = (
     "recipe",
@@ -93,7 +94,11 @@ def plan(
     profile = _profile(profile_name, target)
     shape = render.follow(resolve_shape(model))
     chosen = _recipes(recipes, profile, all_recipes=all_recipes)
-    known = SpeedBook(profile, _measured_target(target, profile, fresh=fresh))
+    name, measured = _measured_target(target, profile, fresh=fresh)
+    known = SpeedBook(profile, name, measured=measured)
+    if known.contradicted:
+        again = f"edgephi plan {model} --target {name} --measure"
+        render.warn(f"{name}: its reports contradict the second of measuring, which isn't used; again: {again}")
     fits = {r.name: make_plan(shape, r, profile, context, prompt=prompt, known=known) for r in chosen}
     needs = {recipe.name: _needs(shape, recipe, profile) for recipe in chosen}
     if as_json:
@@ -125,8 +130,8 @@ def _recipes(names: tuple[str, ...], profile: Profile, *, all_recipes: bool) -> 
     return [load_recipe(name) for name in names or (profile.defaults.recipe,)]
 
 
-def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> str | None:
-    """Name the target whose measurements the plan uses, and measure it first with `fresh`; None without a target.
+def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> tuple[str | None, Measurement | None]:
+    """Name the target whose measurements the plan uses, None without one; and measure it first with `fresh`.
 
     The profile `local` is this machine, which has no data sheet: it is also measured the first time.
     """
@@ -142,7 +147,7 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
     here = profile.name == "local" and target in (None, "local")
     name = target or ("local" if here else None)
     if name is None or not (fresh or (here and find_measurement(name) is None)):
-        return name
+        return name, None
     with connect(name, render.prompt_secret()) as device:
         if fresh:
             prepared = render.follow(prepare(device))
@@ -151,8 +156,8 @@ def _measured_target(target: str | None, profile: Profile, *, fresh: bool) -> st
             # A user who asks for a plan hasn't asked for an installed runtime.
             probe = device.ask(TakeProbe())
             runtime = describe(device.target, device.profile, probe)
-        render.follow(measure(device, runtime, target_key(device, probe), fresh=fresh))
-    return name
+        measured = render.follow(measure(device, runtime, target_key(device, probe), fresh=fresh))
+    return name, measured
 
 
 def _needs(shape: ModelShape, recipe: Recipe, profile: Profile) -> HostNeeds:

@@ -12,7 +12,8 @@ from toolkit.bundle.blocks import bundle_blocks, lists_of
 from toolkit.bundle.registry import BlobSource
 from toolkit.bundle.signatures import Approval, approve, approve_all, read_signatures
 from toolkit.catalog import ProbeFacts, Profile, Target
-from toolkit.deploy.provision import ensure_runtime, suitable_probe
+from toolkit.catalog.obstacles import RELEASE_FILES
+from toolkit.deploy.provision import ensure_runtime, refuse_room, refuse_root, suitable_probe
 from toolkit.deploy.pull import pull
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime
@@ -84,6 +85,7 @@ def prepare(device: Device, delivery: Delivery = PLAIN) -> Service[Prepared]:
     """
     yield Step(f"{device.target.name}: probe")
     probe = yield from suitable_probe(device)
+    refuse_root(device, probe)
     runtime = yield from ensure_runtime(device, probe, offline=delivery.offline, wheels=delivery.wheels)
     return Prepared(probe, runtime)
 
@@ -108,6 +110,7 @@ def install(
             yield from _hand_over(bundle, device, {})
         return Release(bundle.id, device.target.name, prepared, fresh=False)
     yield from check_memory(bundle, device, prepared.probe, force=delivery.force)
+    refuse_room(device, prepared.probe, files=RELEASE_FILES)
     for last in (False, True):
         # Lists of blocks that came from elsewhere may be wrong: the second try of a pull does without them.
         blocks = yield from _bring(bundle, device, delivery, trust_lists=not last)
@@ -167,14 +170,17 @@ def check_memory(bundle: Bundle, device: Device, probe: ProbeFacts, *, force: bo
     """
     footprint, context = bundle.manifest.plan, bundle.manifest.context_tokens
     needed = needed_bytes(bundle, device.profile)
-    if footprint is None or needed is None or not probe.ram_bytes:
+    room = probe.room_bytes(device.profile.hardware.ram_reserved_bytes)
+    if footprint is None or needed is None or room is None:
         return
-    room = probe.ram_bytes - device.profile.hardware.ram_reserved_bytes
     name = f"{device.target.name}: {bundle.manifest.name}"
     if needed > room:
+        limit = probe.memory_limit_bytes
+        has = f"{memory_text(probe.ram_bytes)}, {memory_text(room)} of it for a model" if probe.ram_bytes else "less"
+        if limit is not None and room == limit:
+            has = f"a limit of {memory_text(limit)} on the memory of this user's processes (control group or ulimit)"
         message = (
-            f"{name} needs {memory_text(needed)} of memory with its context of {context} tokens; the device has "
-            f"{memory_text(probe.ram_bytes)}, {memory_text(max(0, room))} of it for a model"
+            f"{name} needs {memory_text(needed)} of memory with its context of {context} tokens; the device has {has}"
         )
         if not force:
             largest = footprint.largest_context(room, _prompt_tokens(device.profile))

@@ -139,6 +139,7 @@ def _profile_part(bundle: Bundle, profile: Profile, runtimes: dict[str, Any]) ->
         "arch": profile.hardware.arch,
         "os": profile.hardware.os,
         "ram_bytes": needed and needed + profile.hardware.ram_reserved_bytes,
+        "memory_bytes": needed,
         "runtimes": runtimes,
     }
 

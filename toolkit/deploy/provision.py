@@ -8,13 +8,14 @@ from pathlib import Path
 from toolkit.agent.requests import FindPythons, Provision, SentWheel, TakeProbe
 from toolkit.bundle import describe_file
 from toolkit.catalog import ProbeFacts
+from toolkit.catalog.obstacles import RUNTIME_FILES, program_obstacle, room_obstacle, root_obstacle
 from toolkit.catalog.python import Interpreter, best, suits
 from toolkit.catalog.target import can_be_python
 from toolkit.deploy.consent import ask_for_strange, ask_for_unlocked
 from toolkit.deploy.push import Upload, push
 from toolkit.deploy.runtime import Runtime, describe, fetch_wheels, unsuitable_python
 from toolkit.device import Device, check_profile
-from toolkit.errors import ConfigError, NoIndex
+from toolkit.errors import ConfigError, DeviceError, DeviceFull, NoIndex
 from toolkit.events import Service, Step
 
 
@@ -26,12 +27,15 @@ def suitable_probe(device: Device) -> Service[ProbeFacts]:
     what to type.
     """
     probe = yield from device.call(TakeProbe())
-    check_profile(device, probe)
-    wanted = device.profile.runtime.python
-    if suits(probe.python, wanted):
-        return probe
+    obstacle = program_obstacle(probe)
+    if obstacle is None:
+        check_profile(device, probe)
+        if suits(probe.python, device.profile.runtime.python):
+            return probe
+        refused = unsuitable_python(device.target, device.profile, probe.python, probe.os_name)
+    else:
+        refused = ConfigError(f"{device.target.name}: {obstacle.seen}", obstacle.hint)
     choice = other_python(device)
-    refused = unsuitable_python(device.target, device.profile, probe.python, probe.os_name)
     if choice is None:
         raise refused
     if device.target.names_python:
@@ -39,7 +43,21 @@ def suitable_probe(device: Device) -> Service[ProbeFacts]:
         raise ConfigError(refused.message, hint)
     yield Step(f"{refused.message}: {choice.path} ({choice.version}) is taken")
     device.agent.use_python(choice.path)
-    return (yield from device.call(TakeProbe()))
+    probe = yield from device.call(TakeProbe())
+    check_profile(device, probe)
+    return probe
+
+
+def refuse_root(device: Device, probe: ProbeFacts) -> None:
+    """Raise DeviceError where no program can be loaded from the install root: a runtime there would never work."""
+    if obstacle := root_obstacle(probe):
+        raise DeviceError(f"{device.target.name}: {obstacle.seen}", obstacle.hint)
+
+
+def refuse_room(device: Device, probe: ProbeFacts, *, files: int) -> None:
+    """Raise DeviceFull where the install root takes no `files` more, or where a quota leaves this user no space."""
+    if obstacle := room_obstacle(probe, files=files):
+        raise DeviceFull(f"{device.target.name}: {obstacle.seen}", obstacle.hint)
 
 
 def other_python(device: Device) -> Interpreter | None:
@@ -62,6 +80,7 @@ def ensure_runtime(
     if answer.installed is False:
         yield Step(f"{device.target.name}: runtime {runtime.lock} is installed", skipped=True)
         return runtime.with_installed(answer.packages)
+    refuse_room(device, probe, files=RUNTIME_FILES)
     if wheels is None:
         yield from ask_for_unlocked(device.target.name, runtime)
     from_here = offline or wheels is not None

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +24,7 @@ from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
 from toolkit.files import fresh_folder, hold_folder, in_turn, replaced_folder
+from toolkit.localhost.pip import index_settings, own_pip
 from toolkit.untrusted import reason
 
 T = TypeVar("T")
@@ -242,8 +243,10 @@ def target_options(platform: Platform) -> list[str]:
 
 
 def _download(platform: Platform, folder: Path, what: Sequence[str], named: str) -> Service[None]:
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    status, said = yield from _run([*argv, *target_options(platform), "--dest", str(folder), *what])
+    pip = [sys.executable, "-m", "pip"]
+    environment = dict(own_pip(os.environ), **index_settings(pip, os.environ))
+    argv = [*pip, "download", "--quiet", "--disable-pip-version-check", "--no-input", *target_options(platform)]
+    status, said = yield from _run([*argv, "--dest", str(folder), *what], environment)
     if status == 0:
         return
     if "No module named pip" in said:
@@ -258,10 +261,11 @@ def _download(platform: Platform, folder: Path, what: Sequence[str], named: str)
     )
 
 
-def _run(argv: Sequence[str]) -> Service[tuple[int, str]]:
+def _run(argv: Sequence[str], environment: Mapping[str, str]) -> Service[tuple[int, str]]:
     """The exit status and stderr of a command; closing the service ends the command."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
+        quiet = subprocess.DEVNULL
+        child = subprocess.Popen(argv, env=environment, stdin=quiet, stdout=quiet, stderr=stderr)
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from toolkit.agent.requests import A, Request, TakeProbe, WantedFile
 from toolkit.catalog import ProbeFacts, Profile, Target, load_profile, load_target
+from toolkit.catalog.obstacles import program_obstacle
 from toolkit.catalog.profile import list_profiles
 from toolkit.catalog.recognize import Match, misfit, propose_profile
 from toolkit.catalog.remote_path import from_login_folder
@@ -90,6 +91,8 @@ def check_profile(device: Device, probe: ProbeFacts) -> None:
 
     Raises ConfigError.
     """
+    if obstacle := program_obstacle(probe):
+        raise ConfigError(f"{device.target.name}: {obstacle.seen}", obstacle.hint)
     reason = misfit(device.profile, probe)
     if reason is not None:
         raise ConfigError(

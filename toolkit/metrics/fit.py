@@ -92,7 +92,7 @@ def plan(
     provider = profile.runtime.provider
     found = footprint(shape, recipe, provider if provider in PROVIDERS else "cpu")
     prompt, chunk = min(prompt, tokens), _chunk_tokens(shape, profile, tokens)
-    available = profile.hardware.ram_bytes - profile.hardware.ram_reserved_bytes
+    available = profile.hardware.room_bytes
     at_once = min(prompt, chunk or prompt)
     speed = (known or SpeedBook(profile, None)).speed(found)
     return FitPlan(

@@ -23,6 +23,8 @@ class Measurement(OpenRecord):
     created_utc: str
     read_bytes_per_s: Annotated[float, Field(gt=0, lt=1e15)]
     kernels_per_s: Annotated[float, Field(gt=0, lt=1e12)] | None
+    # True for one that was taken again because reports contradicted the one before, and that they contradict too.
+    confirmed: bool = False
 
     @property
     def ops_per_s(self) -> float | None:

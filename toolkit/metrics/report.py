@@ -233,7 +233,7 @@ def _quality(runs: list[Run]) -> dict[str, Summary]:
 
 
 def remarks(report: Report) -> list[str]:
-    """The reasons to read a row with care: emulated, throttled, unstable, outputs that differ, speculation."""
+    """The reasons to read a row with care: emulated, a quota, throttled, unstable, outputs that differ, speculation."""
     return _remarks(report, metrics(report))
 
 
@@ -241,6 +241,8 @@ def _remarks(report: Report, derived: Summaries) -> list[str]:
     found = []
     if report.environment.get("emulated"):
         found.append("emulated: correctness only")
+    if isinstance(quota := report.environment.get("cpu_quota"), float):
+        found.append(f"held to {quota:.3g} processors by a quota")
     if any(run.throttled for run in report.runs):
         found.append("throttled")
     if derived["decode_tps"].spread > UNSTABLE_SPREAD:

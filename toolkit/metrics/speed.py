@@ -30,6 +30,13 @@ _REPORTS = 20
 _MOST_OF_A_STEP = 0.5
 
 
+# Reports of models that read more than caches hold for every token tell the memory's rate; those of smaller ones tell
+# the runtime's own time. Of such the newest few are looked at.
+_TELLING_BYTES, _TELLING_OPS, _TELLING_REPORTS = 256 << 20, 10**11, 5
+# Predictions from a quiet second were within 30 % (benchmarks/RESULTS.md); a busy machine was off by a factor of 30.
+_CONTRADICTION = 2.0
+
+
 @dataclass(frozen=True)
 class Speed:
     """The rates that a device reaches while it runs a model; None where nothing is known.
@@ -69,8 +76,13 @@ class SpeedBook:
     footprints need, each once.
     """
 
-    def __init__(self, profile: Profile, target: str | None, key: str | None = None) -> None:
-        """`key` names one machine of those that were called `target`, the newest when absent."""
+    def __init__(
+        self, profile: Profile, target: str | None, key: str | None = None, measured: Measurement | None = None
+    ) -> None:
+        """`key` names one machine of those that were called `target`, the newest when absent. `measured` was taken just
+        now; a kept one is looked for without it, and isn't believed when reports contradict it (`contradicted`).
+        """
+        self.contradicted = False
         self._without_reports = _stated(profile)
         self._key = key
         self._target = target
@@ -78,9 +90,11 @@ class SpeedBook:
         self._bearing: list[tuple[str, Head]] = []
         self._rest = self._of_machine(self._kept) if self._kept else iter(())
         self._reached: dict[str, _Reached | None] = {}
-        if target is not None and (measured := find_measurement(target, key)):
-            cpu = profile.runtime.provider == "cpu"
-            self._without_reports = _with_measured(self._without_reports, measured, cpu=cpu)
+        if measured is None and target is not None and (kept := find_measurement(target, key)):
+            self.contradicted = contradicted(profile, kept)
+            measured = None if self.contradicted else kept
+        if measured is not None:
+            self._without_reports = _with_measured(self._without_reports, measured, cpu=_on_cpu(profile))
 
     def speed(self, footprint: Footprint, *, without: str | None = None) -> Speed:
         """The speed of a bundle of that footprint.
@@ -121,10 +135,50 @@ class SpeedBook:
 
 
 def find_speed(
-    profile: Profile, target: str | None, footprint: Footprint, *, key: str | None = None, without: str | None = None
+    profile: Profile,
+    target: str | None,
+    footprint: Footprint,
+    *,
+    key: str | None = None,
+    without: str | None = None,
+    measured: Measurement | None = None,
 ) -> Speed:
     """A device's speed for one bundle by the best source there is, as a `SpeedBook` has it for many."""
-    return SpeedBook(profile, target, key).speed(footprint, without=without)
+    return SpeedBook(profile, target, key, measured).speed(footprint, without=without)
+
+
+def contradicted(profile: Profile, measured: Measurement) -> bool:
+    """Tell if real runs on the same machine were at least twice as fast or as slow as a measurement says they are.
+
+    Only runs of models that are larger than caches count, on a CPU: the measurement says nothing about a GPU.
+    """
+    if measured.confirmed or not _on_cpu(profile):
+        return False
+    expected = _with_measured(Speed(), measured, cpu=True)
+    reached = list(islice(_telling(measured), _TELLING_REPORTS))
+    if not reached:
+        return False
+    found = _with_reports(Speed(), reached)
+    pairs = [(found.read_bytes_per_s, expected.read_bytes_per_s)]
+    if all(entry.predicted.prompt_ops >= _TELLING_OPS for entry in reached):
+        pairs.append((found.ops_per_s, expected.ops_per_s))
+    return any(a and b and not 1 / _CONTRADICTION < a / b < _CONTRADICTION for a, b in pairs)
+
+
+def _telling(measured: Measurement) -> Iterator[_Reached]:
+    """Give the reports of a measurement's machine that tell its memory's rate, the newest first."""
+    kept = KeptReports(measured.target)
+    for name, head in kept.heads():
+        same = (head.target, head.target_key) == (measured.target, measured.target_key)
+        if same and (head.read_bytes or 0) >= _TELLING_BYTES and (report := kept.read(name)):
+            reached = _Reached.of(report)
+            if reached is not None:
+                yield reached
+    kept.save_index()
+
+
+def _on_cpu(profile: Profile) -> bool:
+    return profile.runtime.provider == "cpu"
 
 
 def predict(

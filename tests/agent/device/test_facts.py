@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.boards import BOARDS, payload_of
-from toolkit.agent.device import facts, parsers, reading
+from toolkit.agent.device import parsers, reading
 
 ORIN = {"arch": "aarch64", "soc": "tegra234", "os": "linux", "governor": "schedutil"}
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -299,8 +299,34 @@ def test_a_tool_that_goes_on_for_ever_is_ended(tmp_path: Path, monkeypatch: pyte
     assert time.monotonic() - started < 10
 
 
-def test_an_install_root_that_others_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.chmod(0o777)
-    monkeypatch.setattr(facts, "ROOT", tmp_path)
-    assert facts.root_access() == {"root_error": None, "root_mode": "0777", "root_owned": True}
-    assert not list(tmp_path.glob(".probe-*"))
+@pytest.mark.parametrize(
+    ("machine", "platform", "bits", "arch"),
+    [
+        ("aarch64", "linux-aarch64", 64, "aarch64"),
+        ("x86_64", "linux-x86_64", 64, "x86_64"),
+        # Of a real Python of 32 bits on a kernel of 64, whose `sysconfig` repeats the kernel's word.
+        ("x86_64", "linux-x86_64", 32, "i686"),
+        ("aarch64", "linux-aarch64", 32, "armv8l"),
+        ("armv7l", "linux-armv7l", 32, "armv7l"),
+        ("AMD64", "win-amd64", 64, "x86_64"),
+        ("AMD64", "win32", 32, "i686"),
+        # An ARM Windows translates programs for x86.
+        ("ARM64", "win-amd64", 64, "x86_64"),
+        ("ARM64", "win-arm64", 64, "aarch64"),
+        ("arm64", "macosx-11.0-arm64", 64, "aarch64"),
+    ],
+)
+def test_the_architecture_of_programs(machine: str, platform: str, bits: int, arch: str) -> None:
+    assert parsers.program_arch(machine, platform, bits) == arch
+
+
+@pytest.mark.parametrize(
+    ("text", "ticks"),
+    [
+        ("cpu  100 5 20 9000 300 1 2 7 50 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n", 135),
+        ("cpu  100 5 20 9000\n", None),
+        ("", None),
+    ],
+)
+def test_parse_busy_ticks(text: str, ticks: int | None) -> None:
+    assert parsers.parse_busy_ticks(text) == ticks

@@ -25,6 +25,8 @@ def judge(probe: ProbeFacts, profile: Profile | None = None, target: Target = PI
     profiles = [found for found in list_profiles() if isinstance(found, Profile)]
     found = [
         checks.install_root(probe),
+        checks.platform(probe),
+        checks.processors(probe),
         checks.pip(target, probe),
         checks.glibc(profile, probe),
         checks.memory(profile, probe),
@@ -106,6 +108,71 @@ def test_a_board_in_good_health() -> None:
             "warn",
             "5 GiB of 7.88 GiB available, the profile counts on 7.13 GiB",
             "on the device: end what else runs (ps aux --sort=-rss | head), or raise ram_reserved in the profile",
+        ),
+        (
+            {"memory_limit_bytes": 4 * 2**30, "mem_available_bytes": 3 * 2**30},
+            "memory",
+            "warn",
+            "a limit of 4 GiB on this user's processes, 3 GiB of it left; the profile counts on 7.25 GiB",
+            "raise the limit (docker's --memory, systemd's MemoryMax, ulimit -v), "
+            'or write it into the profile: memory_limit = "4 GiB"',
+        ),
+        (
+            {"python_bits": 32, "python_platform": "arm-linux-gnueabihf", "arch": "armv8l"},
+            "platform",
+            "failed",
+            "its Python is a program of 32 bits (arm-linux-gnueabihf) on a kernel of 64 bits (aarch64); the runtime's "
+            "wheels are for 64 bits",
+            "install Raspberry Pi OS (64-bit) there; or set `python` in the target's file to a Python of 64 bits",
+        ),
+        (
+            {"python_bits": 32, "python_platform": "i386-linux-gnu", "kernel_arch": "i686", "board": "an old PC"},
+            "platform",
+            "failed",
+            "its Python is a program of 32 bits (i386-linux-gnu); the runtime's wheels are for 64 bits",
+            "install its system for 64 bits, or set `python` in the target's file to a Python of 64 bits there",
+        ),
+        (
+            {"cpu_quota": 1.5, "cores": 1},
+            "processors",
+            "warn",
+            "a quota allows 1.5 of them at once; inference uses 1 thread unless the profile says otherwise",
+            "raise it (docker's --cpus, systemd's CPUQuota), or read the figures as those of so much of a device",
+        ),
+        (
+            {
+                "root_exec_error": "Operation not permitted",
+                "mount_point": "/home",
+                "mount_options": "rw,nosuid,noexec",
+            },
+            "install root",
+            "failed",
+            "/home/pi/.edgephi lets no program be loaded: /home is mounted noexec",
+            "on the device: sudo mount -o remount,exec /home, and in /etc/fstab; or set install_root in the target's "
+            "file to a folder on another disk",
+        ),
+        (
+            {"root_exec_error": "Permission denied"},
+            "install root",
+            "failed",
+            "/home/pi/.edgephi lets no program be loaded: Permission denied",
+            "set install_root in the target's file to a folder on another disk",
+        ),
+        (
+            {"free_files": 812},
+            "disk",
+            "failed",
+            "/home/pi/.edgephi: only 812 more files can be made there (free inodes), and 5000 are needed",
+            "on the device: df -i / shows them; remove small files, or set install_root in the target's file to a "
+            "folder on another disk",
+        ),
+        (
+            {"root_room_error": "Disk quota exceeded"},
+            "disk",
+            "failed",
+            "/home/pi/.edgephi: its disk has 20 GB free, and doesn't give this user 500 MB of it: Disk quota exceeded",
+            "on the device: quota -s shows what this user may have; or set install_root in the target's file to a "
+            "folder on another disk",
         ),
         (
             {"free_disk_bytes": 3_000_000_000},

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tests.support.asked import record_requests
+from tests.support.asked import operations, record_requests
 from tests.support.builds import bundle as build, follow
 from tests.support.bundles import make
 from tests.support.devices import pointer
@@ -94,7 +94,7 @@ def test_a_device_is_probed_and_provisioned_once(
     target = here("d1", device_root(tmp_path / "d1", runtimes)).model_copy(update={"profile": "easy"})
     sent = record_requests(monkeypatch)
     assert states(follow(roll_out(int4, [target], RolloutOptions(gate=True)))) == {"d1": "done"}
-    assert [request["op"] for request in sent] == [
+    assert operations(sent) == [
         *("settle", "releases", "probe", "provision", "missing", "hold", "install"),
         *("releases", "measure", "bench", "missing", "releases", "verify", "check", "activate"),
         "check",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asked import record_requests
+from tests.support.asked import operations, record_requests
 from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.devices import pointer, target_over
 from tests.support.profiles import write
@@ -56,7 +56,7 @@ def kept_reports() -> list[Path]:
 def test_each_trial_probes_and_provisions_once(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = record_requests(monkeypatch)
     search(target, trials=2, quality=False, recipes=("int4-rtn-b32",))
-    asked = [request["op"] for request in sent]
+    asked = operations(sent)
     assert asked[:11] == [
         *("settle", "probe", "provision"),
         *("probe", "provision", "missing", "hold", "install", "releases", "measure", "bench"),

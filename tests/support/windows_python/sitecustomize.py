@@ -117,6 +117,7 @@ def _become_windows():
     import platform
     import signal
     import subprocess  # noqa: F401  these choose their system when they are imported
+    import sysconfig
     import tempfile  # noqa: F401
 
     sys.platform = "win32"
@@ -124,6 +125,8 @@ def _become_windows():
     sys.stdout.reconfigure(newline="\r\n")
     platform.system = lambda: "Windows"
     platform.machine = lambda: "AMD64"
+    sysconfig.get_platform = lambda: "win-amd64"
+    sysconfig.get_config_var = lambda name: None
     platform.platform = lambda: "Windows-11-10.0.26100-SP0"
     ctypes.cdll.msvcrt = ctypes.CDLL(None)
     for name in ("confstr", "geteuid", "getloadavg", "posix_fadvise", "sched_getaffinity", "sysconf"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .children import in_runtime
-from .condition import memory_available_bytes, temperature_c, throttle_flags
+from .condition import memory_available_bytes, own_memory_limit, temperature_c, throttle_flags
 from .inference import draft_facts, load_model, new_generator, prompt_ids, settings_of
 from .likelihood import negative_log_likelihood
 from .parsers import parse_status_kib
@@ -27,12 +27,14 @@ class Sampler(threading.Thread):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.done = threading.Event()
-        self.mem_available_start = self.mem_available_min = memory_available_bytes()
+        # Groups are asked only where one sets a limit: that costs a small board ten times as much as the rest.
+        self.limited = own_memory_limit() is not None
+        self.mem_available_start = self.mem_available_min = memory_available_bytes(limited=self.limited)
         self.temp_c_start = self.temp_c_max = temperature_c()
 
     def run(self) -> None:
         while not self.done.wait(0.1):
-            available, temp = memory_available_bytes(), temperature_c()
+            available, temp = memory_available_bytes(limited=self.limited), temperature_c()
             if available is not None and self.mem_available_min is not None:
                 self.mem_available_min = min(self.mem_available_min, available)
             if temp is not None and self.temp_c_max is not None:

@@ -7,13 +7,13 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
+import struct
 import sys
-import tempfile
+import sysconfig
 from pathlib import Path
 from typing import Any
 
-from .condition import condition, memory_available_bytes, usable_cores
+from .condition import condition, cpu_quota, memory_available_bytes, own_memory_limit, usable_cores
 from .layout import ROOT
 from .parsers import (
     mount_of,
@@ -29,9 +29,11 @@ from .parsers import (
     parse_os_release,
     parse_tegra_release,
     parse_windows,
+    program_arch,
     storage_kind,
 )
 from .reading import read_text, run_tool, system_path
+from .root import room, root_access
 
 # PowerShell is started once for all the facts that Windows tells only there: a start takes a second or two.
 WINDOWS_TIMEOUT_S = 40
@@ -107,16 +109,22 @@ def accelerators(board: dict[str, str | None] | None, npus: list[str]) -> list[s
 
 
 def storage() -> dict[str, str | None]:
-    """The disk that holds the install root: its kind, its name, its file system; None for each that nothing tells."""
+    """The disk that holds the install root: its kind, its name, its file system, and where and how that is mounted;
+    None for each that nothing tells.
+    """
     mount = mount_of(parse_mountinfo(read_text("/proc/self/mountinfo")), str(ROOT))
     if mount is None:
-        return {"storage": None, "storage_device": None, "file_system": None}
+        return dict.fromkeys(("storage", "storage_device", "file_system", "mount_point", "mount_options"))
     disk, file_system = disk_behind(mount), mount["file_system"]
-    if disk is None:
-        # The file system's name tells that it is of the network, in memory, or laid over other folders.
-        return {"storage": file_system, "storage_device": None, "file_system": file_system}
-    kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type"))
-    return {"storage": kind, "storage_device": disk.name, "file_system": file_system}
+    # Without a disk the file system's name tells that it is of the network, in memory, or laid over other folders.
+    kind = storage_kind(disk.name, str(disk), read_text(disk / "device" / "type")) if disk else file_system
+    return {
+        "storage": kind,
+        "storage_device": disk.name if disk else None,
+        "file_system": file_system,
+        "mount_point": mount["mount_point"],
+        "mount_options": mount["options"] or None,
+    }
 
 
 def disk_behind(mount: dict[str, str]) -> Path | None:
@@ -138,23 +146,6 @@ def disk_behind(mount: dict[str, str]) -> Path | None:
     return None
 
 
-def root_access() -> dict[str, Any]:
-    """The error of writing to the install root (None when there is none), its mode, and if this user owns it.
-
-    A file is really made, without a name where the system can do that: permissions don't tell of read-only disks.
-    """
-    found: dict[str, Any] = {"root_error": None, "root_mode": None, "root_owned": None}
-    try:
-        with tempfile.TemporaryFile(prefix=".probe-", dir=ROOT):
-            pass
-    except OSError as exc:
-        found["root_error"] = exc.strerror or str(exc)
-    if hasattr(os, "geteuid"):  # Windows has access control lists instead
-        status = ROOT.stat()
-        found.update(root_mode=f"{status.st_mode & 0o7777:04o}", root_owned=status.st_uid == os.geteuid())
-    return found
-
-
 def windows_facts() -> dict[str, Any]:
     """The facts that only CIM and Plug and Play tell; {} where PowerShell can't be asked."""
     if sys.platform != "win32":
@@ -166,6 +157,23 @@ def windows_facts() -> dict[str, Any]:
     script = base64.b64encode((WINDOWS_FACTS % drive).encode("utf-16-le")).decode("ascii")
     argv = ("powershell", "-NoProfile", "-NonInteractive", "-EncodedCommand", script)
     return parse_windows(run_tool(*argv, timeout_s=WINDOWS_TIMEOUT_S))
+
+
+def memory() -> dict[str, int | None]:
+    """The device's memory, and the limit that leaves less of it to the processes here; None without one."""
+    total, limit = total_memory_bytes(), own_memory_limit()
+    less = limit is not None and (total is None or limit.limit_bytes < total)
+    return {"ram_bytes": total, "memory_limit_bytes": limit.limit_bytes if limit and less else None}
+
+
+def python_facts() -> dict[str, Any]:
+    """The Python that runs this, and will make the runtime's: its bits decide about wheels, not the kernel's."""
+    return {
+        "python": platform.python_version(),
+        "python_bits": struct.calcsize("P") * 8,
+        "python_platform": sysconfig.get_config_var("MULTIARCH") or sysconfig.get_platform(),
+        "has_ensurepip": importlib.util.find_spec("ensurepip") is not None,
+    }
 
 
 def total_memory_bytes() -> int | None:
@@ -180,11 +188,12 @@ def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
     """Collect the facts about the device, without importing the runtime. A fact that nothing tells is None or empty."""
     cpu = parse_cpuinfo(read_text("/proc/cpuinfo"))
     libc, libc_version = platform.libc_ver()
-    board, windows = jetson(), windows_facts()
+    board, windows, disk = jetson(), windows_facts(), storage()
     facts: dict[str, Any] = {
         "board": board_model(),
         "soc": soc(),
-        "arch": platform.machine().lower().replace("amd64", "x86_64").replace("arm64", "aarch64"),
+        "arch": program_arch(platform.machine(), sysconfig.get_platform(), struct.calcsize("P") * 8),
+        "kernel_arch": platform.machine(),
         "os": platform.system().lower(),
         "os_name": parse_os_release(read_text("/etc/os-release")) or platform.platform(),
         "kernel": platform.release(),
@@ -193,18 +202,18 @@ def op_probe(_request: dict[str, Any]) -> dict[str, Any]:
         "cpu": cpu["name"] or platform.processor() or None,
         "isa": cpu["features"],
         "cores": usable_cores(),
-        "ram_bytes": total_memory_bytes(),
+        "cpu_quota": cpu_quota(),
+        **memory(),
         "mem_available_bytes": memory_available_bytes(),
-        "free_disk_bytes": shutil.disk_usage(ROOT).free,
-        **storage(),
-        "python": platform.python_version(),
-        "has_ensurepip": importlib.util.find_spec("ensurepip") is not None,
+        **room(ROOT),
+        **disk,
+        **python_facts(),
         "jetson": board,
         "cuda": parse_cuda_version(read_text("/usr/local/cuda/version.json")),
         "accelerators": accelerators(board, windows.pop("npus", [])),
         **condition(board),
         "emulated": emulated(),
         "install_root": str(ROOT),
-        **root_access(),
+        **root_access(ROOT, disk["file_system"]),
     }
     return dict(facts, **{name: value for name, value in windows.items() if value is not None})

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .layout import ROOT
-from .protocol import CHILD_REQUEST, NO_MEMORY, PROTOCOL, AgentFailure, emit
+from .protocol import CHILD_REQUEST, NO_MEMORY, PROTOCOL, AgentFailure, emit, one_line
 from .settle import refuse_if_damaged, refuse_if_exposed
 
 
@@ -91,9 +91,9 @@ CHILD_OPS = {
 def main() -> None:
     # All files that are made from here on, also by children, are this user's alone.
     os.umask(0o077)
+    inner = os.environ.pop(CHILD_REQUEST, None)
     try:
         refuse_if_damaged()
-        inner = os.environ.pop(CHILD_REQUEST, None)
         if inner is None:
             result = operate(read_request(), {op: operation.place for op, operation in OPS.items()})
         else:
@@ -105,13 +105,17 @@ def main() -> None:
     except OSError as exc:
         if isinstance(exc, BrokenPipeError):
             os._exit(1)  # the host has gone: nobody is left to tell
-        code = "device_full" if exc.errno == errno.ENOSPC else "os"
+        code = "device_full" if exc.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)) else "os"
         fail(code, f"{exc.strerror}: {exc.filename or ROOT}")
     except MemoryError:
         fail("child_died", "out of memory", NO_MEMORY)
     except (KeyError, TypeError, ValueError) as exc:
         traceback.print_exc()
         fail("bad_request", f"{type(exc).__name__}: {exc}")
+    except Exception as exc:  # the runtime raises RuntimeError, and whatever its libraries raise
+        traceback.print_exc()
+        who = "agent" if inner is None else "runtime"
+        fail("failed", f"the {who} failed: {one_line(f'{type(exc).__name__}: {exc}')}")
 
 
 def read_request() -> str:

@@ -16,6 +16,18 @@ PCI_VENDORS = {"1022": "AMD", "10de": "NVIDIA", "17cb": "Qualcomm", "8086": "Int
 JETPACKS = {"32": "4", "34": "5", "35": "5", "36": "6", "38": "7", "39": "7"}
 
 
+def program_arch(machine: str, platform: str, bits: int) -> str:
+    """The architecture of the programs that a Python loads, e.g. x86_64, aarch64; `platform` as sysconfig tells it.
+
+    The kernel's `machine` isn't it where programs of 32 bits run on a kernel of 64, nor on an ARM Windows that
+    translates x86. On Linux sysconfig repeats the kernel's word, and only the size of a pointer tells.
+    """
+    kernel = machine.lower().replace("amd64", "x86_64").replace("arm64", "aarch64")
+    if platform.startswith("win"):
+        return {"win-amd64": "x86_64", "win-arm64": "aarch64", "win32": "i686"}.get(platform, kernel)
+    return {"x86_64": "i686", "aarch64": "armv8l"}.get(kernel, kernel) if bits == 32 else kernel
+
+
 def parse_meminfo(text: str) -> dict[str, int]:
     """/proc/meminfo to {name: bytes}."""
     fields = {}
@@ -24,6 +36,17 @@ def parse_meminfo(text: str) -> dict[str, int]:
         if match:
             fields[match.group(1)] = int(match.group(2)) * (1024 if match.group(3) else 1)
     return fields
+
+
+def parse_busy_ticks(text: str) -> int | None:
+    """/proc/stat to the ticks that all processors together have worked, or were kept from it by other machines of a
+    host (steal); None for other text.
+    """
+    match = re.match(r"cpu +(\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)", text)
+    if not match:
+        return None
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, match.groups())
+    return user + nice + system + irq + softirq + steal
 
 
 def parse_cpuinfo(text: str) -> dict[str, Any]:
@@ -151,7 +174,9 @@ def parse_accel_uevent(text: str) -> str | None:
 
 
 def parse_mountinfo(text: str) -> list[dict[str, str]]:
-    """/proc/self/mountinfo: number of the device, where it is mounted, file system and source, in order of mounting."""
+    """/proc/self/mountinfo: number of the device, where it is mounted and how, file system and source, in order of
+    mounting.
+    """
     mounts = []
     for line in text.splitlines():
         before, separator, after = line.partition(" - ")
@@ -159,7 +184,15 @@ def parse_mountinfo(text: str) -> list[dict[str, str]]:
         if separator and len(left) >= 5 and len(right) >= 2:
             # Blanks and the like stand as octal numbers.
             point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), left[4])
-            mounts.append({"number": left[2], "mount_point": point, "file_system": right[0], "source": right[1]})
+            mounts.append(
+                {
+                    "number": left[2],
+                    "mount_point": point,
+                    "options": ",".join(left[5:6]),
+                    "file_system": right[0],
+                    "source": right[1],
+                }
+            )
     return mounts
 
 

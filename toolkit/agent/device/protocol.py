@@ -33,6 +33,21 @@ def progress(label: str, done: int, total: int, unit: str = "steps") -> None:
     emit("event", {"type": "progress", "label": label, "done": done, "total": total, "unit": unit})
 
 
+# The longest piece of another program's words that goes into a message.
+MOST_WORDS = 400
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without characters that would steer a terminal, cut to MOST_WORDS."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= MOST_WORDS else line[: MOST_WORDS - 1] + "…"
+
+
+def last_words(text: str) -> str:
+    """The last line of a program's words that says something, as `one_line` gives it; '' when it said nothing."""
+    return next(filter(None, map(one_line, reversed(text.splitlines()))), "")
+
+
 NO_MEMORY = "most often that is the out-of-memory killer: plan a smaller context or a smaller recipe"
 NO_INSTRUCTION = "this CPU lacks an instruction that the runtime's wheel uses"
 # Windows has no signals: a process that dies of an exception ends with the exception's number.

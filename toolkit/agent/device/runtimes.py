@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import platform
 import re
 import shutil
@@ -11,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from toolkit.localhost.pip import index_settings, own_environment
 
 from .files import link_or_copy, refuse_long_paths, remove
 from .layout import INCOMING, LOCK_NAME, RUNTIMES, flush_tree, sha256_file, write_durably
@@ -24,6 +27,11 @@ INDEX_TIMEOUT_S, INDEX_PATIENCE_S = 5, 30
 # The longest path below site-packages that a runtime has.
 DEEPEST_FILE = 125
 NO_DLL = "where a DLL is missing: winget install Microsoft.VCRedist.2015+.x64 (or .arm64) there, then run it again"
+# The system's words for a disk that takes no more, and ours.
+FULL = {
+    "No space left on device": "no space left on the device",
+    "Disk quota exceeded": "the user's disk quota there is used up",
+}
 WHEEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 
 
@@ -71,8 +79,10 @@ def make_runtime(folder: Path, request: dict[str, Any]) -> list[str]:
     if wheels:
         install_wheels(python, wheels)
     else:
-        ask_index(python, folder, request.get("smallest", "pip"))
-        install_from_index(python, folder, request)
+        index = index_settings([python, "-I", "-m", "pip"], os.environ)
+        environment = dict(own_environment(os.environ), **index)
+        ask_index(python, folder, request.get("smallest", "pip"), environment)
+        install_from_index(python, folder, request, environment)
     return import_probe(python)
 
 
@@ -104,28 +114,40 @@ def make_venv(folder: Path, wheels: list[str]) -> str:
             "install python3-venv on the device, or deploy with --offline",
         )
     progress("runtime: virtual environment", 0, 3)
-    argv = [sys.executable, "-m", "venv", *([] if pip_needed else ["--without-pip"]), str(folder)]
+    argv = [sys.executable, "-I", "-m", "venv", *([] if pip_needed else ["--without-pip"]), str(folder)]
     run_or_fail(argv, "no_venv", "making the virtual environment failed", "install python3-venv on the device")
     return str(folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python"))
 
 
-def ask_index(python: str, folder: Path, requirement: str) -> None:
+def ask_index(python: str, folder: Path, requirement: str, environment: dict[str, str]) -> None:
     """Have pip fetch one small wheel without patience, so that the host soon learns that it has to push all of them."""
     lines = folder / "smallest.txt"
     lines.write_text(requirement + "\n", encoding="utf-8")
-    argv = [python, "-m", "pip", "download", *QUIET, "--no-deps", "--retries", "0", "--timeout", str(INDEX_TIMEOUT_S)]
+    argv = [
+        python,
+        "-I",
+        "-m",
+        "pip",
+        "download",
+        *QUIET,
+        "--no-deps",
+        "--retries",
+        "0",
+        "--timeout",
+        str(INDEX_TIMEOUT_S),
+    ]
     argv += ["--dest", str(folder / "smallest"), "-r", str(lines)]
     name = requirement.split()[0]
     message = f"the device has no package index that gives {name}"
     hint = "deploy without --online: wheels are pushed then"
     try:
-        run_or_fail(argv, "no_index", message, hint, timeout_s=INDEX_PATIENCE_S)
+        run_or_fail(argv, "no_index", message, hint, environment, timeout_s=INDEX_PATIENCE_S)
     except subprocess.TimeoutExpired as exc:
         raise AgentFailure("no_index", f"{message} within {INDEX_PATIENCE_S} s", hint) from exc
     shutil.rmtree(folder / "smallest", ignore_errors=True)
 
 
-def install_from_index(python: str, folder: Path, request: dict[str, Any]) -> None:
+def install_from_index(python: str, folder: Path, request: dict[str, Any], environment: dict[str, str]) -> None:
     """Install the locked files and no others where there is a lock; else the versions that pip resolves to today."""
     progress("runtime: packages", 1, 3)
     if "locked" in request:
@@ -134,8 +156,9 @@ def install_from_index(python: str, folder: Path, request: dict[str, Any]) -> No
         wanted = ["--no-deps", "--require-hashes", "-r", str(lines)]
     else:
         wanted = request["packages"]
-    argv = [python, "-m", "pip", "install", *QUIET, *wanted]
-    run_or_fail(argv, "pip", "installing the runtime failed", "deploy with --offline: wheels are pushed then")
+    argv = [python, "-I", "-m", "pip", "install", *QUIET, *wanted]
+    hint = "deploy with --offline: wheels are pushed then"
+    run_or_fail(argv, "pip", "installing the runtime failed", hint, environment)
 
 
 def install_wheels(python: str, wheels: list[str]) -> None:
@@ -145,7 +168,7 @@ def install_wheels(python: str, wheels: list[str]) -> None:
         raise AgentFailure("bad_request", "no pip wheel among the pushed wheels")
     # A wheel is a zip that Python can run: pip installs from its own wheel, without being installed.
     others = [wheel for wheel in wheels if wheel != pip]
-    argv = [python, f"{pip}/pip", "install", *QUIET, "--no-index", "--no-deps", *others]
+    argv = [python, "-I", f"{pip}/pip", "install", *QUIET, "--no-index", "--no-deps", *others]
     run_or_fail(argv, "pip", "installing the runtime failed", None)
 
 
@@ -158,7 +181,7 @@ def import_probe(python: str) -> list[str]:
     )
     message = "the runtime is installed but doesn't import on this device"
     try:
-        output = run_or_fail([python, "-c", code], "import", message, NO_DLL if sys.platform == "win32" else None)
+        output = run_or_fail([python, "-I", "-c", code], "import", message, NO_DLL if sys.platform == "win32" else None)
     except AgentFailure as exc:
         missing = parse_missing_library(exc.message)
         if missing is None:
@@ -170,14 +193,29 @@ def import_probe(python: str) -> list[str]:
     return packages
 
 
-def run_or_fail(argv: list[str], code: str, message: str, hint: str | None, timeout_s: float | None = None) -> str:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout_s)
+def run_or_fail(
+    argv: list[str],
+    code: str,
+    message: str,
+    hint: str | None,
+    environment: dict[str, str] | None = None,
+    timeout_s: float | None = None,
+) -> str:
+    """The output of a command that has to succeed. Without an `environment`, settings of pip are no matter to it.
+
+    Raises AgentFailure with the command's last words.
+    """
+    environment = environment or own_environment(os.environ)
+    done = subprocess.run(
+        argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout_s
+    )
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "replace")
     stderr = done.stderr.decode("utf-8", "replace")
     sys.stderr.write(stderr)
-    if "No space left on device" in stderr:
-        raise AgentFailure("device_full", f"{message}: no space left on the device", "free some space there")
+    full = next((words for said, words in FULL.items() if said in stderr), None)
+    if full:
+        raise AgentFailure("device_full", f"{message}: {full}", "free some space there")
     death = death_of(done.returncode)
     if death:
         raise AgentFailure(code, f"{message}: killed by {death[0]}", death[1])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .children import in_runtime
-from .condition import usable_cores
+from .condition import Others, usable_cores
 from .inference import settings_of
 from .layout import ROOT, RUNTIMES
 from .protocol import AgentFailure
@@ -20,7 +20,11 @@ MEASURED_S = 0.5
 
 
 def op_measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Measure for a second how fast this device reads memory and, where `runtime` is installed, runs `kernel`."""
+    """Measure for a second how fast this device reads memory and, where `runtime` is installed, runs `kernel`.
+
+    `others_share` is the share of all processors' time that other programs took meanwhile.
+    """
+    others = Others()
     found = {"read_bytes_per_s": read_rate(usable_cores()), "kernels_per_s": None}
     if (RUNTIMES / request["runtime"] / "ready.json").is_file():
         try:
@@ -28,7 +32,7 @@ def op_measure(request: dict[str, Any]) -> dict[str, Any]:
         except AgentFailure as exc:
             # A runtime that can't do this product may do its models all the same.
             sys.stderr.write(f"no kernel was measured: {exc.message}\n")
-    return found
+    return dict(found, others_share=others.share())
 
 
 def read_rate(threads: int) -> float:

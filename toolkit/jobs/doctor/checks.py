@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.catalog import ProbeFacts, Profile, Target
+from toolkit.catalog.obstacles import RUNTIME_FILES, program_obstacle, room_obstacle, root_obstacle
 from toolkit.catalog.recognize import misfit, propose_profile, recognized
 from toolkit.config import shown
 from toolkit.errors import ConfigError
-from toolkit.units import memory_text, size_text
+from toolkit.units import bytes_text, memory_text, size_text
 
 # Clocks further apart make dates of releases and TLS certificates wrong.
 CLOCK_SKEW_S = 60
@@ -67,6 +68,8 @@ def shell(name: str, noise: Sequence[str]) -> Check:
 def install_root(probe: ProbeFacts) -> Check:
     """Check that the root is writable, and private: anybody who can write there can run programs as this user."""
     name, root = "install root", probe.install_root
+    if obstacle := root_obstacle(probe):
+        return Check(name, "failed", obstacle.seen, obstacle.hint)
     if probe.root_error is not None:
         hint = "on the device: sudo chown -R $USER ROOT, chmod 700 ROOT; if the disk is read-only, dmesg says why"
         return Check(name, "failed", f"{root} can't be written to: {probe.root_error}", hint.replace("ROOT", root))
@@ -81,6 +84,24 @@ def install_root(probe: ProbeFacts) -> Check:
     if mode & 0o044:
         return Check(name, "warn", f"{seen} can be read by others", f"on the device: chmod 700 {root}")
     return ok(name, seen)
+
+
+def platform(probe: ProbeFacts) -> Check:
+    """Check that the programs there are those that wheels are made for: 32 bits may run on a kernel of 64."""
+    if obstacle := program_obstacle(probe):
+        return Check("platform", "failed", obstacle.seen, obstacle.hint)
+    return ok("platform", f"{probe.os}, {probe.arch}" + (f", {probe.python_bits} bits" if probe.python_bits else ""))
+
+
+def processors(probe: ProbeFacts) -> Check:
+    """Judge the quota that a container or a service sets on the processors' time."""
+    name, quota = "processors", probe.cpu_quota
+    if quota is None:
+        return ok(name, f"{probe.cores} may be used")
+    hint = "raise it (docker's --cpus, systemd's CPUQuota), or read the figures as those of so much of a device"
+    threads = "1 thread" if probe.cores == 1 else f"{probe.cores} threads"
+    seen = f"a quota allows {quota:.3g} of them at once; inference uses {threads} unless the profile says otherwise"
+    return Check(name, "warn", seen, hint)
 
 
 def pip(target: Target, probe: ProbeFacts) -> Check:
@@ -119,12 +140,22 @@ def glibc(profile: Profile, probe: ProbeFacts) -> Check:
 
 
 def memory(profile: Profile, probe: ProbeFacts) -> Check:
-    """Compare the memory that is free now with the memory that the profile leaves to a model."""
+    """Compare the memory that is free now with the memory that the profile leaves to a model; a limit on the processes
+    there with what the profile counts on.
+    """
     total, available = probe.ram_bytes, probe.mem_available_bytes
-    if not total or not available:
+    planned = probe.room_bytes(profile.hardware.ram_reserved_bytes)
+    if not total or available is None or planned is None:
         return skipped("memory", "the device doesn't tell")
+    limit, counted = probe.memory_limit_bytes, profile.hardware.room_bytes
+    if limit is not None and limit < counted:
+        seen = f"a limit of {memory_text(limit)} on this user's processes, {memory_text(available)} of it left"
+        hint = (
+            "raise the limit (docker's --memory, systemd's MemoryMax, ulimit -v), "
+            f'or write it into the profile: memory_limit = "{bytes_text(limit)}"'
+        )
+        return Check("memory", "warn", f"{seen}; the profile counts on {memory_text(counted)}", hint)
     seen = f"{memory_text(available)} of {memory_text(total)} available"
-    planned = total - profile.hardware.ram_reserved_bytes
     if available < planned:
         hint = "on the device: end what else runs (ps aux --sort=-rss | head), or raise ram_reserved in the profile"
         return Check("memory", "warn", f"{seen}, the profile counts on {memory_text(planned)}", hint)
@@ -132,6 +163,8 @@ def memory(profile: Profile, probe: ProbeFacts) -> Check:
 
 
 def disk(probe: ProbeFacts) -> Check:
+    if obstacle := room_obstacle(probe, files=RUNTIME_FILES):
+        return Check("disk", "failed", obstacle.seen, obstacle.hint)
     free = probe.free_disk_bytes
     where = ", ".join(filter(None, (probe.storage, probe.storage_device, probe.file_system)))
     seen = f"{size_text(free)} free{f' ({where})' if where else ''}"
@@ -202,6 +235,8 @@ def throttling(probe: ProbeFacts) -> Check:
 
 def profile_fits(target: Target, profile: Profile, probe: ProbeFacts, profiles: Sequence[Profile]) -> Check:
     """Check that the profile can serve this device, and that it is meant for it."""
+    if program_obstacle(probe):
+        return skipped("profile", "not looked at: platform failed")
     reason, knows = misfit(profile, probe), profile.hardware.recognized_by
     if reason is None and (knows is None or recognized(profile, probe)):
         return ok("profile", f"{profile.name} fits {probe.board}")

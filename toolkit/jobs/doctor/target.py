@@ -40,8 +40,10 @@ from toolkit.jobs.doctor.checks import Check, ok, skipped
 
 TARGET = "target"
 REACHED_BY_SSH = ("name", "port", "host key", "login", "SFTP", "sessions")
-_SYSTEM = ("python", "shell", "install root", "agent", "pip", "runtime", "glibc", "memory", "disk", "clock")
-_CONDITION = ("governor", "power mode", "temperature", "throttling")
+_SYSTEM = (
+    *("python", "shell", "install root", "agent", "platform", "pip", "runtime", "glibc", "memory", "disk", "clock"),
+)
+_CONDITION = ("processors", "governor", "power mode", "temperature", "throttling")
 ON_DEVICE = (*_SYSTEM, *_CONDITION, "profile", "active release")
 
 
@@ -246,12 +248,14 @@ def _runtime(device: Device, probe: ProbeFacts) -> Check:
 def _judge(device: Device, probe: ProbeFacts, *, skew_s: float) -> Iterator[Check]:
     target, profile = device.target, device.profile
     profiles = [profile for profile in list_profiles() if isinstance(profile, Profile)]
+    yield checks.platform(probe)
     yield checks.pip(target, probe)
     yield _runtime(device, probe)
     yield checks.glibc(profile, probe)
     yield checks.memory(profile, probe)
     yield checks.disk(probe)
     yield checks.clock(skew_s)
+    yield checks.processors(probe)
     yield checks.governor(probe)
     yield checks.power_mode(probe)
     yield checks.temperature(probe)

@@ -13,15 +13,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolkit.localhost.groups import memory_limit, processor_quota, read, whole_processors
+
 _SECRET = re.compile(
     r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET)_?KEY)(_|$)", re.IGNORECASE
 )
 
 # The names that systems and wheels use, to the two that profiles use.
 ARCH_NAMES = {"amd64": "x86_64", "arm64": "aarch64", "x86_64": "x86_64", "aarch64": "aarch64"}
-
-# Version 1 of control groups says "no limit" with the largest number of whole pages.
-_NO_LIMIT = 1 << 62
 
 
 def arch() -> str:
@@ -46,11 +45,16 @@ def ram_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_limit_bytes() -> int | None:
+    """The most memory that control groups allow this process; None where that isn't less than the installed memory."""
+    limit = memory_limit(Path("/"))
+    return limit.limit_bytes if limit and limit.limit_bytes < ram_bytes() else None
+
+
 def cores() -> int:
-    """Cores that this process may use: a container or taskset may leave fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Whole processors that this process may use: a container, a quota or taskset may leave fewer than there are."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return whole_processors(affinity, processor_quota(Path("/")))
 
 
 def platform_tags() -> list[str]:
@@ -84,75 +88,17 @@ class Memory:
 
 def available_memory() -> Memory | None:
     """The memory that this machine has left now; None where the system doesn't tell (anything but Linux)."""
-    fields = parse_meminfo(_read(Path("/proc/meminfo")))
+    fields = parse_meminfo(read(Path("/proc/meminfo")))
     if "MemAvailable" not in fields:
         return None
-    return Memory(fields["MemAvailable"], fields.get("SwapFree", 0), cgroup_left_bytes(Path("/")))
+    limit = memory_limit(Path("/"))
+    return Memory(fields["MemAvailable"], fields.get("SwapFree", 0), limit and limit.left_bytes)
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
     """/proc/meminfo to {name: bytes}."""
     matches = re.finditer(r"^(\S+):\s+(\d+) kB", text, re.MULTILINE)
     return {match[1]: int(match[2]) * 1024 for match in matches}
-
-
-def parse_cgroup(text: str) -> tuple[str | None, str | None]:
-    """/proc/self/cgroup to the paths of this process's memory group in version 1 and in version 2."""
-    first = second = None
-    for line in text.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if "memory" in controllers.split(","):
-            first = path
-        elif number == "0" and not controllers:
-            second = path
-    return first, second
-
-
-def parse_limit(text: str) -> int | None:
-    """A limit of a control group in bytes; None for `max` and for version 1's number for no limit."""
-    digits = text.strip()
-    return int(digits) if digits.isdecimal() and int(digits) < _NO_LIMIT else None
-
-
-def parse_reclaimable(text: str) -> int:
-    """memory.stat to the bytes of page cache that the kernel gives up before it kills: files read once, and those read
-    again, such as a model that was hashed before it is built."""
-    found = {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
-    return sum(found.get(f"total_{name}", found.get(name, 0)) for name in ("inactive_file", "active_file"))
-
-
-def cgroup_left_bytes(root: Path) -> int | None:
-    """The rest of the tightest limit on this process's memory groups; None without any limit.
-
-    `root` is the folder that holds `proc` and `sys`.
-    """
-    first, second = parse_cgroup(_read(root / "proc/self/cgroup"))
-    found: list[int] = []
-    for mount, path, limit_name, usage_name in (
-        (root / "sys/fs/cgroup/memory", first, "memory.limit_in_bytes", "memory.usage_in_bytes"),
-        (root / "sys/fs/cgroup", second, "memory.max", "memory.current"),
-    ):
-        if path is None:
-            continue
-        # Inside a container the path may be the host's: then only the container's own group is mounted, at the top.
-        own = mount / path.lstrip("/")
-        for folder in (own, *own.parents):
-            limit = parse_limit(_read(folder / limit_name))
-            if limit is not None:
-                used = int(_read(folder / usage_name).strip() or 0) - parse_reclaimable(_read(folder / "memory.stat"))
-                found.append(max(0, limit - max(0, used)))
-            if folder == mount:
-                break
-    return min(found, default=None)
-
-
-def _read(path: Path) -> str:
-    """A file's text, '' when it can't be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def without_secrets() -> dict[str, str]:
