@@ -11,20 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import follow
+from tests.support.bundle_registries import layers_of, serving
 from tests.support.registries import (
     MIB,
     CuttingRelay,
     LocalRegistry,
-    Server,
     bundle_of,
     content,
     needs_registry,
     registry,
-    reply,
 )
 from toolkit.bundle import Bundle, list_bundles, verify_bundle
 from toolkit.bundle.registry import Place, client, parse_place
-from toolkit.bundle.registry.layout import TITLE, file_layer, image_manifest
+from toolkit.bundle.registry.layout import TITLE, file_layer
 from toolkit.bundle.registry.transfer import pull_bundle, push_bundle, remote_bundle
 from toolkit.bundle.store import MANIFEST_NAME, store_dir
 from toolkit.errors import ConfigError, CorruptBundle, RegistryError
@@ -210,28 +209,6 @@ def test_what_cannot_be_pushed_or_pulled_to(bundle: Bundle, tmp_path: Path) -> N
 
 
 # --- registries that lie --------------------------------------------------------------------------------------------
-
-
-def layers_of(bundle: Bundle) -> list[dict[str, object]]:
-    files = [file_layer(a.path, a.sha256, a.size_bytes).model_dump() for a in bundle.manifest.artifacts]
-    return [file_layer(MANIFEST_NAME, bundle.id, len(bundle.manifest_text)).model_dump(), *files]
-
-
-def serving(bundle: Bundle, layers: list[dict[str, object]], **blobs: bytes) -> Server:
-    """A registry with these layers in its manifest; their content comes from the bundle or from `blobs`."""
-    value = json.loads(image_manifest("nano", [])) | {"layers": layers}
-    known = {a.sha256: (bundle.path / a.path).read_bytes() for a in bundle.manifest.artifacts}
-    known |= {bundle.id: bundle.manifest_text.encode()} | blobs
-
-    def answer(handler: object) -> None:
-        path = handler.path  # type: ignore[attr-defined]
-        if "/manifests/" in path:
-            reply(handler, 200, json.dumps(value).encode())  # type: ignore[arg-type]
-            return
-        found = known.get(path.rpartition(":")[2])
-        reply(handler, 404 if found is None else 200, found or b"")  # type: ignore[arg-type]
-
-    return Server(answer)
 
 
 def test_a_manifest_that_leads_outside_writes_nothing(bundle: Bundle, tmp_path: Path) -> None:
