@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import hostile
-from toolkit.untrusted import path_clash, path_problem, read_json
+from toolkit.untrusted import is_this_machine, path_clash, path_problem, read_json
 
 
 @pytest.mark.parametrize("path", [*hostile.PATHS[:-5], *hostile.CONTROL_PATHS])
@@ -68,3 +68,27 @@ def test_json_that_is_refused(raw: bytes, why: str) -> None:
 def test_json_that_is_read() -> None:
     assert read_json(b'{"a": ["\xc3\xa4", 1.5, null, "\\ud83d\\ude00"]}') == {"a": ["ä", 1.5, None, "😀"]}
     assert read_json(b"[" * 32 + b"]" * 32)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LocalHost.", "a.localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1"),
+        *("0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "fe80::1%eth0", "169.254.169.254", "\uff11\uff12\uff17.0.0.1"),
+    ],
+)
+def test_this_machine_by_every_spelling(host: str) -> None:
+    assert is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost.example.com", "128.0.0.1", "10.0.0.1", "::2", "127.0.0.1.example.com"])
+def test_other_machines(host: str) -> None:
+    assert not is_this_machine(host)
+
+
+def test_control_characters_for_those_who_clean() -> None:
+    assert read_json(b'["\\u001b"]', controls=True) == ["\x1b"]
+    with pytest.raises(ValueError, match="control characters"):
+        read_json(b'["\\u001b"]')
+    with pytest.raises(ValueError, match="nested too deep"):
+        read_json(b"[" * 60_000, controls=True)

@@ -259,8 +259,9 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used(monkeypatch: pytest.
 
     def closing(handler: BaseHTTPRequestHandler) -> None:
         uploads(handler)
-        # The server doesn't announce the close, like servers that close idle connections.
-        handler.close_connection = True
+        # The server doesn't announce the close, like servers that close idle connections. The first step of an upload
+        # follows its begin too fast for that.
+        handler.close_connection = handler.command != "POST"
 
     with Server(closing) as there, at(there.host, write=True) as registry:
         for _ in registry.upload(layer_of(LONG), io.BytesIO(LONG)):
