@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.registries import (
     MIB,
     PASSWORD,
     LocalRegistry,
+    Server,
     TlsFiles,
     bundle_of,
     content,
@@ -25,6 +27,7 @@ from tests.support.registries import (
     make_tls,
     needs_registry,
     registry,
+    reply,
 )
 from tests.support.token_servers import Front, TokenServer, Tunnels
 from toolkit.agent.requests import Install, Verify
@@ -168,6 +171,38 @@ def test_a_deploy_after_somebody_changed_the_cache(bundle: Bundle, tls: TlsFiles
             follow(pull(device, remote.manifest.artifacts, BlobSource(host, NAME)))
             device.ask(Install(release=bundle.id, manifest=remote.manifest_text))
             assert [entry.release for entry in device.ask(Verify()).releases] == [bundle.id]
+
+
+DEEP = b"[" * 60_000
+NAMED: dict[str, tuple[int, bytes, dict[str, str], int, str]] = {
+    "a deep error": (404, DEEP, {}, 8, "m/phi3:v1: no such repository or tag"),
+    "a deep error of a busy one": (418, DEEP, {}, 8, "m/phi3: GET was answered with 418: I'm a Teapot"),
+    "a deep manifest": (200, DEEP, {}, 6, "m/phi3:v1: no manifest of an artifact: nested too deep"),
+    "an index": (200, b'{"manifests": []}', {}, 6, "m/phi3:v1: no edgephi bundle, but an index of several manifests"),
+    "a redirect to no address": (307, b"", {"Location": "http://[::1/"}, 8, "'http://[::1/': neither http nor https"),
+    "a realm that is no address": (
+        401,
+        b"",
+        {"WWW_Authenticate": 'Bearer realm="http://[::1/"'},
+        8,
+        "names no server of tokens that can be asked: 'http://[::1/': neither http nor https",
+    ),
+    "a length that is a lie": (200, b"{}", {"Content_Length": "9" * 30}, 8, "no answer: IncompleteRead(2 bytes read"),
+    "too long a manifest": (200, b" " * (4 * MIB + 1), {}, 8, "/manifests/v1: an answer of more than 4194304 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_registry_says_is_no_bug_of_ours(name: str) -> None:
+    status, body, headers, code, says = NAMED[name]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        reply(handler, status, body, **headers)
+        handler.close_connection = True
+
+    with Server(answer) as there:
+        done = edgephi("bundle", "pull", f"oci://{there.host}/m/phi3:v1")
+    assert (done.returncode, says in flat(done.stderr)) == (code, True), done.stderr
 
 
 def flat(text: str) -> str:

@@ -9,9 +9,12 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from hypothesis import given, strategies as st
 
 from tests.support.endless import DRIBBLES, dribbling
+from tests.support.hostile_http import Scripted, answers
 from tests.support.registries import Server, content, reply
+from tests.support.untrusted_inputs import held
 from toolkit import untrusted
 from toolkit.agent.device import pull as part, sources
 from toolkit.agent.device.sources import Broken, Refused, Source
@@ -159,3 +162,19 @@ def test_lengths_that_are_none(length: str) -> None:
         suppress(Broken, Refused),
     ):
         assert len(get(source(f"http://{server.host}"))) <= len(BYTES)
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Scripted]:
+    with Scripted() as running:
+        yield running
+
+
+@pytest.mark.fuzz
+@given(script=st.lists(answers(), min_size=1, max_size=4), start=st.sampled_from([0, 7]), end=st.sampled_from([9, 50]))
+def test_whatever_a_source_says(scripted: Scripted, script: list[bytes], start: int, end: int) -> None:
+    """A stretch of at most the bytes that were asked for comes out, or a reason why not."""
+    scripted.begin(script)
+    result = held(lambda: b"".join(source(f"http://{scripted.host}").blocks(SHA256, start, end, 50)), Broken, Refused)
+    assert isinstance(result, Exception) or len(result) <= end - start
+    assert scripted.asked < 20

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from tests.support.registries import (
     MIB,
     CuttingRelay,
     LocalRegistry,
+    Server,
     bundle_of,
     content,
     needs_registry,
     registry,
+    reply,
 )
 from toolkit.bundle import Bundle, list_bundles, verify_bundle
 from toolkit.bundle.registry import Place, client, parse_place
@@ -206,6 +209,20 @@ def test_what_cannot_be_pushed_or_pulled_to(bundle: Bundle, tmp_path: Path) -> N
         follow(push_bundle(bundle, Place("localhost:1", "x", digest="sha256:" + "a" * 64)))
     with serving(bundle, layers_of(bundle)) as server, pytest.raises(ConfigError, match="exists already"):
         follow(pull_bundle(parse_place(f"oci://{server.host}/x"), into=tmp_path))
+
+
+def test_a_list_of_files_that_no_registry_takes(tmp_path: Path) -> None:
+    """The bundle's own manifest is short enough; a registry's has more to each file."""
+    small = bundle_of(tmp_path / "small", {"f": b""})
+    (one,) = small.manifest.artifacts
+    many = tuple(one.model_copy(update={"path": f"{number:05}{'x' * 240}"}) for number in range(10_000))
+    bundle = replace(small, manifest=small.manifest.model_copy(update={"artifacts": many}))
+    with Server(lambda handler: reply(handler, 404)) as server:
+        with pytest.raises(
+            ConfigError, match=r"^nano-int4: a list of files of \d+ bytes; no registry takes it$"
+        ) as error:
+            follow(push_bundle(bundle, parse_place(f"oci://{server.host}/x")))
+        assert server.asked == [] and "shorter names" in str(error.value.hint)
 
 
 # --- registries that lie --------------------------------------------------------------------------------------------

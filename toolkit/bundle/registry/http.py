@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import toolkit
 from toolkit.errors import RegistryError
-from toolkit.untrusted import LARGEST_HEAD_BYTES, Answering, is_this_machine
+from toolkit.untrusted import LARGEST_HEAD_BYTES, Answering, is_this_machine, visible
 
 if TYPE_CHECKING:
     import urllib3
@@ -281,4 +281,6 @@ def _unreachable(url: str, exc: BaseException) -> Unreachable:
         hint = "--plain-http is for a registry without TLS"
         return Unreachable(f"{host}: doesn't speak TLS: {exc.reason or exc}", hint, again=False)
     reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
-    return Unreachable(f"{host}: no answer: {reason}", "is the name right, and can this machine reach it?")
+    return Unreachable(
+        f"{host}: no answer: {visible(reason)[:_LONGEST_SHOWN]}", "is the name right, and can this machine reach it?"
+    )

@@ -82,6 +82,9 @@ def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -
     lists = block_lists((yield from bundle_blocks(bundle)))
     layers = _local_layers(bundle)
     raw = image_manifest(bundle.manifest.name, [*layers, blocks_layer(lists)])
+    if len(raw) > LARGEST_MANIFEST_BYTES:
+        message = f"{bundle.manifest.name}: a list of files of {len(raw)} bytes; no registry takes it"
+        raise ConfigError(message, f"{LARGEST_MANIFEST_BYTES} bytes are the most: shorter names, or fewer files")
     published = Place(reference.host, reference.repository, digest=_digest(raw))
     sent = 0
     with _registry(reference, plain_http=plain_http, write=True) as registry:
