@@ -284,7 +284,9 @@ class Answering(io.RawIOBase):
             raise TimeoutError(f"sends less than {SLOWEST_BYTES_PER_S} bytes a second")
         if self.head_bytes_left is not None and self.head_bytes_left <= 0:
             raise OSError(f"its answer's head has more than {LARGEST_HEAD_BYTES} bytes")
-        self._sock.settimeout(min(self._longest_s, left_s))
+        timeout_s = min(self._longest_s, left_s)
+        if timeout_s != self._sock.gettimeout():
+            self._sock.settimeout(timeout_s)
         began = time.monotonic()
         try:
             count: int | None = self._file.readinto(buffer)
