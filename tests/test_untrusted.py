@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from tests.support import hostile, untrusted_inputs
 from tests.support.untrusted_inputs import AWKWARD_FILES, held
 from toolkit.untrusted import (
+    is_this_machine,
     path_clash,
     path_problem,
     read_file,
@@ -176,3 +177,27 @@ def test_controls_can_be_drawn(text: str) -> None:
     turning = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
     assert not {unicodedata.bidirectional(character) for character in shown} & turning
     shown.encode()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LocalHost.", "a.localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1"),
+        *("0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "fe80::1%eth0", "169.254.169.254", "\uff11\uff12\uff17.0.0.1"),
+    ],
+)
+def test_this_machine_by_every_spelling(host: str) -> None:
+    assert is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost.example.com", "128.0.0.1", "10.0.0.1", "::2", "127.0.0.1.example.com"])
+def test_other_machines(host: str) -> None:
+    assert not is_this_machine(host)
+
+
+def test_control_characters_for_those_who_clean() -> None:
+    assert read_json(b'["\\u001b"]', controls=True) == ["\x1b"]
+    with pytest.raises(ValueError, match="control characters"):
+        read_json(b'["\\u001b"]')
+    with pytest.raises(ValueError, match="nested too deep"):
+        read_json(b"[" * 60_000, controls=True)

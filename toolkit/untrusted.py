@@ -1,5 +1,5 @@
 """Data from others: files of bounded size, JSON that hides nothing, text that steers no terminal, and file names that
-mean one file on every system. Host and device check manifests by the same rules.
+mean one file on every system; addresses, and answers that keep coming. Host and device judge by the same rules.
 
 The agent brings this file along, so it is Python 3.9 and the standard library alone.
 """
@@ -7,14 +7,19 @@ The agent brings this file along, so it is Python 3.9 and the standard library a
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
 import re
 import stat
+import time
 import unicodedata
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import socket
 
 LARGEST_MANIFEST_BYTES, MOST_ARTIFACTS, MOST_BYTES = 4 << 20, 10_000, 1 << 40
 LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES = 64 << 10, 32
@@ -22,6 +27,10 @@ LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES = 64 << 10, 32
 MANIFEST_NAME, SIGNATURES = "manifest.json", "signatures"
 # Files that people write by hand, with much room; models of 128k tokens have tokenizers of some 20 MB.
 LARGEST_TEXT_BYTES, LARGEST_JSON_BYTES = 4 << 20, 64 << 20
+# A server that sends less isn't worth waiting for; in its first minute it may say nothing at all.
+SLOWEST_BYTES_PER_S, SLOW_S = 1000, 60.0
+# The most that a server may send before the body of its answer.
+LARGEST_HEAD_BYTES = 256 << 10
 _DEEPEST = 32
 # Tokenizers have numbers of 31 digits ("no limit"); no float holds one of more than 308.
 _MOST_DIGITS = 40
@@ -245,3 +254,63 @@ def signature_name(name: str) -> bool:
 def folded_name(path: str) -> str:
     """The text that all names share which are one file on Windows or macOS: no case, one way to write an accent."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell if a URL's host is the machine that reads it, or one that no other machine can reach, in any spelling that a
+    resolver takes: `localhost.`, `127.1`, `0x7f000001`, `::ffff:127.0.0.1`, `169.254.0.1`.
+    """
+    import ipaddress
+    import socket
+
+    name = unicodedata.normalize("NFKC", host).rstrip(".").lower().partition("%")[0]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(name))
+        except (OSError, ValueError):
+            return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified or address.is_link_local
+
+
+class Answering(io.RawIOBase):
+    """The bytes of a server's answer from a socket's file, as long as they come at `SLOWEST_BYTES_PER_S`.
+
+    Only the time that passes while we wait for the server counts. `head_bytes_left` bounds what may still come before
+    the body; None is no bound. Raises TimeoutError for a server that is too slow, OSError for too long a head.
+    """
+
+    def __init__(self, file: io.RawIOBase, sock: socket.socket) -> None:
+        self._file, self._sock, self._longest_s = file, sock, sock.gettimeout() or SLOW_S
+        self._waited_s, self._heard = 0.0, 0
+        self.head_bytes_left: int | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = SLOW_S + self._heard / SLOWEST_BYTES_PER_S - self._waited_s
+        if left_s <= 0:
+            raise TimeoutError(f"sends less than {SLOWEST_BYTES_PER_S} bytes a second")
+        if self.head_bytes_left is not None and self.head_bytes_left <= 0:
+            raise OSError(f"its answer's head has more than {LARGEST_HEAD_BYTES} bytes")
+        timeout_s = min(self._longest_s, left_s)
+        if timeout_s != self._sock.gettimeout():
+            self._sock.settimeout(timeout_s)
+        began = time.monotonic()
+        try:
+            count: int | None = self._file.readinto(buffer)
+        finally:
+            self._waited_s += time.monotonic() - began
+        self._heard += count or 0
+        if self.head_bytes_left is not None:
+            self.head_bytes_left -= count or 0
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

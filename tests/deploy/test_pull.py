@@ -14,7 +14,6 @@ from tests.support.registries import (
     PASSWORD,
     LocalRegistry,
     Server,
-    TokenServer,
     bundle_of,
     docker_login,
     htpasswd,
@@ -22,6 +21,7 @@ from tests.support.registries import (
     registry,
     reply,
 )
+from tests.support.token_servers import TokenServer
 from toolkit.agent.messages import Authorize
 from toolkit.agent.requests import Install, Verify
 from toolkit.bundle import Block, Bundle

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -21,7 +22,6 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -138,7 +138,7 @@ class TlsFiles:
 
 
 def make_tls(folder: Path) -> TlsFiles:
-    """Make a certificate for 127.0.0.1, localhost and registry.test, and an authority that signs it."""
+    """Make a certificate for 127.0.0.1, localhost, registry.test and auth.test, and an authority that signs it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -164,7 +164,7 @@ def make_tls(folder: Path) -> TlsFiles:
     authority = certificate(
         "authority", authority_key, "authority", authority_key, x509.BasicConstraints(ca=True, path_length=0)
     )
-    names = [x509.DNSName("localhost"), x509.DNSName("registry.test")]
+    names = [x509.DNSName(name) for name in ("localhost", "registry.test", "auth.test")]
     names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))  # type: ignore[arg-type]
     server = certificate("server", key, "authority", authority_key, x509.SubjectAlternativeName(names))
     files = TlsFiles(folder / "authority.pem", folder / "server.pem", folder / "server.key")
@@ -187,9 +187,9 @@ class _Quiet(ThreadingHTTPServer):
 
 
 class Server:
-    """An HTTP server that answers as a test says, and remembers its requests."""
+    """An HTTP server, or with `tls` one for HTTPS, that answers as a test says, and remembers its requests."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, tls: TlsFiles | None = None) -> None:
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         asked = self.asked
 
@@ -206,6 +206,13 @@ class Server:
                 pass
 
         self._server = _Quiet(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate, tls.key)
+            # The handshake is the thread's that answers: one client mustn't keep the others waiting.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -255,59 +262,6 @@ class EndlessServer(Server):
             while self.more < 1000:
                 handler.wfile.write(bytes(MIB))
                 self.more += 1
-
-
-class TokenServer(Server):
-    """A server that gives tokens to USER with PASSWORD, or for the refresh token `refresh`; others may pull `open/…`.
-
-    `auth` is the configuration with which a registry accepts its tokens.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(self._give)
-        files = make_tls(folder)
-        self._key, self._certificate = files.key.read_bytes(), files.certificate.read_bytes()
-        self.auth = {
-            "token": {
-                "realm": f"http://{self.host}/token",
-                "service": "edgephi-test",
-                "issuer": "issuer",
-                "rootcertbundle": str(files.authority),
-            }
-        }
-
-    def _give(self, handler: BaseHTTPRequestHandler) -> None:
-        fields = parse_qs(urlsplit(handler.path).query)
-        if handler.command == "POST":
-            fields = parse_qs(handler.rfile.read(int(handler.headers["Content-Length"])).decode())
-        login = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        known = handler.headers.get("Authorization") == login or fields.get("refresh_token") == ["refresh"]
-        if "Authorization" in handler.headers and not known:
-            return reply(handler, 401, b"{}")
-        kind, rest = fields["scope"][0].split(":", 1)
-        name, actions = rest.rsplit(":", 1)
-        granted = actions.split(",") if known else ["pull"] if name.startswith("open/") else []
-        access = [{"type": kind, "name": name, "actions": granted}]
-        return reply(handler, 200, json.dumps({"token": self._token(access)}).encode())
-
-    def _token(self, access: list[dict[str, Any]]) -> str:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, utils
-
-        key = serialization.load_pem_private_key(self._key, None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        der = x509.load_pem_x509_certificate(self._certificate).public_bytes(serialization.Encoding.DER)
-        now = int(time.time())
-        head = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(der).decode()]}
-        claims = {"iss": "issuer", "sub": "", "aud": "edgephi-test", "exp": now + 600, "nbf": now - 60, "iat": now}
-        text = ".".join(_base64url(json.dumps(part).encode()) for part in (head, claims | {"access": access}))
-        r, s = utils.decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
-        return f"{text}.{_base64url(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 class CuttingRelay:

@@ -83,4 +83,5 @@ class _Tokens:
             with Registry(self._places[asked.source]) as registry:
                 return {"authorization": registry.authorization(layer)}
         except RegistryError as exc:
-            return {"authorization": None, "reason": exc.message}
+            # The device's own words are all that comes back: what to do next goes along in them.
+            return {"authorization": None, "reason": exc.message + (f" ({exc.hint})" if exc.hint else "")}

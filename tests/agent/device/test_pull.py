@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -32,7 +31,7 @@ from tests.support.registries import (
 )
 from tests.support.requests import install_parts, listed
 from tests.support.servers import needs_root, small_disk
-from toolkit.agent.device import pull as part, sources
+from toolkit.agent.device import pull as part
 
 BYTES = content(5 * MIB + 3)
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -309,25 +308,6 @@ def test_redirects_take_no_credentials_to_another_host(root: Path) -> None:
             assert "result" in pull(root, url_of(server), tell={"authorization": "Bearer t"})[-1]
             assert server.authorizations() == ["Bearer t"]
         assert len(storage.asked) == 1 and storage.authorizations() == []
-
-
-@pytest.mark.parametrize(
-    ("location", "says"),
-    [("file:///etc/passwd", "without TLS"), ("ftp://127.0.0.1/x", "without TLS"), ("/v2/loop", "in circles")],
-)
-def test_redirects_to_nowhere_good(root: Path, location: str, says: str) -> None:
-    with Server(lambda handler: reply(handler, 302, Location=location)) as server:
-        assert says in pull(root, url_of(server))[-1]["error"]["message"]
-
-
-def test_a_redirect_never_leaves_tls(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Moved(io.BytesIO):
-        headers: ClassVar = {"Location": "http://storage.example.com/x"}
-
-    source = sources.Source(0, "https://registry.example.com/v2/x", str)
-    monkeypatch.setattr(source, "_exchange", lambda _url, _offset: (307, Moved()))
-    with pytest.raises(sources.Refused, match="without TLS"):
-        next(source.blocks(SHA256, 0, 5, 5))
 
 
 def test_another_part_than_asked_for(root: Path) -> None:

@@ -38,9 +38,8 @@ ANNA = Credential("anna", "s3cret")
     ("challenge", "plain_http"),
     [
         (Challenge(bearer=False), False),
+        (Challenge(bearer=True, realm="http://mirror.example.com/token"), False),
         (Challenge(bearer=True, realm="http://auth.example.com/token"), False),
-        (Challenge(bearer=True, realm="ftp://auth.example.com/token"), True),
-        (Challenge(bearer=True, realm=""), True),
     ],
 )
 def test_secrets_are_not_told_in_the_clear(challenge: Challenge, plain_http: bool) -> None:

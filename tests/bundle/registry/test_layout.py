@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from toolkit.bundle import Bundle
 from toolkit.bundle.registry import BlobSource, Place, parse_place
 from toolkit.bundle.registry.layout import (
     ARTIFACT_TYPE,
+    BLOCKS_LAYER,
     TITLE,
     Repository,
     blocks_layer,
@@ -158,7 +160,9 @@ def changed(bundle: Bundle, **changes: Any) -> bytes:
         (b"[]", "no manifest"),
         (b"[" * 100_000, "no manifest"),
         (b'{"schemaVersion": 2}', "layers: Field required"),
-        (b'{"schemaVersion": 2, "manifests": [], "layers": []}', "no edgephi bundle, but None"),
+        (b'{"schemaVersion": 2, "manifests": [], "layers": []}', "no edgephi bundle, but an image without a kind"),
+        (b'{"schemaVersion": 2, "manifests": [{}]}', "no edgephi bundle, but an index of several manifests"),
+        (b'{"layers": ' + b"9" * 60_000 + b"}", "no manifest"),
         (b'{"schemaVersion": 2, "artifactType": "x/y", "layers": []}', "no edgephi bundle, but x/y"),
     ],
 )
@@ -174,6 +178,9 @@ def test_what_is_no_bundle(raw: bytes, says: str) -> None:
         {"digest": "sha256:" + "g" * 64, "size": 1},
         {"digest": "sha512:" + "a" * 128, "size": 1},
         {"digest": DIGEST, "size": -1},
+        {"digest": DIGEST, "size": 1.0},
+        {"digest": DIGEST, "size": "1"},
+        {"digest": DIGEST, "size": True},
         {"digest": DIGEST, "size": 1 << 60},
         {"digest": DIGEST, "size": 1, "annotations": {TITLE: 5}},
         {"size": 1},
@@ -189,6 +196,21 @@ def test_two_layers_of_one_name_are_refused(bundle: Bundle) -> None:
     twice = [file_layer("a", "a" * 64, 1).model_dump(), file_layer("A", "b" * 64, 1).model_dump()]
     with pytest.raises(CorruptBundle, match="layers of one name: 'a'"):
         read_image_manifest(changed(bundle, layers=twice), "there")
+
+
+@pytest.mark.parametrize("titles", ["each its own", "one for all"])
+def test_more_layers_than_a_bundle_has_are_refused_at_once(bundle: Bundle, titles: str) -> None:
+    layer = {"digest": DIGEST, "size": 1}
+    layers = [layer | ({"annotations": {TITLE: f"{n}"}} if titles == "each its own" else {}) for n in range(43_000)]
+    raw = changed(bundle, layers=layers)
+    began = time.process_time()
+    with pytest.raises(CorruptBundle) as error:
+        read_image_manifest(raw, "there")
+    assert error.value.message == "there: no edgephi bundle: 43000 layers, at most 10034 fit"
+    assert time.process_time() - began < 2
+    with pytest.raises(CorruptBundle, match=r"layers of one name|no layer is model\.onnx"):
+        signature_layers(read_image_manifest(changed(bundle, layers=layers[:10_034]), "there"), bundle.manifest, "")
+    assert time.process_time() - began < 4
 
 
 def test_the_bundles_own_manifest_must_be_there_and_small() -> None:
@@ -218,6 +240,13 @@ def test_artifacts_that_are_missing_other_or_absurd_are_refused(bundle: Bundle) 
         signature_layers([*layers, *many], bundle.manifest, "there")
     with pytest.raises(CorruptBundle, match="is no signature"):
         signature_layers([*layers, file_layer("signatures/x.sig", "c" * 64, 10**8)], bundle.manifest, "there")
+
+
+def test_a_manifest_that_calls_itself_a_list_of_blocks(bundle: Bundle) -> None:
+    layers = layers_of(bundle)
+    layers[0] = layers[0].model_copy(update={"mediaType": BLOCKS_LAYER})
+    assert manifest_layer(layers, "there").sha256 == bundle.id
+    assert len(signature_layers(layers, bundle.manifest, "there")) == 1
 
 
 def test_signatures_by_name() -> None:

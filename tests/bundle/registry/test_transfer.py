@@ -6,11 +6,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.builds import follow
+from tests.support.bundle_registries import layers_of, serving
 from tests.support.registries import (
     MIB,
     CuttingRelay,
@@ -24,7 +26,7 @@ from tests.support.registries import (
 )
 from toolkit.bundle import Bundle, list_bundles, verify_bundle
 from toolkit.bundle.registry import Place, client, parse_place
-from toolkit.bundle.registry.layout import TITLE, file_layer, image_manifest
+from toolkit.bundle.registry.layout import TITLE, file_layer
 from toolkit.bundle.registry.transfer import pull_bundle, push_bundle, remote_bundle
 from toolkit.bundle.store import MANIFEST_NAME, store_dir
 from toolkit.errors import ConfigError, CorruptBundle, RegistryError
@@ -209,29 +211,21 @@ def test_what_cannot_be_pushed_or_pulled_to(bundle: Bundle, tmp_path: Path) -> N
         follow(pull_bundle(parse_place(f"oci://{server.host}/x"), into=tmp_path))
 
 
+def test_a_list_of_files_that_no_registry_takes(tmp_path: Path) -> None:
+    """The bundle's own manifest is short enough; a registry's has more to each file."""
+    small = bundle_of(tmp_path / "small", {"f": b""})
+    (one,) = small.manifest.artifacts
+    many = tuple(one.model_copy(update={"path": f"{number:05}{'x' * 240}"}) for number in range(10_000))
+    bundle = replace(small, manifest=small.manifest.model_copy(update={"artifacts": many}))
+    with Server(lambda handler: reply(handler, 404)) as server:
+        with pytest.raises(
+            ConfigError, match=r"^nano-int4: a list of files of \d+ bytes; no registry takes it$"
+        ) as error:
+            follow(push_bundle(bundle, parse_place(f"oci://{server.host}/x")))
+        assert server.asked == [] and "shorter names" in str(error.value.hint)
+
+
 # --- registries that lie --------------------------------------------------------------------------------------------
-
-
-def layers_of(bundle: Bundle) -> list[dict[str, object]]:
-    files = [file_layer(a.path, a.sha256, a.size_bytes).model_dump() for a in bundle.manifest.artifacts]
-    return [file_layer(MANIFEST_NAME, bundle.id, len(bundle.manifest_text)).model_dump(), *files]
-
-
-def serving(bundle: Bundle, layers: list[dict[str, object]], **blobs: bytes) -> Server:
-    """A registry with these layers in its manifest; their content comes from the bundle or from `blobs`."""
-    value = json.loads(image_manifest("nano", [])) | {"layers": layers}
-    known = {a.sha256: (bundle.path / a.path).read_bytes() for a in bundle.manifest.artifacts}
-    known |= {bundle.id: bundle.manifest_text.encode()} | blobs
-
-    def answer(handler: object) -> None:
-        path = handler.path  # type: ignore[attr-defined]
-        if "/manifests/" in path:
-            reply(handler, 200, json.dumps(value).encode())  # type: ignore[arg-type]
-            return
-        found = known.get(path.rpartition(":")[2])
-        reply(handler, 404 if found is None else 200, found or b"")  # type: ignore[arg-type]
-
-    return Server(answer)
 
 
 def test_a_manifest_that_leads_outside_writes_nothing(bundle: Bundle, tmp_path: Path) -> None:

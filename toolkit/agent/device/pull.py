@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from toolkit.untrusted import MOST_BYTES
+from toolkit.untrusted import MOST_BYTES, SLOW_S, SLOWEST_BYTES_PER_S
 
 from .layout import BLOBS, INCOMING, ROOT
 from .locks import held
@@ -23,8 +23,8 @@ TRIES = 6
 # The room that the store and the release may need on top of the pulled files.
 SPARE_BYTES = 64 << 20
 SHOWN_S = 0.2
-# A source that is slower isn't worth waiting for.
-SLOWEST_BYTES_PER_S, SLOW_S = 1000, 60.0
+# A try that brings less brings nothing: else a source that sends a byte a time would never be given up.
+LEAST_BYTES = 1 << 16
 # A gap of so many bytes arrives sooner than another request for the bytes behind it would be answered.
 LEAST_GAP = 1 << 20
 
@@ -210,7 +210,7 @@ def fetch(source: Source, wanted: Wanted, stretch: list[int], pulling: Pulling) 
             reason = f"ends after {stretch[0]} of {wanted.size} bytes"
         except Broken as exc:
             reason, after_s = str(exc), exc.after_s
-        tries = 1 if stretch[0] > before else tries + 1
+        tries = 1 if stretch[0] - before >= LEAST_BYTES else tries + 1
         if stretch[0] < end:
             if tries == TRIES or not source.answered:
                 raise Refused(reason, for_good=True)

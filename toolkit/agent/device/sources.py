@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import io
 import random
+import re
 import ssl
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from toolkit.untrusted import LARGEST_HEAD_BYTES, Answering, is_this_machine
 
 from .protocol import CHUNK, AgentFailure
 
@@ -18,6 +22,7 @@ TIMEOUT_S = 30.0
 REDIRECTS = 5
 PAUSE_S, LONGEST_PAUSE_S = 0.3, 60.0
 BUSY = (408, 429, 500, 502, 503, 504)
+LENGTH = re.compile(r"[0-9]{1,15}")
 
 
 class Broken(Exception):
@@ -36,30 +41,61 @@ class Refused(Exception):
         self.for_good = for_good
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Leaves redirects to `Source`, which takes no credentials along to another host."""
+class _Answer(http.client.HTTPResponse):
+    """An answer that keeps coming, with a head of bounded length."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
+        super().__init__(sock, *args, **named)
+        self._coming = Answering(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._coming)
+
+    def begin(self) -> None:
+        self._coming.head_bytes_left = LARGEST_HEAD_BYTES
+        super().begin()
+        self._coming.head_bytes_left = None
+
+
+class _Plain(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _Tls(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _PlainHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Plain, req)
+
+
+class _TlsHandler(urllib.request.HTTPSHandler):
+    def __init__(self) -> None:
+        # Certificates come from the system or SSL_CERT_FILE.
+        self._tls = ssl.create_default_context()
+        super().__init__(context=self._tls)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Tls, req, context=self._tls)
 
 
 class Source:
     """One repository of one registry. `gone` is the reason for which it isn't asked any more, None while it is."""
 
     def __init__(self, number: int, url: str, authorize: Callable[[int], str]) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        parts = split(url)
+        if parts is None:
             raise AgentFailure("bad_request", f"not a repository: {url!r}")
         self.url, self.host = url, parts.netloc
+        self._inward = is_this_machine(parts.hostname or "")
         self.gone: str | None = None
         self.answered = False
         # False for a source that sends the whole file, whatever part of it is asked for.
         self.ranged = True
         self._ask: Callable[[], str] = lambda: authorize(number)
         self._authorization: str | None = None
-        # Proxies come from the environment, certificates from the system or SSL_CERT_FILE.
-        tls = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-        self._opener = urllib.request.build_opener(_NoRedirect, tls)
+        # Proxies come from the environment; none knows the way to this device itself.
+        self._opener = opener(urllib.request.ProxyHandler())
+        self._inward_opener = opener()
 
     def blocks(self, sha256: str, start: int, end: int, size: int) -> Iterator[bytes]:
         """Give the bytes of a blob (of `size` bytes) from `start` to `end`, as they arrive, and none beyond.
@@ -75,7 +111,7 @@ class Source:
             length, most = response.headers.get("Content-Length", ""), size if whole else left
             if not whole and part and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise Refused("sends another part than it was asked for", for_good=True)
-            if length.isdigit() and int(length) > most:
+            if LENGTH.fullmatch(length) and int(length) > most:
                 raise Refused(f"would send {length} bytes instead of {most}", for_good=True)
             while left:
                 block = read(response, min(left, CHUNK))
@@ -103,10 +139,23 @@ class Source:
                 raise Broken(f"is busy ({status})", float(after) if after.isdecimal() else 0.0)
             if status not in (301, 302, 303, 307, 308) or not target:
                 raise Refused(f"answers {status} {http.client.responses.get(status, '')}".strip())
-            url = urljoin(url, target)
-            if urlsplit(url).scheme not in (("https",) if self.url.startswith("https:") else ("http", "https")):
-                raise Refused("redirects to an address without TLS", for_good=True)
+            url = self._redirected(url, target)
         raise Refused("redirects in circles", for_good=True)
+
+    def _redirected(self, url: str, target: str) -> str:
+        """The address that an answer redirects to. Raises Refused for one that a source may not send us to."""
+        try:
+            url = urljoin(url, target)
+        except ValueError:
+            url = target
+        parts = split(url)
+        if parts is None:
+            raise Refused("redirects to what is no address of http or https", for_good=True)
+        if parts.scheme != "https" and self.url.startswith("https:"):
+            raise Refused("redirects to an address without TLS", for_good=True)
+        if is_this_machine(parts.hostname or "") and not self._inward:
+            raise Refused("redirects to this device itself", for_good=True)
+        return url
 
     def _exchange(self, url: str, part: str | None) -> tuple[int, Any]:
         request = urllib.request.Request(url, headers={"User-Agent": "edgephi-agent"})
@@ -115,7 +164,8 @@ class Source:
         if self._authorization is not None and origin(url) == origin(self.url):
             request.add_header("Authorization", self._authorization)
         try:
-            response = self._opener.open(request, timeout=TIMEOUT_S)
+            inward = is_this_machine(urlsplit(url).hostname or "")
+            response = (self._inward_opener if inward else self._opener).open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as exc:
             self.answered = True
             return exc.code, exc
@@ -129,16 +179,36 @@ class Source:
         return response.status, response
 
 
-def origin(url: str) -> tuple[str, str]:
+def opener(*handlers: urllib.request.BaseHandler) -> urllib.request.OpenerDirector:
+    """An opener for http and https alone. Redirects are left to `Source`, which takes no credentials elsewhere."""
+    made = urllib.request.OpenerDirector()
+    for handler in (*handlers, _PlainHandler(), _TlsHandler()):
+        made.add_handler(handler)
+    made.add_handler(urllib.request.HTTPDefaultErrorHandler())
+    made.add_handler(urllib.request.HTTPErrorProcessor())
+    return made
+
+
+def split(url: str) -> SplitResult | None:
+    """The parts of an http or https URL; None for what is none, or has a login in it."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        return None
+    return parts if good and "@" not in parts.netloc else None
+
+
+def origin(url: str) -> tuple[str, str | None, int]:
     parts = urlsplit(url)
-    return parts.scheme, parts.netloc
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def read(response: Any, count: int) -> bytes:
     try:
         block: bytes = response.read1(count)
         return block
-    except (OSError, http.client.HTTPException) as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:
         raise Broken(f"the link broke: {exc}") from exc
 
 

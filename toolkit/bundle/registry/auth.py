@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from toolkit.bundle.registry.credentials import Credential
-from toolkit.bundle.registry.http import Web
-from toolkit.bundle.registry.layout import Repository, is_loopback
+from toolkit.bundle.registry.http import Web, parse_url
+from toolkit.bundle.registry.layout import Repository
+from toolkit.bundle.registry.token_servers import check_realm, refuse_plain
 from toolkit.errors import RegistryError
+from toolkit.untrusted import read_json
 
 _LARGEST_TOKEN_BYTES = 2**20
 _CLIENT = "edgephi"
 _SCHEME = re.compile(r"(?:^|,)\s*(Basic|Bearer)\s+", re.IGNORECASE)
+# No header is longer on servers' common settings, and no token has other characters.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=|:!-]{1,32768}")
+_MOST_CHALLENGES = 8
 _FIELD = re.compile(r'([A-Za-z_]+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -29,7 +35,7 @@ class Challenge:
 
 def parse_challenges(header: str) -> list[Challenge]:
     """The Basic and Bearer challenges of a `WWW-Authenticate`, in their order."""
-    starts = list(_SCHEME.finditer(header))
+    starts = list(itertools.islice(_SCHEME.finditer(header), _MOST_CHALLENGES))
     found = []
     ends = [*(start.start() for start in starts[1:]), len(header)]
     for start, end in zip(starts, ends, strict=False):
@@ -46,13 +52,14 @@ def authorize(
 ) -> str | None:
     """The `Authorization` for a repository; None when it wants a credential that isn't there, or refuses this one.
 
-    Raises RegistryError when the server of tokens answers without one, or when a secret would travel without TLS.
+    Raises RegistryError when the server of tokens answers without one or isn't one that `check_realm` takes, and when a
+    secret would travel without TLS.
     """
     for challenge in challenges:
         if challenge.bearer:
             return _token(web, repository, actions, challenge, credential)
         if credential is not None and not credential.is_token:
-            _refuse_plain(repository.origin, repository)
+            refuse_plain(parse_url(repository.origin), repository)
             return credential.basic
     return None
 
@@ -60,7 +67,7 @@ def authorize(
 def _token(
     web: Web, repository: Repository, actions: str, challenge: Challenge, credential: Credential | None
 ) -> str | None:
-    _refuse_plain(challenge.realm, repository)
+    check_realm(challenge.realm, repository)
     asked = {"service": challenge.service, "scope": f"repository:{repository.path}:{actions}"}
     headers: dict[str, str] = {}
     if credential is not None and credential.is_token:
@@ -78,19 +85,15 @@ def _token(
     if answer.status in (400, 401, 403):
         return None
     try:
-        given = json.loads(body)
-        return "Bearer " + str(given.get("token") or given["access_token"])
-    except (ValueError, KeyError, AttributeError, TypeError) as exc:
-        server = urlsplit(challenge.realm).netloc
+        return f"Bearer {_token_of(read_json(body))}"
+    except ValueError as exc:
+        server = parse_url(challenge.realm).netloc
         raise RegistryError(f"{repository.host}: {server} gives no token (status {answer.status})") from exc
 
 
-def _refuse_plain(url: str, repository: Repository) -> None:
-    """Raise RegistryError for a URL without TLS, except on this machine, or where the user allowed plain HTTP."""
-    parts = urlsplit(url)
-    plain_ok = is_loopback(parts.netloc) or repository.plain_http
-    if parts.scheme != "https" and not (parts.scheme == "http" and plain_ok):
-        raise RegistryError(
-            f"{repository.host}: wants a password or a token over {parts.scheme or 'nothing'}, for all to read",
-            "use https; --plain-http allows it",
-        )
+def _token_of(given: Any) -> str:
+    """The token in a server's answer. Raises ValueError when there is none that a header can have."""
+    token = (given.get("token") or given.get("access_token")) if isinstance(given, dict) else None
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ValueError("no token")
+    return token

@@ -6,7 +6,6 @@ The protocol is the OCI distribution specification 1.1.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 import time
@@ -15,14 +14,14 @@ from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from toolkit.bundle.registry.auth import authorize, parse_challenges
 from toolkit.bundle.registry.credentials import find_credential
-from toolkit.bundle.registry.http import Response, Unreachable, Web, origin
+from toolkit.bundle.registry.http import Response, Unreachable, Web, joined, origin, parse_url, refuse_inward
 from toolkit.bundle.registry.layout import IMAGE_MANIFEST, Layer, Repository
 from toolkit.errors import CorruptBundle, RegistryError
-from toolkit.untrusted import LARGEST_MANIFEST_BYTES
+from toolkit.untrusted import LARGEST_MANIFEST_BYTES, read_json
 
 # The largest step that every registry takes: GitHub's has this limit, Azure's one of 20 MB, others none.
 CHUNK_BYTES = 4 * 2**20
@@ -31,6 +30,8 @@ CHUNK_BYTES = 4 * 2**20
 _TRIES = 6
 _PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 60.0
+# A try that brings less brings nothing: else a registry that sends a byte a time would never be given up.
+_LEAST_BYTES = 64 * 1024
 _LARGEST_ERROR_BYTES = 64 * 1024
 _BUSY = (429, 500, 502, 503, 504)
 _READ_BYTES = 1 << 20
@@ -79,7 +80,7 @@ class Registry:
         digest = _digest(raw)
         stated = name if ":" in name else answer.headers.get("Docker-Content-Digest", digest)
         if stated != digest:
-            raise RegistryError(f"{where}: the registry sends another manifest than {stated[:19]}", _BROKEN)
+            raise RegistryError(f"{where}: the registry sends another manifest than {stated[:19]!a}", _BROKEN)
         return raw
 
     def has_manifest(self, tag: str, digest: str) -> bool:
@@ -143,13 +144,13 @@ class Registry:
                     digest.update(block)
                     yield file.tell()
             except Unreachable as exc:
-                tries = 1 if file.tell() > before else tries + 1
+                tries = 1 if file.tell() - before >= _LEAST_BYTES else tries + 1
                 if tries == _TRIES or not exc.again:
                     raise
                 _pause(tries, exc.after_s)
                 continue
-            tries = 0 if file.tell() > before else tries + 1
-            if tries == _TRIES:
+            tries = 0 if file.tell() - before >= _LEAST_BYTES else tries + 1
+            if tries == _TRIES and file.tell() < layer.size:
                 raise RegistryError(f"{self.repository}: {layer.title} ends after {before} of {layer.size} bytes")
 
     def _rest_of(self, layer: Layer, offset: int) -> Iterator[bytes]:
@@ -177,26 +178,33 @@ class Registry:
         """
         location, position, tries, furthest = self._begin_upload(), 0, 0, 0
         while True:
+            before = position
             try:
                 if position == layer.size or (position == 0 and layer.size <= CHUNK_BYTES):
                     self._end_upload(layer, location, source, position)
                     yield layer.size
                     return
                 location, position = self._send_step(layer, location, source, position)
+                problem = None if position - before >= _LEAST_BYTES or position == layer.size else self._stuck(layer)
             except Unreachable as exc:
+                problem = exc
+            if problem is not None:
                 tries += 1
-                if tries == _TRIES or not exc.again:
-                    raise
-                _pause(tries, exc.after_s)
+                if tries == _TRIES or not problem.again:
+                    raise problem
+                _pause(tries, problem.after_s)
                 # The registry may have got everything, and only its answer was lost.
                 if self.has_blob(layer):
                     yield layer.size
                     return
-                location, position = self._resume_upload(location)
-            if position > furthest:
+                location, position = self._resume_upload(layer, location)
+            if position >= furthest + _LEAST_BYTES or position == layer.size > furthest:
                 # Without this an upload that always breaks at the same place would go on for ever.
                 tries, furthest = 0, position
             yield position
+
+    def _stuck(self, layer: Layer) -> Unreachable:
+        return Unreachable(f"{self.repository}: takes none of the bytes of {layer.title}", "is its disk full?")
 
     def _begin_upload(self) -> str:
         answer = self._ask("POST", f"{self.repository.url}/blobs/uploads/", body=b"", known=(202,))
@@ -215,7 +223,7 @@ class Registry:
         if answer.status == HTTPStatus.ACCEPTED:
             return self._location(answer), position + len(step)
         # The registry counts other bytes of this upload, or has forgotten it.
-        return self._resume_upload(location)
+        return self._resume_upload(layer, location)
 
     def _read_step(self, layer: Layer, source: IO[bytes], position: int) -> bytes:
         source.seek(position)
@@ -224,12 +232,12 @@ class Registry:
             raise CorruptBundle(f"{layer.title}: ends after {position} bytes", "the bundle changed while it was pushed")
         return step
 
-    def _resume_upload(self, location: str) -> tuple[str, int]:
+    def _resume_upload(self, layer: Layer, location: str) -> tuple[str, int]:
         answer = self._ask("GET", location, known=(200, 202, 204, 404))
         answer.done()
-        arrived = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", answer.headers.get("Range", ""))
+        arrived = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,15})", answer.headers.get("Range", ""))
         # Registries answer 0-0 both for no byte and for one.
-        if answer.status == HTTPStatus.NOT_FOUND or arrived is None or arrived[1] == "0":
+        if answer.status == HTTPStatus.NOT_FOUND or arrived is None or not 0 < int(arrived[1]) < layer.size:
             return self._begin_upload(), 0
         return self._location(answer, location), int(arrived[1]) + 1
 
@@ -253,8 +261,9 @@ class Registry:
         location = answer.headers.get("Location", default)
         if location is None:
             raise RegistryError(f"{self.repository}: doesn't say where to upload to", _BROKEN)
-        url = urlsplit(urljoin(answer.url, location))
-        ours = urlsplit(self.repository.origin)
+        url = parse_url(joined(answer.url, location))
+        ours = parse_url(self.repository.origin)
+        refuse_inward(urlunsplit(url), ours)
         if url.netloc == ours.netloc:
             # A registry behind a proxy that ends TLS gives addresses without TLS.
             url = url._replace(scheme=ours.scheme)
@@ -366,7 +375,7 @@ def _error_of(answer: Response) -> tuple[str, str]:
     with suppress(RegistryError):
         raw = answer.read(_LARGEST_ERROR_BYTES)
     try:
-        first = json.loads(raw)["errors"][0]
+        first = read_json(raw, controls=True)["errors"][0]
         code, text = str(first["code"]), str(first.get("message") or first["code"])
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         code, text = "", HTTPStatus(answer.status).phrase if answer.status in HTTPStatus._value2member_map_ else "?"

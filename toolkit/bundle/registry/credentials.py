@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ConfigError, RegistryError
+from toolkit.untrusted import read_json
 
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_TIMEOUT_S = 60.0
@@ -70,7 +70,7 @@ def _keys(host: str, repository: str) -> Iterator[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path.read_bytes(), controls=True)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as exc:
@@ -125,7 +125,7 @@ def _ask_helper(name: str, key: str) -> Credential | None:
             return None
         raise RegistryError(f"{program}: exit code {done.returncode}: {said}", f"`docker login {key}` asks it anew")
     try:
-        answer = json.loads(done.stdout)
+        answer = read_json(done.stdout, controls=True)
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError) as exc:
         raise RegistryError(f"{program}: its answer isn't a credential", "is it a credential helper?") from exc

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import io
 import ssl
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import toolkit
 from toolkit.errors import RegistryError
+from toolkit.untrusted import LARGEST_HEAD_BYTES, Answering, is_this_machine, visible
 
 if TYPE_CHECKING:
     import urllib3
@@ -24,6 +27,7 @@ _SEND_BYTES = 64 * 1024
 _REDIRECTS = 5
 # The most of an answer's rest that is worth reading to keep the connection.
 _SMALL_BYTES = 64 * 1024
+_LONGEST_SHOWN = 200
 
 
 class Unreachable(RegistryError):
@@ -86,6 +90,7 @@ class Web:
         Raises Unreachable, and RegistryError for a redirect that leaves TLS or takes a body to another server, and for
         more than five of them.
         """
+        first = parse_url(url)
         for _ in range(_REDIRECTS + 1):
             answer = self._exchange(method, url, headers, body)
             target = answer.headers.get("Location")
@@ -93,9 +98,10 @@ class Web:
             if not (follow and target):
                 return answer
             answer.done()
-            url, before = urljoin(url, target), url
+            url, before = joined(url, target), url
             if urlsplit(url).scheme != "https" and urlsplit(before).scheme != "http":
                 raise RegistryError(f"{_place(before)}: redirects to {_place(url)}, which isn't https")
+            refuse_inward(url, first)
             if origin(url) != origin(before):
                 if body:
                     raise RegistryError(f"{_place(before)}: would have what is sent go to {_place(url)}")
@@ -103,9 +109,7 @@ class Web:
         raise RegistryError(f"{_place(url)}: more than {_REDIRECTS} redirects")
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Response:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RegistryError(f"{_place(url)}: neither http nor https")
+        parts = parse_url(url)
         sent = {"User-Agent": f"edgephi/{toolkit.__version__}", "Accept-Encoding": "identity"} | {**headers}
         if body is not None:
             sent["Content-Length"] = str(len(body))
@@ -135,14 +139,81 @@ class Web:
         if (proxy, login) not in self._managers:
             told = {"Proxy-Authorization": login} if login else {}
             made = urllib3.ProxyManager(proxy, proxy_headers=told) if proxy else urllib3.PoolManager()
+            made.pool_classes_by_scheme = _pool_classes()
             self._managers[proxy, login] = made
         return self._managers[proxy, login]
 
 
-def origin(url: str) -> tuple[str, str]:
+@cache
+def _pool_classes() -> dict[str, Any]:
+    """The pools of urllib3 with connections whose answers keep coming, by scheme."""
+    from http.client import HTTPResponse
+
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Answer(HTTPResponse):
+        def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
+            super().__init__(sock, *args, **named)
+            self._coming = Answering(self.fp.detach(), sock)
+            self.fp = io.BufferedReader(self._coming)
+
+        def begin(self) -> None:
+            self._coming.head_bytes_left = LARGEST_HEAD_BYTES
+            super().begin()
+            self._coming.head_bytes_left = None
+
+    class Plain(HTTPConnection):
+        response_class = Answer
+
+    class Tls(HTTPSConnection):
+        response_class = Answer
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = Tls
+
+    return {"http": PlainPool, "https": TlsPool}
+
+
+def parse_url(url: str) -> SplitResult:
+    """The parts of an http or https URL, which may come from a server. Raises RegistryError when it is none, or has a
+    login in it."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        good = False
+    if not good:
+        raise RegistryError(f"{_place(url)}: neither http nor https")
+    if "@" in parts.netloc:
+        raise RegistryError(f"{_place(url)}: an address with a login in it")
+    return parts
+
+
+def joined(url: str, target: str) -> str:
+    """The URL to which an answer from `url` points. Raises RegistryError when it is none that `parse_url` takes."""
+    try:
+        joint = urljoin(url, target)
+    except ValueError:
+        joint = target
+    parse_url(joint)
+    return joint
+
+
+def refuse_inward(url: str, first: SplitResult) -> None:
+    """Raise RegistryError for a URL of this machine to which a server elsewhere (`first`) sends us."""
+    inward = parse_url(url).hostname
+    if is_this_machine(inward or "") and not is_this_machine(first.hostname or ""):
+        raise RegistryError(f"{first.netloc}: sends us to {_place(url)}, which is this machine itself")
+
+
+def origin(url: str) -> tuple[str, str, int]:
     """The scheme, the host and the port of a URL: two URLs that share them lead to one server."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.netloc
+    parts = parse_url(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _steps(body: bytes | None) -> Iterator[memoryview] | None:
@@ -156,7 +227,8 @@ def _proxy(url: SplitResult) -> tuple[str, str]:
     """The proxy that the environment names for a URL, and the login for it as a header; each "" where there is none."""
     assert url.hostname is not None
     named = urllib.request.getproxies().get(url.scheme)
-    if not named or urllib.request.proxy_bypass(url.hostname):
+    # A proxy's own loopback isn't ours; and what goes there without TLS would pass through the proxy's hands.
+    if not named or is_this_machine(url.hostname) or urllib.request.proxy_bypass(url.hostname):
         return "", ""
     proxy = urlsplit(named if "://" in named else f"http://{named}")
     if proxy.scheme != "http" or not proxy.hostname:
@@ -170,18 +242,26 @@ def _proxy(url: SplitResult) -> tuple[str, str]:
 
 def _place(url: str) -> str:
     """A URL as messages name it, without login and query, which may hold secrets."""
-    parts = urlsplit(url)
+    shown = "".join(filter(str.isprintable, url))[:_LONGEST_SHOWN]
+    try:
+        parts = urlsplit(shown)
+    except ValueError:
+        parts = urlsplit("")
+    if not parts.scheme:
+        return repr(shown.partition("?")[0].rpartition("@")[2])
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @contextmanager
 def _worded(url: str) -> Iterator[None]:
     """Turn errors of urllib3, and of the libraries below it, into Unreachable. The connection is closed then."""
+    from http.client import HTTPException
+
     from urllib3.exceptions import HTTPError
 
     try:
         yield
-    except (OSError, HTTPError, ValueError) as exc:
+    except (OSError, HTTPError, HTTPException, ValueError) as exc:
         raise _unreachable(url, _innermost(exc)) from exc
 
 
@@ -201,4 +281,6 @@ def _unreachable(url: str, exc: BaseException) -> Unreachable:
         hint = "--plain-http is for a registry without TLS"
         return Unreachable(f"{host}: doesn't speak TLS: {exc.reason or exc}", hint, again=False)
     reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
-    return Unreachable(f"{host}: no answer: {reason}", "is the name right, and can this machine reach it?")
+    return Unreachable(
+        f"{host}: no answer: {visible(reason)[:_LONGEST_SHOWN]}", "is the name right, and can this machine reach it?"
+    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
@@ -22,6 +23,7 @@ from toolkit.untrusted import (
     LARGEST_MANIFEST_BYTES,
     LARGEST_SIGNATURE_BYTES,
     MANIFEST_NAME,
+    MOST_ARTIFACTS,
     MOST_BYTES,
     MOST_SIGNATURES,
     SIGNATURES,
@@ -43,6 +45,9 @@ DEFAULT_TAG = "latest"
 _WRITTEN_LIKE = "write it like oci://registry.example.com/models/phi3:v1"
 _MIRROR_LIKE = "write it like https://mirror.example.com:5000, with /NAMESPACE where the mirror keeps copies below one"
 _OFFER = "edgephi bundle push makes one"
+# A bundle's files and signatures, its manifest, and the lists of its blocks.
+_MOST_LAYERS = MOST_ARTIFACTS + MOST_SIGNATURES + 2
+_LONGEST_KEY = 200
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
@@ -186,7 +191,7 @@ class Layer(OpenRecord):
 
     mediaType: str = FILE_LAYER
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-    size: int = Field(ge=0, lt=MOST_BYTES)
+    size: int = Field(strict=True, ge=0, lt=MOST_BYTES)
     annotations: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -252,20 +257,34 @@ def read_image_manifest(raw: bytes, where: str) -> tuple[Layer, ...]:
     Raises CorruptBundle when `raw` is no OCI manifest, is that of something else, or has two layers of one title.
     """
     try:
-        image = _Image.model_validate(read_json(raw))
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise CorruptBundle(f"{where}: no manifest of an artifact: {key}: {first['msg']}", _OFFER) from exc
+        value = read_json(raw)
     except ValueError as exc:
         raise CorruptBundle(f"{where}: no manifest of an artifact: {exc}", _OFFER) from exc
+    _refuse_other_kinds(value, where)
+    try:
+        image = _Image.model_validate(value)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part) for part in first["loc"])[:_LONGEST_KEY]
+        raise CorruptBundle(f"{where}: no manifest of an artifact: {key}: {first['msg']}", _OFFER) from exc
     if image.artifactType != ARTIFACT_TYPE:
-        raise CorruptBundle(f"{where}: no edgephi bundle, but {image.artifactType or image.mediaType}", _OFFER)
-    titles = [layer.title.casefold() for layer in image.layers]
-    twice = sorted({title for title in titles if titles.count(title) > 1})
+        kind = (image.artifactType or image.mediaType or "an image without a kind")[:_LONGEST_KEY]
+        raise CorruptBundle(f"{where}: no edgephi bundle, but {kind}", _OFFER)
+    twice = [title for title, count in Counter(layer.title.casefold() for layer in image.layers).items() if count > 1]
     if twice:
-        raise CorruptBundle(f"{where}: layers of one name: {twice[0]!r}", _OFFER)
+        raise CorruptBundle(f"{where}: layers of one name: {min(twice)[:_LONGEST_KEY]!r}", _OFFER)
     return image.layers
+
+
+def _refuse_other_kinds(value: Any, where: str) -> None:
+    """Raise CorruptBundle for an index of manifests, and for more layers than a bundle may have."""
+    if not isinstance(value, dict):
+        return
+    if "manifests" in value and "layers" not in value:
+        raise CorruptBundle(f"{where}: no edgephi bundle, but an index of several manifests", _OFFER)
+    layers = value.get("layers")
+    if isinstance(layers, list) and len(layers) > _MOST_LAYERS:
+        raise CorruptBundle(f"{where}: no edgephi bundle: {len(layers)} layers, at most {_MOST_LAYERS} fit", _OFFER)
 
 
 def manifest_layer(layers: Sequence[Layer], where: str) -> Layer:
@@ -291,10 +310,10 @@ def signature_layers(layers: Sequence[Layer], manifest: Manifest, where: str) ->
             raise CorruptBundle(f"{where}: no layer is {artifact.path}, which the bundle's manifest lists")
         if (layer.sha256, layer.size) != (artifact.sha256, artifact.size_bytes):
             raise CorruptBundle(f"{where}: layer {artifact.path} isn't what the bundle's manifest lists")
-    by_title.pop(MANIFEST_NAME)
+    by_title.pop(MANIFEST_NAME, None)
     for title, layer in by_title.items():
         if not is_signature(title):
-            raise CorruptBundle(f"{where}: layer {title!r} isn't in the bundle's manifest")
+            raise CorruptBundle(f"{where}: layer {title[:_LONGEST_KEY]!r} isn't in the bundle's manifest")
         if layer.size > LARGEST_SIGNATURE_BYTES:
             raise CorruptBundle(f"{where}: {title} of {layer.size} bytes is no signature")
     if len(by_title) > MOST_SIGNATURES:

@@ -14,6 +14,7 @@ from typing import IO
 from toolkit.bundle.blocks import LARGEST_LISTS_BYTES, block_lists, bundle_blocks, keep_block_lists
 from toolkit.bundle.manifest import Manifest, parse_manifest
 from toolkit.bundle.registry import Registry
+from toolkit.bundle.registry.copies import drop_others, find_damage, find_whole, is_copy
 from toolkit.bundle.registry.layout import (
     EMPTY,
     Layer,
@@ -30,10 +31,10 @@ from toolkit.bundle.registry.layout import (
     signature_layers,
 )
 from toolkit.bundle.signatures import read_signatures
-from toolkit.bundle.store import READ_ONLY, Bundle, find_problem, find_problems, in_use, open_bundle, store_dir
+from toolkit.bundle.store import READ_ONLY, Bundle, in_use, link_files, open_bundle, signature_files, store_dir
 from toolkit.config import cache_dir, shown
 from toolkit.errors import ConfigError, CorruptBundle
-from toolkit.events import Progress, Service, Step, Warning_
+from toolkit.events import Progress, Service, Step
 from toolkit.files import in_words, locked, put_file, put_folder
 from toolkit.units import size_text
 from toolkit.untrusted import LARGEST_MANIFEST_BYTES, LARGEST_SIGNATURE_BYTES, MANIFEST_NAME, SIGNATURES
@@ -63,10 +64,11 @@ class _Remote:
     blocks: Layer | None
 
     def write_beside(self, folder: Path) -> None:
-        """Write the signatures, then the manifest, which makes a folder a bundle."""
+        """Write the signatures that aren't there, then the manifest, which makes a folder a bundle."""
         for name, raw in self.beside.items():
             path = folder / name
-            if not path.is_file():
+            # A signature that was made here may have the name of another one.
+            if not path.is_file() or (name == MANIFEST_NAME and not is_copy(path, raw)):
                 put_file(path, raw, mode=READ_ONLY)
 
 
@@ -80,6 +82,9 @@ def push_bundle(bundle: Bundle, reference: Place, *, plain_http: bool = False) -
     lists = block_lists((yield from bundle_blocks(bundle)))
     layers = _local_layers(bundle)
     raw = image_manifest(bundle.manifest.name, [*layers, blocks_layer(lists)])
+    if len(raw) > LARGEST_MANIFEST_BYTES:
+        message = f"{bundle.manifest.name}: a list of files of {len(raw)} bytes; no registry takes it"
+        raise ConfigError(message, f"{LARGEST_MANIFEST_BYTES} bytes are the most: shorter names, or fewer files")
     published = Place(reference.host, reference.repository, digest=_digest(raw))
     sent = 0
     with _registry(reference, plain_http=plain_http, write=True) as registry:
@@ -132,53 +137,44 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 def pull_bundle(reference: Place, *, into: Path | None = None, plain_http: bool = False) -> Service[Bundle]:
     """Get a bundle from a registry into the store, or into a folder that doesn't exist yet.
 
-    It goes on with the files that an earlier try left. Raises ConfigError when the folder is taken or another process
-    pulls the same, CorruptBundle when the registry has something else there, RegistryError.
+    It goes on with the files that an earlier try left, and replaces those of the store that have changed. Raises
+    ConfigError when the folder is taken or another process pulls the same, CorruptBundle when the registry has
+    something else there, RegistryError.
     """
     with _registry(reference, plain_http=plain_http) as registry:
         remote = _look_up(registry, reference)
         final = into if into is not None else store_dir() / remote.id
-        if into is None and final.is_dir() and (yield from _is_whole(final, remote)):
-            yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
-            with in_words(final):
-                # The bundle may have been signed since.
-                remote.write_beside(final)
-            return in_use(open_bundle(final))
-        if final.exists():
+        stored = into is None and final.is_dir()
+        if final.exists() and not stored:
             raise ConfigError(f"{shown(final)}: exists already", "--into takes a folder that doesn't")
         with in_words(final):
+            if stored and not (yield from find_damage(final, remote.manifest, remote.beside[MANIFEST_NAME])):
+                yield Step(f"{remote.manifest.name} ({remote.id[:12]}) is here", skipped=True)
+                # The bundle may have been signed since.
+                remote.write_beside(final)
+                return in_use(open_bundle(final))
             beside = final.with_name(f".{final.name[:32]}-{remote.id[:12]}.pull")
             with locked(beside.with_suffix(".lock"), f"pulls {reference}", passing=True):
-                if not final.exists():
-                    yield from _fill(registry, remote, beside)
-                    put_folder(beside, final)
+                if stored or not final.exists():
+                    yield from _fill(registry, remote, beside, final if stored else None)
+                    put_folder(beside, final, over_content=stored)
     return open_bundle(final) if into is not None else in_use(open_bundle(final))
 
 
-def _is_whole(folder: Path, remote: _Remote) -> Service[bool]:
-    """Tell if a stored bundle is what the registry has; a damaged one is told of and removed."""
-    wrong = yield from find_problems(Bundle(folder, remote.manifest, remote.id))
-    path = folder / MANIFEST_NAME
-    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != remote.id:
-        wrong[MANIFEST_NAME] = "content changed (another SHA-256)"
-    if wrong:
-        said = "; ".join(f"{name}: {problem}" for name, problem in wrong.items())
-        yield Warning_(f"bundle {remote.id[:12]} is damaged and is pulled again: {said}")
-        with in_words(folder):
-            shutil.rmtree(folder)
-    return not wrong
+def _fill(registry: Registry, remote: _Remote, folder: Path, damaged: Path | None) -> Service[None]:
+    """Fetch the files of a bundle, each verified as it arrives, then write its signatures and its manifest.
 
-
-def _fill(registry: Registry, remote: _Remote, folder: Path) -> Service[None]:
-    """Fetch every file of a bundle, each verified as it arrives, then write its signatures and its manifest."""
+    The files that an earlier try left stay if they are whole, and those of a `damaged` copy are taken over.
+    """
     manifest = remote.manifest
-    lacking = []
-    for artifact in manifest.artifacts:
-        # Files of an earlier try were whole when they arrived; that may be long ago.
-        if (yield from find_problem(folder, artifact)):
-            lacking.append(artifact)
-    total, done = sum(artifact.size_bytes for artifact in lacking), 0
     folder.mkdir(exist_ok=True)
+    if damaged is not None:
+        names = [path.relative_to(damaged).as_posix() for path in signature_files(damaged)]
+        paths = [artifact.path for artifact in manifest.artifacts if (damaged / artifact.path).is_file()]
+        link_files(damaged, [name for name in (*names, *paths) if not (folder / name).exists()], folder)
+    whole = yield from find_whole(folder, manifest)
+    lacking = [artifact for artifact in manifest.artifacts if artifact.path not in whole]
+    total, done = sum(artifact.size_bytes for artifact in lacking), 0
     free = shutil.disk_usage(folder).free
     if total + _SPARE_BYTES > free:
         message = f"{shown(folder.parent)}: {size_text(total)} to pull, {size_text(free)} free"
@@ -209,9 +205,10 @@ def remote_bundle(reference: Place, *, plain_http: bool = False) -> Service[Bund
             keep_block_lists(registry.small_blob(remote.blocks, LARGEST_LISTS_BYTES), remote.manifest)
     folder = cache_dir() / "registry" / remote.digest.removeprefix("sha256:")
     with in_words(folder):
+        yield from drop_others(folder, remote.beside)
         remote.write_beside(folder)
     yield Step(f"{reference} is {remote.manifest.name} ({remote.id[:12]})")
-    return in_use(open_bundle(folder))
+    return in_use(Bundle(folder, remote.manifest, remote.id))
 
 
 def _look_up(registry: Registry, reference: Place) -> _Remote:
