@@ -8,6 +8,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.builds import bundle, follow
+from toolkit.agent.requests import CheckLoad, ListReleases
+from toolkit.bundle import Bundle
+from toolkit.catalog import Target
+from toolkit.deploy import PLAIN, Delivery, deploy
+from toolkit.deploy.releases import verify
+from toolkit.device import Device, connect
 from toolkit.errors import ToolkitError
 from toolkit.events import Event, Progress, Service, Step
 
@@ -74,3 +81,33 @@ def sent(count: int, label: str = "push") -> Callable[[Event], bool]:
 
 def says(text: str) -> Callable[[Event], bool]:
     return lambda event: isinstance(event, Step) and text in event.text
+
+
+def old() -> Bundle:
+    return bundle("fp32")
+
+
+def new() -> Bundle:
+    return bundle("int4-rtn-b32")
+
+
+def answering(device: Device) -> str:
+    """The active one of the two releases, after checking that it is whole, loads and generates."""
+    found = follow(verify(device))
+    pointer = device.ask(ListReleases()).pointer
+    damaged = {checked.release for checked in found.damaged}
+    assert pointer.release not in damaged
+    assert pointer.release is not None and pointer.runtime is not None
+    device.ask(CheckLoad(release=pointer.release, runtime=pointer.runtime, prompt="In the", tokens=2))
+    return {old().id: "old", new().id: "new"}[pointer.release]
+
+
+def settle(table: Table, fault: str, target: Target, delivery: Delivery = PLAIN) -> None:
+    """Record after a fault that the device answers and that a re-run completes."""
+    row = table[fault]
+    with connect(target) as device:
+        row.answers.append(answering(device))
+        follow(deploy(new(), device, delivery))
+        assert answering(device) == "new"
+        follow(verify(device)).enforce()
+    row.completed += 1

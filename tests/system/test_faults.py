@@ -22,19 +22,19 @@ import pytest
 
 from tests.support.builds import bundle as build, follow
 from tests.support.devices import target_over
-from tests.support.faults import Table, broken_by, recorded, says, sent
+from tests.support.faults import Table, answering, broken_by, new, old, recorded, says, sent, settle
 from tests.support.registries import LocalRegistry, needs_registry, registry
 from tests.support.servers import Relay, needs_root, needs_sshd, small_disk
 from toolkit.agent import agent_archive
-from toolkit.agent.requests import CheckLoad, ListReleases
+from toolkit.agent.requests import ListReleases
 from toolkit.bundle import Bundle
 from toolkit.bundle.registry import BlobSource, parse_place
 from toolkit.bundle.registry.transfer import push_bundle
 from toolkit.catalog import Target
-from toolkit.deploy import PLAIN, Delivery, deploy
+from toolkit.deploy import Delivery, deploy
 from toolkit.deploy.install import install
 from toolkit.deploy.releases import verify
-from toolkit.device import Device, connect
+from toolkit.device import connect
 from toolkit.emulate import PrivateSshd
 from toolkit.errors import CorruptBundle, DeviceError
 
@@ -62,36 +62,6 @@ def target(server: PrivateSshd, root: Path) -> Target:
     with connect(target) as device:
         follow(deploy(old(), device))
     return target
-
-
-def old() -> Bundle:
-    return build("fp32")
-
-
-def new() -> Bundle:
-    return build("int4-rtn-b32")
-
-
-def answering(device: Device) -> str:
-    """The active one of the two releases, after checking that it is whole, loads and generates."""
-    found = follow(verify(device))
-    pointer = device.ask(ListReleases()).pointer
-    damaged = {checked.release for checked in found.damaged}
-    assert pointer.release not in damaged
-    assert pointer.release is not None and pointer.runtime is not None
-    device.ask(CheckLoad(release=pointer.release, runtime=pointer.runtime, prompt="In the", tokens=2))
-    return {old().id: "old", new().id: "new"}[pointer.release]
-
-
-def settle(table: Table, fault: str, target: Target, delivery: Delivery = PLAIN) -> None:
-    """Record after a fault that the device answers and that a re-run completes."""
-    row = table[fault]
-    with connect(target) as device:
-        row.answers.append(answering(device))
-        follow(deploy(new(), device, delivery))
-        assert answering(device) == "new"
-        follow(verify(device)).enforce()
-    row.completed += 1
 
 
 def over(relay: Relay, target: Target, tmp_path: Path) -> Target:
