@@ -124,7 +124,8 @@ def fill_sections(text: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Every generated document of this checkout, by path."""
+    """Every generated document of this checkout, and the Ansible role's copy of the program that starts the agent."""
+    from toolkit.agent.archive import start_program
     from toolkit.catalog.profile import profile_json_schema
     from toolkit.catalog.target import target_json_schema
 
@@ -134,6 +135,7 @@ def generated() -> dict[Path, str]:
         _REPO / "docs" / "cli.md": command_reference(),
         schemas / "profile.schema.json": _json(profile_json_schema()),
         schemas / "target.schema.json": _json(target_json_schema()),
+        _REPO / "ansible" / "roles" / "edgephi_bundle" / "files" / "start.py": start_program(),
     }
 
 

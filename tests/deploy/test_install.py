@@ -289,12 +289,12 @@ def test_too_little_memory_is_told_before_the_first_byte(root: Path, copy: Bundl
 
 def test_a_context_that_would_fit_is_named(root: Path, copy: Bundle) -> None:
     per_token = 10**9
-    greedy = planned(copy, copy.path, base_bytes=0, load_bytes=0, kv_bytes_per_token=per_token)
+    greedy = planned(copy, copy.path, base_bytes=1, load_bytes=1, kv_bytes_per_token=per_token)
     with device_at(root) as device, pytest.raises(ConfigError) as error:
         follow(deploy(greedy, device))
     room = localhost.ram_bytes() - device.profile.hardware.ram_reserved_bytes
     assert error.value.message.endswith(f", {memory_text(room)} of it for a model")
-    assert error.value.hint == f"optimize again with --context {room // per_token}; --force deploys it anyway"
+    assert error.value.hint == f"optimize again with --context {(room - 1) // per_token}; --force deploys it anyway"
 
 
 def test_memory_that_others_use_is_a_warning(root: Path, copy: Bundle) -> None:

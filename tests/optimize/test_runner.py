@@ -132,10 +132,18 @@ def test_out_of_memory_kill_is_reported_as_exactly_that(
     assert [path.suffix for path in (tmp_path / "cache" / "builds").iterdir()] == [".lock"]
 
 
+def _words(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty for one that has ended, as another test's may have."""
+    try:
+        return process.cmdline()
+    except psutil.ZombieProcess:
+        return []
+
+
 def test_leaving_the_generator_ends_the_child(work: Path) -> None:
     service = run_workflow(workflow(work), work)
     next(event for event in service if isinstance(event, Step))
-    (child,) = (process for process in psutil.Process().children() if "toolkit.optimize.child" in process.cmdline())
+    (child,) = (process for process in psutil.Process().children() if "toolkit.optimize.child" in _words(process))
     service.close()
     assert not child.is_running()
 

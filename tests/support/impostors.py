@@ -34,4 +34,4 @@ def said(tmp_path: Path, kind: str, payload: Any) -> str:
 def impostor(tmp_path: Path, script: str) -> Device:
     """A device whose agent answers `settle` rightly, and runs the script for every other request."""
     (tmp_path / "settled").write_text('{"protocol": 1, "result": {"was_whole": true}}\n')
-    return device_with_python(tmp_path, f"case $2 in *.tmp) exec cat {tmp_path / 'settled'};; esac\n{script}")
+    return device_with_python(tmp_path, f"case $7 in *.tmp) exec cat {tmp_path / 'settled'};; esac\n{script}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def write(name: str, table: dict[str, Any], folder: Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
     return path
+
+
+def write_own(name: str, table: dict[str, Any]) -> Path:
+    """Write a profile among the user's own."""
+    return write(name, table, Path(os.environ["EDGEPHI_CONFIG_DIR"], "profiles"))
 
 
 def board(**changes: Any) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+# The agent is started without the user's variables; these Pythons are changed by them.
+HEED_VARIABLES = '[ "$1" = -E ] && shift'
+
 
 def script(path: Path, *lines: str) -> Path:
     """Write a shell script that stands for a target's Python."""
@@ -26,7 +29,7 @@ def calling_itself(version: str, path: Path) -> Path:
     lie.mkdir(parents=True)
     (lie / "sitecustomize.py").write_text(f"import platform\nplatform.python_version = lambda: {version!r}\n")
     answer = f'[ "$1" = --version ] && echo Python {version} && exit'
-    return script(path, answer, f"export PYTHONPATH={lie}", f'exec {sys.executable} "$@"')
+    return script(path, answer, f"export PYTHONPATH={lie}", HEED_VARIABLES, f'exec {sys.executable} "$@"')
 
 
 def real_python(path: Path) -> Path:

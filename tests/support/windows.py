@@ -64,7 +64,8 @@ class WindowsSession(Session):
             channel.sendall(self.motd.encode())
         folder = self.root / HOME[1] / HOME[4:]
         environment = {"PYTHONPATH": str(PYTHONS), "PATH": f"{self.root}/tools:{os.environ['PATH']}", **self.extra}
-        run_command(channel, argv, folder, environment)
+        # A variable makes this Python a Windows' one, and the agent is started without the user's variables.
+        run_command(channel, [word for word in argv if word != "-E"], folder, environment)
 
 
 class WindowsServer(EmbeddedServer):

@@ -317,19 +317,20 @@ TYPED: list[tuple[str, bytes, tuple[str, ...], str]] = [
         "nano/config.json",
         DEEP,
         ("plan", "../nano", "--profile", "local"),
-        "config.json: not valid JSON: nested too deep\n",
+        "config.json: not valid JSON: nested too deep\n hint: get the file again from the model's page\n",
     ),
     (
         "nano/config.json",
         b'{"architectures": ["Phi3ForCausalLM"], "num_hidden_layers": 1e999}',
         ("optimize", "../nano", "--profile", "local"),
-        "config.json: not valid JSON: 1e999 is larger than any number here\n",
+        "config.json: not valid JSON: 1e999 is larger than any number here\n"
+        " hint: get the file again from the model's page\n",
     ),
     (
         "nano/config.json",
         inputs.encoded(CONFIG | {"num_hidden_layers": 10**30}),
         ("plan", "../nano", "--profile", "local"),
-        "nano: missing or not a positive whole number: layers\n",
+        f"num_hidden_layers: {10**30} is more than any Phi-3 has\n hint: take config.json from the model's page\n",
     ),
     ("deep.toml", b"a = " + DEEP, ("plan", "phi3-nano", "--profile", "../deep.toml"), "deep.toml: nested too deep\n"),
     (
@@ -375,4 +376,4 @@ def test_a_pipe_in_a_model_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 3
-    assert "not a model folder: no config.json" in done.stderr
+    assert "not a model folder: weights, but no config.json" in done.stderr

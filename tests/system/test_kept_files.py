@@ -221,7 +221,7 @@ def test_a_damaged_download_is_told_by_the_name_that_the_hub_gave_it(tmp_path: P
     weights.rename(blob)
     weights.symlink_to(blob)
     follow(hash_model(open_model(snapshot)))
-    flip(blob)
+    flip(blob, blob.stat().st_size - 1)
     with pytest.raises(ConfigError) as caught:
         follow(hash_model(open_model(snapshot)))
     assert caught.value.message == f"{weights}: damaged: its content isn't what was downloaded"

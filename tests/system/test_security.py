@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import pwd
@@ -204,6 +203,7 @@ def test_an_install_root_is_private_whatever_the_umask(umask: int, tmp_path: Pat
     before = os.umask(umask)
     try:
         with EmbeddedServer(tmp_path / "server") as server:
+            server.root.chmod(0o755)
             root = server.root / "deep" / "edgephi"
             with connect(over(server, "pi5", root)) as device:
                 device.agent.ensure()
@@ -229,13 +229,12 @@ def test_an_install_root_that_others_can_write_to_is_not_worked_in(tmp_path: Pat
         with pytest.raises(AgentError, match="can be written to by others") as caught:
             device.ask(ListReleases())
         assert caught.value.exit_code == 7 and f"chmod 700 {root}" in (caught.value.hint or "")
-        assert list((root / "agent").iterdir()) == []
+        assert list(root.iterdir()) == []
         root.chmod(0o700)
         assert device.ask(ListReleases()).releases == ()
         root.chmod(mode)
         with pytest.raises(AgentError, match="can be written to by others"):
-            device.ask(ListReleases())
-        assert json.loads(json.dumps(device.ask(TakeProbe()).as_json()))["root_mode"] == f"{mode:04o}"
+            device.ask(TakeProbe())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,17 +18,25 @@ _PARTS = Path(__file__).parent / "device"
 _TOOLKIT = Path(__file__).parents[1]
 _SHARED = ("untrusted.py", "localhost/groups.py", "localhost/pip.py")
 # Every version of Python can run this: one that is too old for the parts says so.
-_START = b"""\
+_VERSION = """\
 import sys
 
 if sys.version_info < (3, 9):
     said = "the agent needs Python 3.9, this is %d.%d" % sys.version_info[:2]
     print('{"protocol": 1, "error": {"code": "old_python", "message": "' + said + '", "hint": null}}')
     sys.exit(1)
+"""
+_MAIN = (
+    _VERSION.encode()
+    + b"""\
 from edgephi_agent.main import main
 
 main()
 """
+)
+# Neither the user's variables and packages nor the login folder's files are imported; Python 2 has no -I.
+ISOLATED = ("-E", "-s", "-u", "-c")
+_UNPACK = "import sys;sys.path.pop(0);import base64,zlib;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
 # The earliest time that a zip can hold.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -45,7 +55,7 @@ def agent_archive() -> bytes:
     parts |= {f"toolkit/{name}": (_TOOLKIT / name).read_bytes() for name in _SHARED}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, text in sorted({**parts, "__main__.py": _START}.items()):
+        for name, text in sorted({**parts, "__main__.py": _MAIN}.items()):
             entry = zipfile.ZipInfo(name, _NO_TIME)
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             archive.writestr(entry, text.replace(b"\r\n", b"\n"))
@@ -56,6 +66,23 @@ def agent_archive() -> bytes:
 def agent_sha256() -> str:
     """Identity of this version of the agent; part of its file name on the target and of every report."""
     return hashlib.sha256(agent_archive()).hexdigest()
+
+
+def start_program() -> str:
+    """The program that starts the agent: its last two arguments are the agent's path and SHA-256."""
+    source = (Path(__file__).parent / "start.py").read_text(encoding="utf-8")
+    without_login_folder = "sys.path[:] = [entry for entry in sys.path if entry]\n"
+    return f"{_VERSION}{without_login_folder}exec('''\\\n{source}\n\nstart(*sys.argv[-2:])\n''')\n"
+
+
+@cache
+def start_argv() -> tuple[str, ...]:
+    """The words behind a target's Python that start the agent; its path and SHA-256 follow.
+
+    They say all that runs there before it is known whose file lies there, in a form that no shell reads otherwise.
+    """
+    packed = zlib.compress(start_program().encode(), level=9)
+    return (*ISOLATED, _UNPACK, base64.b64encode(packed).decode())
 
 
 @contextmanager

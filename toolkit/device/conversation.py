@@ -14,7 +14,7 @@ from typing import Any
 
 from toolkit.agent import PROTOCOL, agent_archive, agent_sha256
 from toolkit.agent.answers import Missing, parse
-from toolkit.agent.archive import agent_file
+from toolkit.agent.archive import agent_file, start_argv
 from toolkit.agent.messages import (
     Authorize,
     Event,
@@ -30,6 +30,7 @@ from toolkit.agent.messages import (
     without_noise,
 )
 from toolkit.agent.requests import A, Request, Settle, TakeHold, WantedFile
+from toolkit.agent.start import FOLDERS_ALONE
 from toolkit.catalog import Target
 from toolkit.catalog.remote_path import from_login_folder, python_argv
 from toolkit.device.account import check_account
@@ -73,6 +74,7 @@ _HOLDING = {
     "prune": "old releases are removed",
 }
 _LONGEST_MESSAGE = 2000
+_SENT_AFRESH = "run the command again: its file there was damaged and has been sent afresh"
 # The exit codes of POSIX shells and of cmd.exe.
 _NO_SUCH_COMMAND = (127, 9009)
 _NO_WINDOWS_PYTHON = (
@@ -142,7 +144,12 @@ class Agent:
         """Put this version of the agent on the target if it is missing there; return its path."""
         if self._path is None:
             path = self._file("pyz")
-            if self._transport.size(path) != len(agent_archive()):
+            try:
+                is_there = self._transport.size(path) == len(agent_archive())
+            except RemoteCommandFailed:
+                self._check_account()
+                raise
+            if not is_there:
                 self._check_account()
                 self._put()
             self._path = path
@@ -161,12 +168,19 @@ class Agent:
         True when the file that stood there was whole.
         """
         arrival = self._file(f"{secrets.token_hex(8)}.tmp")
+        self._look(arrival)
         self._transport.make_dirs(self._folder)
         with agent_file() as source:
             for _ in self._transport.put(source, arrival):
                 pass
         request = Settle()
-        process = self._start(arrival, request)
+        return request.read(self._answer(self._start(arrival, request)), self._target.name).was_whole
+
+    def _look(self, path: str) -> None:
+        """Raise ExposedRoot if others could exchange what lies in the agent's folder there, or have put it there."""
+        self._answer(self._run(path, FOLDERS_ALONE))
+
+    def _answer(self, process: Process) -> dict[str, Any]:
         process.close_stdin()
         try:
             result = next(said for said in self.messages(process) if isinstance(said, Result))
@@ -174,7 +188,7 @@ class Agent:
             process.kill()
             raise
         process.wait()
-        return request.read(result.payload, self._target.name).was_whole
+        return result.payload
 
     def _repair(self) -> bool:
         """Send the agent again; True when its file there was damaged and is whole now."""
@@ -192,13 +206,17 @@ class Agent:
         """Start the agent with one request; its stdin stays open."""
         return self._start(self.ensure(), request)
 
-    def _start(self, agent: str, request: Request[Any]) -> Process:
+    def _run(self, agent: str, sha256: str) -> Process:
+        """Start the agent's file there, which is looked at from outside before anything of it runs."""
         try:
-            process = self._transport.start([*python_argv(self.python), "-u", agent])
+            return self._transport.start([*python_argv(self.python), *start_argv(), agent, sha256])
         except RemoteCommandFailed as exc:
             if isinstance(exc.__cause__, FileNotFoundError):
                 raise NoPython(exc.message, no_python_hint(self.python)) from exc
             raise
+
+    def _start(self, agent: str, request: Request[Any]) -> Process:
+        process = self._run(agent, agent_sha256())
         process.send(json.dumps(request.message(_who()), separators=(",", ":")).encode() + b"\n")
         return process
 
@@ -301,9 +319,12 @@ class Agent:
     def _failure(self, payload: dict[str, Any]) -> CorruptBundle | RegistryError | DeviceError:
         told = parse(Failure, payload, self._target.name, "with an error")
         error = _ERRORS.get(told.code, AgentError)
+        message = f"{self._target.name}: {told.message[:_LONGEST_MESSAGE]}"
         if error is _DamagedAgent:
-            self._repair()
-        return error(f"{self._target.name}: {told.message[:_LONGEST_MESSAGE]}", told.hint)
+            if self._repair():
+                return _DamagedAgent(message, _SENT_AFRESH)
+            return AgentError(message, "its disk may be failing: look there, or set install_root to another one")
+        return error(message, told.hint)
 
     def _explain_end(self, process: Process, *, silent: bool) -> None:
         status, stderr = process.wait(), process.stderr_tail().strip()
@@ -314,8 +335,7 @@ class Agent:
         if status in _NO_SUCH_COMMAND or "not found" in last:
             raise NoPython(message, no_python_hint(self.python))
         if silent and self._repair():
-            hint = "run the command again: its file there was damaged and has been sent afresh"
-            raise _DamagedAgent(f"{self._target.name}: the agent can't be started there: {last}", hint)
+            raise _DamagedAgent(f"{self._target.name}: the agent can't be started there: {last}", _SENT_AFRESH)
         raise AgentDied(message)
 
 

@@ -212,7 +212,7 @@ def test_what_is_no_token(body: bytes) -> None:
     assert error.value.message == f"{there.host}: {there.host} gives no token (status 200)"
 
 
-@pytest.mark.parametrize("expires", ["3600", '"3600"', "1e400", "9.5", "null", "[]"])
+@pytest.mark.parametrize("expires", ["3600", '"3600"', "9.5", "null", "[]"])
 def test_when_a_token_expires_is_not_asked(expires: str) -> None:
     """The registry says so itself, with its next 401."""
     with Server(lambda handler: reply(handler, 200, f'{{"token": "abc", "expires_in": {expires}}}'.encode())) as there:

@@ -321,8 +321,8 @@ def test_an_install_root_that_others_can_write(embedded: EmbeddedServer, tmp_pat
     assert failed(examine()) == []
     (tmp_path / "device").chmod(0o770)
     found = examine()
-    assert failed(found) == ["install root", "active release"]
-    assert found["install root"].hint == f"on the device: chmod 700 {tmp_path / 'device'}"
+    assert failed(found) == ["install root"]
+    assert f"chmod 700 {tmp_path / 'device'}" in str(found["install root"].hint)
 
 
 def test_a_shell_that_talks_by_itself(embedded: EmbeddedServer, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.profiles import board, write
+from tests.support.profiles import board, write_own
 from toolkit.catalog import load_profile, load_recipe
 from toolkit.catalog.recipe import list_recipes
 from toolkit.catalog.settings import RuntimeSettings
@@ -19,7 +19,7 @@ SETTINGS = RuntimeSettings(threads=2, chunk_size=64, ngram_size=3, max_draft_tok
 
 @pytest.mark.parametrize("name", sorted(find_toml("recipes")))
 def test_every_recipe_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
-    write("board", board())
+    write_own("board", board())
     recipe = load_recipe(name)
     file, _ = write_files(tmp_path / "out", recipe, load_profile("board"), SETTINGS, context_tokens=None, notes=["why"])
     again = load_recipe(str(file))
@@ -28,7 +28,7 @@ def test_every_recipe_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
 
 
 def test_the_profile_extends_the_old_one_and_changes_only_what_was_found(tmp_path: Path) -> None:
-    write("board", board(status="hardware", runtime__max_draft_tokens=2, runtime__ngram_size=4))
+    write_own("board", board(status="hardware", runtime__max_draft_tokens=2, runtime__ngram_size=4))
     base = load_profile("board")
     recipe = load_recipe("int4-rtn-b128")
     off = RuntimeSettings(threads=3).resolved(4)
@@ -56,7 +56,7 @@ def test_a_calibration_file_is_still_found(tmp_path: Path) -> None:
     source.write_text(
         'description = "d"\nalgorithm = "gptq"\nbits = 4\nblock_size = 32\n[calibration]\nfile = "text.jsonl"\n'
     )
-    write("board", board())
+    write_own("board", board())
     file, _ = write_files(
         tmp_path / "out", load_recipe(str(source)), load_profile("board"), SETTINGS, context_tokens=None, notes=[]
     )
@@ -68,7 +68,7 @@ def test_a_calibration_file_is_still_found(tmp_path: Path) -> None:
 def test_text_that_was_given_instead_is_what_the_file_names(tmp_path: Path) -> None:
     text = tmp_path / "mine.txt"
     text.write_text("words")
-    write("board", board())
+    write_own("board", board())
     for name, named in (("int4-gptq-b32", True), ("int4-rtn-b32", False)):
         file, _ = write_files(
             tmp_path / "out",

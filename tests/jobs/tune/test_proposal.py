@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.profiles import board, write
+from tests.support.profiles import board, write_own
 from toolkit.catalog import Profile, Workload, load_profile
 from toolkit.catalog.model import known_shape
 from toolkit.catalog.workload import load_workload
@@ -26,7 +26,7 @@ def workload() -> Workload:
 
 
 def test_the_default_comes_first_then_the_smallest(workload: Workload) -> None:
-    write("board", board(runtime__ngram_size=5, runtime__threads=3))
+    write_own("board", board(runtime__ngram_size=5, runtime__threads=3))
     proposal = of(load_profile("board"), Question(workload))
     assert proposal.candidates[0].recipe.name == "int4-rtn-b32" == proposal.default.recipe
     sizes = [candidate.fit.bundle_bytes for candidate in proposal.candidates[1:] if candidate.fit]
@@ -39,7 +39,7 @@ def test_the_default_comes_first_then_the_smallest(workload: Workload) -> None:
 
 
 def test_a_recipe_that_does_not_fit_is_left_out_with_the_reason(workload: Workload) -> None:
-    write("board", board(hardware__ram="4 GiB"))
+    write_own("board", board(hardware__ram="4 GiB"))
     proposal = of(load_profile("board"), Question(workload, recipes=("int4-rtn-b128", "fp32")), context_tokens=512)
     pruned = {candidate.recipe.name: candidate.pruned for candidate in proposal.candidates}
     assert pruned["int4-rtn-b128"] is None
@@ -49,7 +49,7 @@ def test_a_recipe_that_does_not_fit_is_left_out_with_the_reason(workload: Worklo
 
 
 def test_other_blocks_are_candidates_of_their_own(workload: Workload) -> None:
-    write("board", board(defaults__context=1024))
+    write_own("board", board(defaults__context=1024))
     question = Question(workload, recipes=("int4-rtn-b32",), block_sizes=(16, 32, 256))
     proposal = propose(NANO, load_profile("board"), question, provider="cpu")
     assert proposal.space.recipes == ("int4-rtn-b32", "int4-rtn-b256", "int4-rtn-b16")
@@ -58,7 +58,7 @@ def test_other_blocks_are_candidates_of_their_own(workload: Workload) -> None:
 
 
 def test_blocks_that_do_not_divide_the_model_are_left_out(workload: Workload) -> None:
-    write("board", board())
+    write_own("board", board())
     question = Question(workload, recipes=("int4-rtn-b32",), block_sizes=(256,))
     shape = known_shape("phi-3-tiny-gqa")
     proposal = propose(shape, load_profile("board"), question, provider="cpu")
@@ -67,22 +67,22 @@ def test_blocks_that_do_not_divide_the_model_are_left_out(workload: Workload) ->
 
 
 def test_the_bound_is_asked_for_or_the_profiles_or_three_percent(workload: Workload) -> None:
-    write("board", board(limits={"max_perplexity_increase_percent": 5.0}))
-    write("other", board())
+    write_own("board", board(limits={"max_perplexity_increase_percent": 5.0}))
+    write_own("other", board())
     assert of(load_profile("board"), Question(workload, max_ppl_increase=0.0)).max_ppl_increase == 0
     assert of(load_profile("board"), Question(workload)).max_ppl_increase == 0.05
     assert of(load_profile("other"), Question(workload)).max_ppl_increase == 0.03
 
 
 def test_chunks_as_long_as_the_prompt_are_no_choice() -> None:
-    write("board", board())
+    write_own("board", board())
     quick = of(load_profile("board"), Question(load_workload("quick")))
     assert quick.space.chunk_sizes == (0,)
     assert of(load_profile("board"), Question(load_workload("default"))).space.chunk_sizes == (0, 64, 128)
 
 
 def test_a_workload_beyond_the_context_is_refused(workload: Workload) -> None:
-    write("board", board())
+    write_own("board", board())
     with pytest.raises(ConfigError) as caught:
         of(load_profile("board"), Question(workload), context_tokens=300)
     assert caught.value.message == "workload 'default' needs 320 tokens of context, the plan has 300"
@@ -90,12 +90,12 @@ def test_a_workload_beyond_the_context_is_refused(workload: Workload) -> None:
 
 
 def test_a_recipe_of_another_provider_is_left_out(workload: Workload) -> None:
-    write("board", board())
+    write_own("board", board())
     proposal = of(load_profile("board"), Question(workload, recipes=("fp16",)))
     assert "GPU" in str(next(c.pruned for c in proposal.candidates if c.recipe.name == "fp16"))
 
 
 def test_more_cores_on_the_device_than_in_its_profile_are_not_counted_on(workload: Workload) -> None:
-    write("board", board())
+    write_own("board", board())
     assert of(load_profile("board"), Question(workload), cores=16).default.settings.threads == 4
     assert of(load_profile("board"), Question(workload), cores=2).default.settings.threads == 2

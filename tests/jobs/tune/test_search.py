@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.support.asked import operations, record_requests
 from tests.support.builds import bundle as build, follow, seed_cache
 from tests.support.devices import pointer, target_over
-from tests.support.profiles import write
+from tests.support.profiles import write_own
 from toolkit.bundle import list_bundles
 from toolkit.catalog import Target, Workload, load_profile, load_recipe, load_target
 from toolkit.catalog.model import known_shape
@@ -124,8 +125,8 @@ def test_what_does_not_fit_is_never_built(target: Target) -> None:
     large, small = (plan(shape, load_recipe(name), here).needed_bytes for name in ("int4-rtn-b32", "int4-rtn-b128"))
     reserved = 2**30
     ram = f"{reserved + (large + small) // 2} B"
-    write("small", {"schema_version": 1, "extends": "local", "hardware": {"ram": ram}})
-    target = target.model_copy(update={"profile": "profiles/small.toml"})
+    write_own("small", {"schema_version": 1, "extends": "local", "hardware": {"ram": ram}})
+    target = target.model_copy(update={"profile": "small"})
     events: list[Event] = []
     outcome = search(target, events, trials=1, quality=False)
     left_out = [event.text for event in events if isinstance(event, Step) and event.text.startswith("leave out")]
@@ -136,15 +137,15 @@ def test_what_does_not_fit_is_never_built(target: Target) -> None:
 
 
 def test_when_nothing_fits(target: Target) -> None:
-    write("tiny", {"schema_version": 1, "extends": "local", "hardware": {"ram": "1025 MiB"}})
+    write_own("tiny", {"schema_version": 1, "extends": "local", "hardware": {"ram": "1025 MiB"}})
     with pytest.raises(ConfigError) as caught:
-        search(target.model_copy(update={"profile": "profiles/tiny.toml"}))
+        search(target.model_copy(update={"profile": "tiny"}))
     assert re.match(r"no recipe fits 'tiny': int4-rtn-b32 needs 1\d\d MiB", caught.value.message)
 
 
 def broken_recipe(name: str) -> None:
-    folder = Path("recipes")
-    folder.mkdir(exist_ok=True)
+    folder = Path(os.environ["EDGEPHI_CONFIG_DIR"], "recipes")
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.toml").write_text(
         'description = "d"\nalgorithm = "gptq"\nbits = 4\nblock_size = 32\n[calibration]\nfile = "missing.jsonl"\n'
     )
@@ -163,8 +164,8 @@ def test_a_trial_that_fails_is_noted_and_the_search_goes_on(target: Target) -> N
 
 def test_when_all_fail_the_first_failure_is_the_error_also_later(target: Target) -> None:
     broken_recipe("broken")
-    write("board", {"schema_version": 1, "extends": "local", "defaults": {"recipe": "broken"}})
-    target = target.model_copy(update={"profile": "profiles/board.toml"})
+    write_own("board", {"schema_version": 1, "extends": "local", "defaults": {"recipe": "broken"}})
+    target = target.model_copy(update={"profile": "board"})
     for _ in range(2):
         with pytest.raises(ConfigError) as caught:
             search(target, recipes=("broken",))

@@ -173,6 +173,9 @@ def _examine_device(device: Device) -> Iterator[Check]:
         before = time.time()
         probe = device.ask(TakeProbe())
         after = time.time()
+    except ExposedRoot as exc:
+        yield _failure("install root", exc)
+        return
     except DeviceError as exc:
         yield _failure("agent", exc)
         return
