@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check test-slow test-board test-faults test-power test-memory docs locks kernel results matrix push-speed fleet-sim plan-reports clean
+.PHONY: demo test check test-slow test-fuzz test-board test-faults test-power test-memory docs locks kernel results matrix push-speed fleet-sim plan-reports clean
 
 demo: $(VENV)/.ready
 	$(BIN)/edgephi demo
@@ -13,6 +13,10 @@ test: check
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
+
+# A few minutes: every reader of others' data, with three hundred inputs for each of its kinds.
+test-fuzz: $(VENV)/.ready
+	EDGEPHI_FUZZ=long $(BIN)/python -m pytest -n logical --maxprocesses 4 -m fuzz
 
 # Root, and Debian's mmdebstrap and qemu-user-static; four minutes of processor time when nothing is cached.
 test-board: $(VENV)/.ready

@@ -1,13 +1,17 @@
-"""Reading data from others: JSON that hides nothing, and file names that mean one file on every system. Host and
-device check manifests by the same rules.
+"""Data from others: files of bounded size, JSON that hides nothing, text that steers no terminal, and file names that
+mean one file on every system. Host and device check manifests by the same rules.
 
 The agent brings this file along, so it is Python 3.9 and the standard library alone.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -16,34 +20,137 @@ LARGEST_MANIFEST_BYTES, MOST_ARTIFACTS, MOST_BYTES = 4 << 20, 10_000, 1 << 40
 LARGEST_SIGNATURE_BYTES, MOST_SIGNATURES = 64 << 10, 32
 # The names in a bundle's folder that aren't artifacts.
 MANIFEST_NAME, SIGNATURES = "manifest.json", "signatures"
+# Files that people write by hand, with much room; models of 128k tokens have tokenizers of some 20 MB.
+LARGEST_TEXT_BYTES, LARGEST_JSON_BYTES = 4 << 20, 64 << 20
 _DEEPEST = 32
+# Tokenizers have numbers of 31 digits ("no limit"); no float holds one of more than 308.
+_MOST_DIGITS = 40
 _LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 1024
 # Control characters move a terminal's cursor; lone surrogates can't be written anywhere.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NOT_ON_WINDOWS = re.compile(r'[\\:<>"|?*]')
 _SIGNATURE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.sig")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
+# Characters that steer a terminal, turn the direction of text around, end a line, or are invisible. Those that join
+# letters and emoji (U+200C, U+200D) and choose their forms (U+FE0F) aren't among them: many languages need them.
+_STEERING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_IN_WORDS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
-def read_json(raw: bytes) -> Any:
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with every character that steers a terminal, reorders text or hides in it written as an escape.
+
+    The escapes are Python's: `\\x1b`, `\\n`, `\\u202e`, `\\ud800`. Characters in `keep` stay as they are.
+    """
+    return _STEERING.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def visible_json(text: str) -> str:
+    """JSON, or TOML of basic strings, that means the same, with the characters that `visible` replaces escaped.
+
+    Line ends stay: between values they are layout, and within them no JSON has any.
+    """
+    return _STEERING.sub(lambda found: found[0] if found[0] in "\n\r\t" else _json_escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in _IN_WORDS:
+        return _IN_WORDS[character]
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def _json_escape(character: str) -> str:
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
+
+
+def read_file(path: "os.PathLike[str] | str", most_bytes: int) -> bytes:
+    """The content of a regular file of at most `most_bytes`.
+
+    Raises OSError, whose `strerror` says why, for everything else: a folder, a pipe or a device, of which no byte is
+    read, a longer file, and a name that no file can have.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no file can have that name", os.fspath(path)) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file"
+            raise OSError(errno.EINVAL, what, os.fspath(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            raw = file.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
+    if len(raw) > most_bytes:
+        raise OSError(errno.EFBIG, f"longer than {most_bytes:,} bytes", os.fspath(path))
+    return raw
+
+
+def read_text_file(path: "os.PathLike[str] | str", most_bytes: int = LARGEST_TEXT_BYTES) -> str:
+    """The UTF-8 text of a file, its line ends as `\\n`. Raises OSError as `read_file`, ValueError for other text."""
+    return _utf8(read_file(path, most_bytes)).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json_file(
+    path: "os.PathLike[str] | str", most_bytes: int = LARGEST_JSON_BYTES, *, controls: bool = False
+) -> Any:
+    """The JSON in a file. Raises OSError as `read_file` and ValueError as `read_json`; `reason` words both."""
+    return read_json(read_file(path, most_bytes), controls=controls)
+
+
+def reason(exc: Exception) -> str:
+    """The words of an error that a function of this module raised, without the file's path."""
+    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
+
+
+def read_json(raw: bytes, *, controls: bool = False) -> Any:
     """Parse UTF-8 JSON.
 
     Raises ValueError with the reason for text that isn't JSON by RFC 8259, and for JSON that two readers may understand
-    differently or that a terminal obeys: a key that stands twice, nesting beyond 32, control characters and lone
-    surrogates in texts.
+    differently, that no float holds, or that a terminal obeys: a key that stands twice, nesting beyond 32, numbers
+    beyond a float's or of more than 40 digits, lone surrogates, and control characters in texts. `controls` lets
+    the latter pass, for tokenizers, templates and conversations have them.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
-        _distrust(value, _DEEPEST)
-    except UnicodeDecodeError as exc:
-        raise ValueError(f"not UTF-8 text (byte {exc.start})") from exc
+        value = json.loads(
+            _utf8(raw), parse_constant=_no_number, parse_float=_finite, parse_int=_whole, object_pairs_hook=_once
+        )
+        _distrust(value, _DEEPEST, _SURROGATE if controls else _UNPRINTABLE)
     except RecursionError:
         raise ValueError("nested too deep") from None
     return value
 
 
+def _utf8(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"not UTF-8 text (byte {exc.start})") from exc
+
+
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:80]} is larger than any number here")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:_MOST_DIGITS]}… has {len(text)} digits")
+    return int(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -55,17 +162,30 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _distrust(value: Any, levels: int) -> None:
-    if isinstance(value, str) and _UNPRINTABLE.search(value):
+def _distrust(value: Any, levels: int, refused: "re.Pattern[str]") -> None:
+    if isinstance(value, str) and refused.search(value):
         raise ValueError(f"control characters in {value[:80]!r}")
     if not isinstance(value, (list, dict)):
         return
     if not levels:
         raise ValueError("nested too deep")
     for item in value:
-        _distrust(item, levels - 1)
+        _distrust(item, levels - 1, refused)
     for item in value.values() if isinstance(value, dict) else ():
-        _distrust(item, levels - 1)
+        _distrust(item, levels - 1, refused)
+
+
+def name_problem(name: str) -> str | None:
+    """The reason why what is written under a name couldn't be read or told apart again; None when it can be.
+
+    Writers hold names to it that manifests, reports and records will have; `read_json` refuses a part of them.
+    """
+    shown = visible(name)
+    if shown != name:
+        return f"characters that steer a terminal or hide: {shown[:80]}"
+    if not name.strip():
+        return "it is empty"
+    return "it is too long" if len(name.encode()) > _LONGEST_NAME_BYTES else None
 
 
 def path_problem(path: str) -> str | None:

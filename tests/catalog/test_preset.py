@@ -88,7 +88,7 @@ def refusal(content: object) -> str:
         ("{", "Expecting property name"),
         ("[]", "not a JSON object"),
         ('{"preset": 1, "preset": 2}', "'preset' stands twice"),
-        (f'{{"preset": "{"x" * (64 << 10)}"}}', "longer than 65536 bytes"),
+        (f'{{"preset": "{"x" * (64 << 10)}"}}', "longer than 65,536 bytes"),
     ],
 )
 def test_file_that_is_no_preset(isolated: Path, text: str, why: str) -> None:

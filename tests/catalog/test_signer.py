@@ -108,7 +108,7 @@ def test_keys_that_are_none(board: Path, alice: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             add_signer(target, "alice", tmp_path / "none")
     (tmp_path / "large").write_bytes(b"x" * (2 << 20))
-    with pytest.raises(ConfigError, match="too large"):
+    with pytest.raises(ConfigError, match="longer than 1,048,576 bytes"):
         add_signer(target, "alice", tmp_path / "large")
     with pytest.raises(ConfigError, match="No such file"):
         add_signer(target, "alice", tmp_path / "absent")

@@ -111,8 +111,8 @@ def test_validate_lists_every_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert out == "local: ok\n"
     assert err.splitlines() == [
         f"error: {BROKEN}",
-        BROKEN.replace("broken", "worse"),
-        "nowhere.toml: cannot be read: No such file or directory",
+        "       " + BROKEN.replace("broken", "worse"),
+        "       nowhere.toml: cannot be read: No such file or directory",
     ]
 
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+import re
+import unicodedata
 from io import StringIO
 
+import click
 import pytest
+import tomli_w
 from rich.console import Console
 
 from toolkit.cli import render
@@ -114,3 +119,101 @@ def test_a_table_in_a_pipe_loses_nothing(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_markdown_escapes_what_would_break_a_row() -> None:
     assert render.markdown_table(["a\nb"], [["x|y"]]) == "| a b |\n|---|\n| x\\|y |"
+
+
+EVIL = "\x1b[31m\x9b1m\x7f\u202e\u2028\r\b\ud800"
+SHOWN = r"\x1b[31m\x9b1m\x7f\u202e\u2028\r\x08\ud800"
+
+
+def steering(text: str) -> list[str]:
+    return [sign for sign in text if sign != "\n" and unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+
+
+def evil_service() -> Service[None]:
+    yield Step(f"step {EVIL}\n> forged")
+    yield Step(EVIL, skipped=True)
+    yield Warning_(f"careful {EVIL}\nwarning: forged")
+    yield DeviceEvent(f"pi{EVIL}", Step(EVIL))
+    yield DeviceEvent(f"pi{EVIL}", Progress(EVIL, 1, 2, "bytes"))
+    yield DeviceEvent("pi1", Warning_(EVIL))
+    yield DeviceEvent("pi1", Ended(2.0, f"{EVIL}\nerror: forged"))
+    yield Progress(f"[red]{EVIL}", 1, 2, "bytes")
+    yield Token("a\tb\r\nc\x1b")
+    yield Token(f"[31m{EVIL}\n")
+
+
+def test_what_services_say_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    render._stderr.cache_clear()
+    render.follow(evil_service())
+    out, err = capsys.readouterr()
+    render._stderr.cache_clear()
+    assert out == f"a\tb\nc\\x1b[31m{SHOWN}\n"
+    assert err.splitlines() == [
+        f"> step {SHOWN}",
+        "  > forged",
+        f"= {SHOWN} (already done)",
+        f"warning: careful {SHOWN}",
+        "         warning: forged",
+        f"> pi{SHOWN}: {SHOWN}",
+        f"warning: pi1: {SHOWN}",
+        f"✗ pi1, 2.0 s: failed: {SHOWN}",
+        "  error: forged",
+    ]
+
+
+def test_live_bars_on_a_terminal_show_no_escape_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=True, width=300, color_system=None)
+    monkeypatch.setattr(render, "_stderr", lambda: console)
+    render.follow(evil_service())
+    drawn = re.sub(r"\x1b\[[0-9?;]*[A-Za-z]", "", screen.getvalue())  # rich's own movements
+    assert f"  [red]{SHOWN} " in drawn and f"  pi{SHOWN} " in drawn
+    assert set(steering(drawn)) <= {"\r"}
+
+
+def test_results_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    render.table([f"a{EVIL}"], [[f"{EVIL}\nsecond row"], [(EVIL, "two")]], title=EVIL)
+    render.line(EVIL, None, f"{EVIL}\nforged")
+    render.text(f"{EVIL}\n")
+    render.toml(tomli_w.dumps({"a": EVIL.replace("\ud800", "")}))
+    render.print_json({"a": [EVIL]})
+    out = capsys.readouterr().out
+    assert not steering(out)
+    assert out.count(SHOWN) == 7
+    assert f"{SHOWN}\\nforged\n" in out and f" {SHOWN}\\nsecond row" in out
+    assert json.loads(out[out.index("{") :]) == {"a": [EVIL]}
+
+
+def test_notes_and_errors_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    render._stderr.cache_clear()
+    render.note(f"{EVIL}\nforged")
+    render.complain(f"{EVIL}\nerror: forged", f"{EVIL}\n hint: forged")
+    render.complain_of_usage(click.BadParameter(f"{EVIL}\nerror: forged"))
+    err = capsys.readouterr().err
+    render._stderr.cache_clear()
+    assert err.splitlines() == [
+        f"{SHOWN}\\nforged",
+        f"error: {SHOWN}",
+        "       error: forged",
+        f" hint: {SHOWN}",
+        "        hint: forged",
+        f"Error: Invalid value: {SHOWN}",
+        "       error: forged",
+    ]
+
+
+def test_questions_steer_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("click.prompt", lambda text, **_: asked.append(text) or "secret")
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "line")
+    ask = render.prompt_secret()
+    assert ask is not None
+    assert (ask(f"Password {EVIL}\n"), render.ask_line(EVIL)) == ("secret", "line")
+    assert asked == [f"Password {SHOWN}\\n", SHOWN]
+
+
+def test_others_words_are_plain_text_in_markdown() -> None:
+    cell = render.markdown_text("![x](http://a) <b> `c` a_b | \x1b")
+    assert cell == r"!\[x](http://a) \<b> \`c\` a_b | \\x1b"

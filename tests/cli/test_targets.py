@@ -260,7 +260,7 @@ def test_add_without_a_profile_where_none_fits(
     assert run("add", "board", "127.0.0.1", *server_options(embedded)) == 3
     err = capsys.readouterr().err
     assert err.startswith("error: board: no profile fits ")
-    assert "\n  raspberry-pi-4-8gb: " in err
+    assert "\n         raspberry-pi-4-8gb: " in err
     assert "name one with --profile" in err
     assert not (config_dir() / "targets").exists()
 

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 from toolkit.agent.messages import Completed, Event, Result, Scored
 from toolkit.agent.requests import ScoreTasks
 from toolkit.bench.run import installed
+from toolkit.config import shown
 from toolkit.deploy import Prepared, prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
+from toolkit.untrusted import read_text_file, reason
 
 Ask = Callable[[dict[str, Any]], Scored | Completed]
 S = TypeVar("S", Scored, Completed)
@@ -118,9 +120,10 @@ def _load_tasks(tasks: Sequence[str]) -> Any:
 def task_name(path: Path) -> str:
     """The name of the task that a YAML file defines. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: cannot be read as a task: {exc}", "name a task, or a YAML file of one") from exc
+        text = read_text_file(path)
+    except (OSError, ValueError) as exc:
+        message = f"{shown(path)}: cannot be read as a task: {reason(exc)}"
+        raise ConfigError(message, "name a task, or a YAML file of one") from exc
     found = re.search(r"^task:\s*[\"']?([\w./-]+)", text, re.MULTILINE)
     if found is None:
         raise ConfigError(f"{path}: names no task", "an lm-eval task's file has a line like `task: my_task`")

@@ -16,7 +16,7 @@ from toolkit.bench.run import held_out_text
 from toolkit.bundle import Bundle, Manifest, canonical_json, describe_file, list_bundles
 from toolkit.catalog import load_profile, load_recipe
 from toolkit.catalog.model import SourceModel
-from toolkit.config import cache_dir
+from toolkit.config import cache_dir, shown
 from toolkit.deploy import Prepared, check_here, prepare
 from toolkit.deploy.push import Upload
 from toolkit.device import Device, connect
@@ -25,6 +25,7 @@ from toolkit.events import Service, Step
 from toolkit.files import in_turn, write_whole
 from toolkit.metrics import HELD_OUT
 from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, optimize
+from toolkit.untrusted import name_problem, read_json_file, read_text_file, reason
 
 TOKENS = 8192
 WINDOW_TOKENS = 512
@@ -58,6 +59,10 @@ class Reference:
     continuations: list[dict[str, list[int]]]
 
 
+# Longer than any evaluation reads.
+_LARGEST_TEXT_BYTES = 256 << 20
+
+
 def read_eval_text(
     text_file: Path | None = None,
     *,
@@ -74,11 +79,14 @@ def read_eval_text(
     if text_file is None:
         return EvalText(HELD_OUT, held_out_text(), tokens, window_tokens, prompts)
     try:
-        text = text_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{text_file}: cannot be read as UTF-8 text: {exc}", "convert it to UTF-8") from exc
+        text = read_text_file(text_file, _LARGEST_TEXT_BYTES)
+    except (OSError, ValueError) as exc:
+        message = f"{shown(text_file)}: cannot be read as UTF-8 text: {reason(exc)}"
+        raise ConfigError(message, "give a file of UTF-8 text") from exc
     if not text.strip():
         raise ConfigError(f"{text_file}: the text is empty", "a few thousand words of prose give useful figures")
+    if problem := name_problem(text_file.name):
+        raise ConfigError(f"{shown(text_file)}: no figures can have that name: {problem}", "rename the file")
     return EvalText(text_file.name, text, tokens, window_tokens, prompts)
 
 
@@ -193,9 +201,9 @@ def _keep(folder: Path, sample: EvalText, made: ReferenceMade) -> Reference:
 def _kept(folder: Path) -> Reference | None:
     """The cached reference; None unless its files have their sizes. Hashes are checked where the files are used."""
     try:
-        found = _reference(folder, json.loads((folder / _INDEX).read_bytes()))
+        found = _reference(folder, read_json_file(folder / _INDEX))
         whole = all(file.source.stat().st_size == file.size_bytes for file in found.files)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if whole else None
 

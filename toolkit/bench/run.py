@@ -159,6 +159,6 @@ def _run(
         quality_text=held_out_text()[: workload.quality_tokens * 8] if quality else None,
     )
     run = yield from device.call(request)
-    if len(run.samples) != workload.repetitions or not all(sample.token_ns for sample in run.samples):
+    if len(run.samples) != workload.repetitions or not all(sample.is_timed for sample in run.samples):
         raise AgentError(f"{device.target.name}: the agent measured something else than it was asked", "run it again")
     return run

@@ -20,7 +20,7 @@ from toolkit.bundle.store import Bundle
 from toolkit.config import cache_dir
 from toolkit.events import Progress, Service
 from toolkit.files import write_whole
-from toolkit.untrusted import read_json
+from toolkit.untrusted import read_json, read_json_file
 
 BLOCK_BYTES = 4 * 2**20
 # Files are compared with those of a device in chunks of 1 MiB: a smaller file can't gain anything.
@@ -122,7 +122,7 @@ def _hash(path: Path, lengths: list[int], total: int) -> Service[tuple[Block, ..
 
 def _read(path: Path, size_bytes: int) -> tuple[Block, ...] | None:
     try:
-        return _parsed(json.loads(path.read_bytes()), size_bytes)
+        return _parsed(read_json_file(path, LARGEST_LISTS_BYTES), size_bytes)
     except (OSError, ValueError):
         return None
 

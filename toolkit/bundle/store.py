@@ -56,6 +56,7 @@ def write_bundle(folder: Path, manifest: Manifest) -> Bundle:
     The artifacts must already stand there. Returns the bundle; its id follows from the manifest alone.
     """
     text = manifest_text(manifest)
+    parse_manifest(text.encode(), shown(folder))  # what nobody could read again isn't written
     path = folder / MANIFEST_NAME
     path.write_text(text, encoding="utf-8", newline="\n")
     for file in (path, *(folder / artifact.path for artifact in manifest.artifacts)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from toolkit.config import data_path, shown
 from toolkit.errors import ConfigError
 from toolkit.events import Progress, Service
 from toolkit.files import HashMemo, chunks
+from toolkit.untrusted import name_problem, path_problem, read_json
 
 SHIPPED = ("phi3-nano",)
 
@@ -29,6 +29,8 @@ _MORE_TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _CONFIG_FILES = ("config.json", "generation_config.json")
+# A header lists some hundred bytes a tensor; Phi-3-medium has 240 of them.
+_LARGEST_HEADER_BYTES = 16 << 20
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -82,8 +84,11 @@ def open_model(
     if missing := [name for name in TOKENIZER_FILES if not (folder / name).is_file()]:
         raise missing_tokenizer(where, missing)
     _check_weights(folder, where)
+    name = id or folder.resolve().name
+    if problem := name_problem(name):
+        raise ConfigError(f"{where}: no bundle can have that name: {problem}", "rename the folder")
     # Trust goes no further than need: an architecture that transformers knows never runs the model's own code.
-    return SourceModel(id or folder.resolve().name, folder, revision, shape, remote_code=shape.needs_remote_code)
+    return SourceModel(name, folder, revision, shape, remote_code=shape.needs_remote_code)
 
 
 def known_shape(ref: str) -> ModelShape:
@@ -160,7 +165,7 @@ def _weight_names(folder: Path) -> list[str]:
     if not isinstance(shards, dict) or not shards:
         raise ConfigError(f"{shown(folder / _INDEX)}: no weight_map")
     names = sorted({str(name) for name in shards.values()})
-    if any(Path(name).name != name for name in names):
+    if any(Path(name).name != name or path_problem(name) for name in names):
         raise ConfigError(f"{shown(folder / _INDEX)}: a shard lies outside the folder")
     return names
 
@@ -175,15 +180,23 @@ def _shard_problem(path: Path) -> str | None:
         if _LFS_POINTER.startswith(start) and start:
             return f"{path.name}: a Git LFS pointer, not the file (git lfs pull fetches it)"
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= min(size - 8, 100_000_000):
+        if not 0 < length <= min(size - 8, _LARGEST_HEADER_BYTES):
             return f"{path.name}: truncated or not safetensors ({size} bytes)"
         try:
-            header = json.loads(file.read(length))
-            end = max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            header = read_json(file.read(length), controls=True)
+            end = max(_end(entry) for key, entry in header.items() if key != "__metadata__")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return f"{path.name}: not safetensors"
-    expected = 8 + length + int(end)
+    expected = 8 + length + end
     return None if size == expected else f"{path.name}: {size} bytes instead of {expected}"
+
+
+def _end(entry: Any) -> int:
+    """The end of a tensor in a safetensors file. Raises ValueError, LookupError or TypeError when it has none."""
+    end = entry["data_offsets"][1]
+    if type(end) is not int:
+        raise ValueError("not an offset")
+    return end
 
 
 def model_files(model: SourceModel) -> list[Path]:

@@ -19,7 +19,7 @@ from toolkit.catalog.shape import ModelShape, parse_shape
 from toolkit.catalog.toml import parse_table
 from toolkit.config import data_path, shown
 from toolkit.errors import ConfigError
-from toolkit.untrusted import read_json
+from toolkit.untrusted import read_json_file, reason
 
 V = TypeVar("V")
 
@@ -135,15 +135,11 @@ def read_preset(path: Path) -> tuple[int, Preset]:
     """
     where = shown(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST_BYTES + 1)
-        if len(raw) > _LARGEST_BYTES:
-            raise ValueError(f"longer than {_LARGEST_BYTES} bytes")
-        value = read_json(raw)
+        value = read_json_file(path, _LARGEST_BYTES)
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{where}: not a preset: {exc}") from exc
+        raise ConfigError(f"{where}: not a preset: {reason(exc)}") from exc
     content = parse_table(_PresetFile, value, path)
     positions = parse_table(_Positions, content.config, f"{where}: config")
     preset = _preset(path.stem, content, parse_shape(content.config, where), positions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +10,30 @@ from pydantic import Field, ValidationError
 from toolkit.catalog.record import OpenRecord
 from toolkit.config import shown
 from toolkit.errors import ConfigError
+from toolkit.untrusted import read_json_file, reason
 
 SUPPORTED = ("Phi3ForCausalLM",)
 # Transformers has no code for these: theirs comes with the model, and runs only when it is trusted.
 REMOTE_CODE = ("Phi3SmallForCausalLM",)
+# Far beyond every published shape: a larger number is a mistake, and plans count up to these.
+_MOST_LAYERS, _WIDEST, _MOST_TOKENS = 1 << 12, 1 << 24, 1 << 30
 
 
 class ModelShape(OpenRecord):
     """The numbers of config.json that decide a model's size; lengths in elements, contexts in tokens."""
 
     architecture: str
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    intermediate: int = Field(ge=1)
-    vocab: int = Field(ge=1)
-    max_context: int = Field(ge=1)
-    original_context: int = Field(ge=1)
-    rope: str
-    rotary_dim: int = Field(ge=1)
+    layers: int = Field(ge=1, le=_MOST_LAYERS)
+    hidden: int = Field(ge=1, le=_WIDEST)
+    heads: int = Field(ge=1, le=_WIDEST)
+    kv_heads: int = Field(ge=1, le=_WIDEST)
+    head_dim: int = Field(ge=1, le=_WIDEST)
+    intermediate: int = Field(ge=1, le=_WIDEST)
+    vocab: int = Field(ge=1, le=_MOST_TOKENS)
+    max_context: int = Field(ge=1, le=_MOST_TOKENS)
+    original_context: int = Field(ge=1, le=_MOST_TOKENS)
+    rope: str = Field(max_length=100)
+    rotary_dim: int = Field(ge=1, le=_WIDEST)
     tied_embeddings: bool
 
     @property
@@ -77,6 +79,8 @@ def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
         message = f"{where}: the model is already quantized ({method})"
         raise ConfigError(message, "give the original bf16, fp16 or fp32 model")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ConfigError(f"{where}: rope_scaling: not an object")
     heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
     numbers = isinstance(heads, int) and isinstance(hidden, int) and heads > 0
     head_dim = config.get("head_dim") or (hidden // heads if numbers else None)  # type: ignore[operator]
@@ -106,14 +110,14 @@ def parse_shape(config: dict[str, Any], where: str) -> ModelShape:
 
 def _rotary_dim(head_dim: object, partial_rotary_factor: object) -> object:
     """The number of a head's elements that are rotated: all of them unless the configuration names a share."""
-    if isinstance(head_dim, int) and isinstance(partial_rotary_factor, (int, float)):
+    if isinstance(head_dim, int) and isinstance(partial_rotary_factor, (int, float)) and head_dim <= _WIDEST:
         return int(head_dim * partial_rotary_factor)
     return head_dim
 
 
 def _architecture(config: dict[str, Any], where: str) -> str:
-    names = config.get("architectures") or ["none"]
-    name = str(names[0])
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else "none"
     if name in SUPPORTED + REMOTE_CODE:
         return name
     supported = ", ".join(SUPPORTED + REMOTE_CODE)
@@ -129,9 +133,9 @@ def read_shape(config: Path, where: str) -> ModelShape:
 
 def read_config(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json_file(path, controls=True)
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{shown(path)}: not valid JSON: {exc}") from exc
+        raise ConfigError(f"{shown(path)}: not valid JSON: {reason(exc)}") from exc
     if not isinstance(value, dict):
         raise ConfigError(f"{shown(path)}: not a JSON object")
     return value

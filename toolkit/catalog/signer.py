@@ -13,6 +13,7 @@ from toolkit.catalog.toml import is_shipped
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.files import PRIVATE, write_whole
+from toolkit.untrusted import read_file, reason
 
 # The purpose that a signature names: one that a key made for a mail or a commit releases no bundle.
 NAMESPACE = "edgephi-bundle"
@@ -123,12 +124,8 @@ def _demand(target: Target) -> Path:
 
 def _read(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(_LARGEST_BYTES + 1)
-        if len(raw) > _LARGEST_BYTES:
-            raise ConfigError(f"{shown(file)}: too large to be what it should be")
-        return raw.decode("utf-8")
+        return read_file(file, _LARGEST_BYTES).decode("utf-8")
     except OSError as exc:
-        raise ConfigError(f"{shown(file)}: cannot be read: {exc.strerror}") from exc
+        raise ConfigError(f"{shown(file)}: cannot be read: {reason(exc)}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{shown(file)}: not UTF-8 text (byte {exc.start})") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.config import config_dir, shipped_dir, shown, suggestion
 from toolkit.errors import ConfigError
+from toolkit.untrusted import name_problem, read_text_file, reason
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound="BaseModel")
+_DEEPEST = 32
 # Tells the file that a key path came from, where several were merged.
 Origin = Callable[[Sequence[str]], Path]
 
@@ -53,15 +56,43 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises ConfigError with file, line and column when it can't be read or isn't TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text_file(path)
     except OSError as exc:
-        raise ConfigError(f"{shown(path)}: cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        message = f"{shown(path)}: not UTF-8 text (byte {exc.start})"
-        raise ConfigError(message, "save the file as UTF-8") from exc
+        raise ConfigError(f"{shown(path)}: cannot be read: {reason(exc)}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{shown(path)}: {exc}", "save the file as UTF-8") from exc
+    try:
+        table = tomllib.loads(text)
+        _check(table, ())
+        return table
+    except RecursionError as exc:
+        raise ConfigError(f"{shown(path)}: nested too deep") from exc
     except tomllib.TOMLDecodeError as exc:
         hint = "strings need quotes; tables are [name]"
         raise ConfigError(f"{shown(path)}: not valid TOML: {exc}", hint) from exc
+    except ValueError as exc:
+        raise ConfigError(f"{shown(path)}: {exc}") from exc
+
+
+def _check(value: Any, above: tuple[str, ...]) -> None:
+    """Raise ValueError, with the key, for what no file may mean: numbers without an end, NUL, endless nesting."""
+    if len(above) > _DEEPEST:
+        raise ValueError("nested too deep")
+    problem = None
+    if isinstance(value, float) and not math.isfinite(value):
+        problem = f"must be a finite number, not {value}"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        problem = "must be a whole number of at most 64 bits"
+    elif isinstance(value, str) and "\0" in value:
+        problem = "must not have a NUL character"
+    if problem is not None:
+        raise ValueError(f"{'.'.join(above)}: {problem}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check(item, (*above, key))
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, (*above, "[]"))
 
 
 def parse_table(
@@ -82,6 +113,8 @@ def parse_table(
     reserved = [f"{_file(where, [key])}: {key}: unknown key" for key in given if key in table]
     if reserved:
         raise ConfigError("\n".join(reserved))
+    if "name" in given and (problem := name_problem(str(given["name"]))):
+        raise ConfigError(f"{_file(where, [])}: nothing can have that name: {problem}", "rename the file")
     try:
         return model.model_validate({**table, **given})
     except ValidationError as exc:

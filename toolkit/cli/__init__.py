@@ -5,6 +5,7 @@ stands here. The package never does the work of a service, and no other package 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import time
@@ -97,6 +98,9 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that `toolkit.errors` documents."""
+    # Where stdout takes no Unicode, a dash in a table is an escape, as it is on stderr, and no failure.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     raise SystemExit(_run(argv))
 
 
@@ -108,7 +112,9 @@ def _run(argv: Sequence[str] | None) -> int:
         _complain(exc.message, exc.hint)
         return exc.exit_code
     except click.ClickException as exc:
-        exc.show()
+        from toolkit.cli import render
+
+        render.complain_of_usage(exc)
         return exc.exit_code
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted", None)
@@ -126,11 +132,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _complain(message: str, hint: str | None) -> None:
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
-    if hint:
-        click.secho(" hint: ", fg="cyan", nl=False, err=True)
-        click.echo(hint, err=True)
+    from toolkit.cli import render
+
+    render.complain(message, hint)
 
 
 def _write_bug_log() -> Path:

@@ -104,7 +104,7 @@ def sign(ref: str, key: Path | None, as_json: bool) -> None:
     if as_json:
         render.print_json(_summary(found) | {"signature": _signature(made)})
     else:
-        click.echo(f"{found.manifest.name} ({found.id[:12]}): signed with {made.key}")
+        render.line(f"{found.manifest.name} ({found.id[:12]}): signed with {made.key}")
 
 
 @bundle.command()
@@ -133,7 +133,8 @@ def verify(ref: str, target: str | None, as_json: bool) -> None:
         render.print_json(_summary(found) | {"verified": True, "signatures": list(map(_signature, signatures))})
     else:
         render.note(f"{found.manifest.name} {found.id[:12]}: all {len(found.manifest.artifacts)} files are whole")
-        render.note("\n".join(map(_words, signatures)) or "it isn't signed")
+        for words in list(map(_words, signatures)) or ["it isn't signed"]:
+            render.note(words)
     if chosen:
         check_signed(found, chosen)
     else:
@@ -167,7 +168,7 @@ def push(ref: str, reference: str, plain_http: bool, as_json: bool) -> None:
         where = {"reference": str(to), "digest": published.reference.digest, "sent_bytes": published.sent_bytes}
         render.print_json(_summary(found) | where)
     else:
-        click.echo(str(published.reference))
+        render.line(str(published.reference))
 
 
 @bundle.command()
@@ -194,7 +195,7 @@ def pull(reference: str, into: Path | None, plain_http: bool, as_json: bool) -> 
     if as_json:
         render.print_json(_summary(found))
     else:
-        click.echo(f"{found.manifest.name} {found.id} {found.path}")
+        render.line(f"{found.manifest.name} {found.id} {found.path}")
 
 
 @bundle.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.cli import options
+from toolkit.untrusted import LARGEST_TEXT_BYTES
 
 if TYPE_CHECKING:
     from toolkit.jobs import Conversation, Turn
@@ -58,10 +59,24 @@ def chat(
 
 
 def _read_prompt(prompt: str | None) -> str:
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    text = _piped() if prompt in (None, "-") else prompt
     if not text or not text.strip():
         raise click.UsageError("the prompt is empty: give --prompt TEXT, or pipe text into stdin")
     return text.strip()
+
+
+def _piped() -> str:
+    """The text on stdin. Raises UsageError for more than 4 MiB, and for bytes that aren't text."""
+    raw = sys.stdin.buffer.read(LARGEST_TEXT_BYTES + 1)
+    if len(raw) > LARGEST_TEXT_BYTES:
+        raise click.UsageError(f"the prompt on stdin is longer than {LARGEST_TEXT_BYTES:,} bytes")
+    encoding = sys.stdin.encoding or "utf-8"
+    try:
+        return raw.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as exc:
+        raise click.UsageError(
+            f"the prompt on stdin isn't {encoding.upper()} text: byte {exc.start} is 0x{raw[exc.start]:02x}"
+        ) from exc
 
 
 def _talk(conversation: Conversation, system: str | None, max_tokens: int, show_stats: bool) -> None:
@@ -70,9 +85,12 @@ def _talk(conversation: Conversation, system: str | None, max_tokens: int, show_
     render.note("An empty line or Ctrl-D ends the conversation.")
     while True:
         try:
-            text = input("> ").strip()
+            text = render.ask_line("> ").strip()
+        except UnicodeDecodeError as exc:
+            render.warn(f"that line isn't {exc.encoding.upper()} text: it wasn't sent")
+            continue
         except EOFError:
-            click.echo()
+            render.line()
             return
         if not text:
             return
@@ -84,7 +102,7 @@ def _say(conversation: Conversation, text: str, system: str | None, max_tokens: 
     from toolkit.cli import render
 
     turn = render.follow(conversation.say(text, max_new_tokens=max_tokens, system=system))
-    click.echo()
+    render.line()
     if show_stats:
         render.note(_stats(turn))
 

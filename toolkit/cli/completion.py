@@ -17,8 +17,8 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from toolkit.cli import cli
+    from toolkit.cli import cli, render
 
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(cli, {}, "edgephi", "_EDGEPHI_COMPLETE").source())
+    render.text(found(cli, {}, "edgephi", "_EDGEPHI_COMPLETE").source() + "\n")

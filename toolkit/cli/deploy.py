@@ -118,7 +118,7 @@ def _deploy_to_one(
             {"target": target, "release": release.bundle_id, "runtime": release.runtime.lock, "active": True}
         )
     else:
-        click.echo(f"{target}: {found.manifest.name} ({release.bundle_id[:12]}) is active")
+        render.line(f"{target}: {found.manifest.name} ({release.bundle_id[:12]}) is active")
 
 
 def _show_verdict(verdict: GateVerdict, *, as_json: bool) -> None:
@@ -136,4 +136,4 @@ def _show_verdict(verdict: GateVerdict, *, as_json: bool) -> None:
         rows.append([check.limit, f"{relation} {text(check.bound)}", measured, interval, outcome, check.note])
     render.table(["limit", "bound", "measured", "95 %", "", ""], rows)
     if verdict.passed:
-        click.echo(f"{verdict.target}: {verdict.bundle.manifest.name} ({verdict.bundle.id[:12]}) is active")
+        render.line(f"{verdict.target}: {verdict.bundle.manifest.name} ({verdict.bundle.id[:12]}) is active")

@@ -46,9 +46,11 @@ def doctor(ctx: click.Context, target: str | None, as_json: bool) -> None:
 
 
 def _draw(check: Check) -> None:
-    first, *others = check.seen.splitlines()
-    click.echo(f"{click.style(f'{check.state:<8}', fg=COLORS[check.state])} {check.name:<15} {first}")
+    from toolkit.cli import render
+
+    first, *others = check.seen.split("\n")
+    render.line(f"{check.state:<8}", COLORS[check.state], f" {check.name:<15} {first}")
     for line in others:
-        click.echo(f"{'':<25}{line}")
+        render.line(f"{'':<25}{line}")
     if check.hint and check.state != "ok":
-        click.secho(f"{'':<25}{check.hint}", fg="cyan")
+        render.line(f"{'':<25}{check.hint}", "cyan")

@@ -63,7 +63,7 @@ def start(board: str, name: str | None, port: int | None, as_json: bool) -> None
     if as_json:
         render.print_json(_as_json(started.state) | {"target": str(started.path)})
         return
-    click.echo(f"{started.state.name}: emulated, on 127.0.0.1:{started.state.port}; target {started.path}")
+    render.line(f"{started.state.name}: emulated, on 127.0.0.1:{started.state.port}; target {started.path}")
     render.note(f"edgephi run phi3-nano {started.state.name} --offline")
 
 
@@ -79,7 +79,7 @@ def stop(name: str, as_json: bool) -> None:
     if as_json:
         render.print_json({"name": name, "running": False, "stopped": stopped})
     else:
-        click.echo(f"{name}: stopped" if stopped else f"{name}: wasn't running")
+        render.line(f"{name}: stopped" if stopped else f"{name}: wasn't running")
 
 
 @emulate.command("list")
@@ -131,7 +131,7 @@ def remove(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if as_json:
         render.print_json({"removed": removed, "shared": everything})
     else:
-        click.echo(f"removed: {', '.join(removed) or 'no board'}{'; and their shared Debian' if everything else ''}")
+        render.line(f"removed: {', '.join(removed) or 'no board'}{'; and their shared Debian' if everything else ''}")
 
 
 def _as_json(state: State) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _show_matrix(*, as_json: bool) -> None:
         here = [cell for cell in cells if cell.provider == provider]
         reasons = {cell.reason for cell in here}
         if len(reasons) == 1 and here[0].status == "impossible":
-            click.echo(f"{provider}: impossible: {here[0].reason}; a device that has it runs bundles for its CPU")
+            render.line(f"{provider}: impossible: {here[0].reason}; a device that has it runs bundles for its CPU")
             continue
         _draw(provider, here)
 
@@ -59,10 +59,10 @@ def _draw(provider: str, cells: list[Capability]) -> None:
         rows.setdefault(cell.recipe, [cell.recipe]).append(cell.status + number)
     render.table(["recipe", *architectures], rows.values(), title=f"provider {provider}")
     for index, reason in enumerate(reasons):
-        click.echo(f"({index + 1}) {reason}")
+        render.line(f"({index + 1}) {reason}")
     if trusting := sorted({cell.architecture for cell in cells if cell.trust_remote_code}):
-        click.echo(f"{', '.join(trusting)}: with --trust-remote-code only")
-    click.echo()
+        render.line(f"{', '.join(trusting)}: with --trust-remote-code only")
+    render.line()
 
 
 def _general(cell: Capability) -> str:

@@ -56,6 +56,7 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
     """
     from toolkit.catalog import load_target
     from toolkit.catalog.target import parse_target
+    from toolkit.cli import render
     from toolkit.device.ssh.client import trust_host_key
     from toolkit.errors import ConfigError
 
@@ -69,7 +70,7 @@ def trust(name: str, fingerprint: str, host: str | None, port: int | None, known
         target = parse_target(name, given, where=f"target '{name}'")
     if target.transport == "local":
         raise ConfigError(f"{name} is reached without SSH: there is no host key to trust")
-    click.echo(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
+    render.line(f"{name}: the key is now in {trust_host_key(target, fingerprint)}")
 
 
 def identified(target: Target) -> Match:

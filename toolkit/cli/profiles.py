@@ -65,7 +65,7 @@ def show(name: str, as_toml: bool, as_json: bool) -> None:
     if as_json:
         render.print_json(_as_json(profile))
     elif as_toml:
-        click.echo(tomli_w.dumps(profile_table(profile)), nl=False)
+        render.toml(tomli_w.dumps(profile_table(profile)))
     else:
         rows = [("file", str(profile.path)), *_flat(profile_table(profile))]
         readable = {"hardware.ram": render.memory(profile.hardware.ram_bytes), "status": STATUS[profile.status]}
@@ -89,7 +89,7 @@ def validate(paths: tuple[str, ...], as_json: bool) -> None:
     else:
         for name, error in errors.items():
             if error is None:
-                click.echo(f"{name}: ok")
+                render.line(f"{name}: ok")
     wrong = [error for error in errors.values() if error is not None]
     if wrong:
         raise ConfigError("\n".join(wrong))
@@ -168,11 +168,11 @@ def _source(path: Path) -> str:
     return "shipped" if is_shipped(path, "profiles") else "user"
 
 
-def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
+def _flat(table: dict[str, Any], above: str = "") -> list[tuple[str, str | tuple[str, ...]]]:
+    rows: list[tuple[str, str | tuple[str, ...]]] = []
     for key, value in table.items():
         if isinstance(value, dict):
             rows += _flat(value, f"{above}{key}.")
         else:
-            rows.append((above + key, "\n".join(value) if isinstance(value, list) else str(value)))
+            rows.append((above + key, tuple(map(str, value)) if isinstance(value, list) else str(value)))
     return rows

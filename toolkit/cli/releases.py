@@ -81,7 +81,7 @@ def _say_active(target: str, release: str, as_json: bool) -> None:
     if as_json:
         render.print_json({"target": target, "release": release, "active": True})
     else:
-        click.echo(f"{target}: {release[:12]} is active")
+        render.line(f"{target}: {release[:12]} is active")
 
 
 @click.command()
@@ -145,6 +145,6 @@ def prune(target: str, keep: int, dry_run: bool, as_json: bool) -> None:
         return
     names = ", ".join(release[:12] for release in found.removed) or "no release"
     verb = "would go" if dry_run else "removed"
-    click.echo(
+    render.line(
         f"{target}: {verb}: {names}; {render.size(found.freed_bytes)} of files; releases left: {len(found.kept)}"
     )

@@ -1,24 +1,35 @@
-"""Everything that edgephi draws. Results go to stdout, talk goes to stderr."""
+"""Everything that edgephi draws. Results go to stdout, talk goes to stderr.
+
+All text passes `visible` on its way: no file, device or server steers the terminal. A line end in a value is written as
+`\\n`, except in errors, warnings and steps, whose further lines stand indented below the first: none looks like an
+error, a hint or a step of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from io import StringIO, TextIOWrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from toolkit.events import DeviceEvent, Ended, Progress, Service, Step, Token, Warning_, drain
 from toolkit.units import memory_text, size_text
+from toolkit.untrusted import visible, visible_json
 
 if TYPE_CHECKING:
+    import click
     from rich.console import Console
     from rich.progress import Progress as Bar, TaskID
 
     from toolkit.events import Event
 
 T = TypeVar("T")
+# Characters that begin code, links, images and HTML.
+_MARKDOWN = re.compile(r"[\\`\[<]")
 
 
 @cache
@@ -28,18 +39,78 @@ def _stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _say(text: str, *, markup: bool = True) -> None:
-    """Print a line on stderr: wrapped at words on a terminal, left whole in a pipe or a file."""
-    _stderr().print(text, markup=markup, soft_wrap=not _stderr().is_terminal)
+def _say(text: str, *, mark: str = "", tail: str = "") -> None:
+    """Print text on stderr behind a `mark` in rich's markup: wrapped at words on a terminal, else left whole.
+
+    Further lines are indented as far as the mark is wide.
+    """
+    from rich.text import Text
+
+    label = Text.from_markup(mark)
+    words = Text(_behind(label.plain, text).removeprefix(label.plain))
+    _stderr().print(label + words + Text.from_markup(tail), soft_wrap=not _stderr().is_terminal)
 
 
 def note(text: str) -> None:
     """Print a line that isn't part of the result."""
-    _say(text, markup=False)
+    _say(visible(text))
 
 
 def warn(text: str) -> None:
-    _say(f"[yellow]warning:[/] {_escape(text)}")
+    """Print a warning on stderr."""
+    _say(text, mark="[yellow]warning:[/] ")
+
+
+def complain(message: str, hint: str | None) -> None:
+    """Print an error on stderr, and the next step."""
+    import click
+
+    for label, style, words in (("error: ", {"fg": "red", "bold": True}, message), (" hint: ", {"fg": "cyan"}, hint)):
+        if words:
+            click.secho(label, nl=False, err=True, **style)
+            click.echo(_behind(label, words).removeprefix(label), err=True)
+
+
+def complain_of_usage(exc: click.ClickException) -> None:
+    """Print click's own error on stderr, as click does: with the usage of the command whose words are wrong."""
+    import click
+
+    said = _Shown()
+    exc.show(said)
+    message = exc.format_message()
+    before = said.getvalue().removesuffix(f"{message}\n")
+    label = before.rpartition("\n")[2]
+    click.echo(visible(before.removesuffix(label), keep="\n") + _behind(label, message.expandtabs(4)), err=True)
+
+
+class _Shown(StringIO):
+    """The text that click shows on a terminal: elsewhere click removes escape sequences, and nobody would see them."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _behind(label: str, words: str) -> str:
+    """Words behind a label, their further lines indented as far as it is wide."""
+    return label + visible(words, keep="\n").replace("\n", "\n" + " " * len(label))
+
+
+def line(text: str = "", color: str | None = None, rest: str = "") -> None:
+    """Print one line of the result on stdout: `text`, in color on a terminal, and the `rest` behind it."""
+    import click
+
+    click.secho(visible(text), fg=color, nl=False)
+    click.echo(visible(rest))
+
+
+def text(content: str) -> None:
+    """Print text of several lines on stdout as it is: a table in Markdown, a script."""
+    sys.stdout.write(visible(content, keep="\n\t"))
+
+
+def toml(content: str) -> None:
+    """Print TOML on stdout."""
+    sys.stdout.write(visible_json(content))
 
 
 def prompt_secret() -> Callable[[str], str] | None:
@@ -49,49 +120,72 @@ def prompt_secret() -> Callable[[str], str] | None:
     import click
 
     def ask(text: str) -> str:
-        return str(click.prompt(text, default="", show_default=False, hide_input=True, err=True, prompt_suffix=""))
+        question = visible(text)
+        return str(click.prompt(question, default="", show_default=False, hide_input=True, err=True, prompt_suffix=""))
 
     return ask
 
 
+def ask_line(question: str) -> str:
+    """The line that is typed in answer. Raises EOFError at the end of stdin, UnicodeDecodeError for what is no text."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="strict")
+    return input(visible(question))
+
+
 def print_json(value: object) -> None:
-    """Print the result as JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print the result as JSON on stdout, in ASCII where stdout takes no Unicode."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(visible_json(json.dumps(value, indent=2, ensure_ascii=ascii_only)) + "\n")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | tuple[str, ...]]], title: str | None = None) -> None:
     """Print the result as a table on stdout; columns of figures are aligned to the right and never fold.
 
-    Where stdout isn't a terminal the table is as wide as its text, so that `> file` and `| less -S` lose
-    nothing.
+    A cell that is a tuple has a line for each of its texts. Where stdout isn't a terminal the table is as wide as its
+    text, so that `> file` and `| less -S` lose nothing.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    grid = Table(
+        title=Text(visible(title)) if title else None,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     grid.padding = (0, 1, 0, 0)
     body = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(body) and all(_is_figure(row[index]) for row in body)
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        grid.add_column(
+            Text(visible(column, keep="\n")), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric
+        )
     for row in body:
-        grid.add_row(*(_escape(cell) for cell in row))
+        grid.add_row(*(Text("\n".join(map(visible, (cell,) if isinstance(cell, str) else cell))) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         widest = Console(width=10_000).measure(grid).maximum
-        console = Console(highlight=False, width=max(widest, len(title or "")))
+        console = Console(highlight=False, width=max(widest, len(visible(title or ""))))
     console.print(grid)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as GitHub-flavoured Markdown."""
+    """A table as GitHub-flavoured Markdown; cells are Markdown: others' words pass `markdown_text`."""
     lines = [
         "| " + " | ".join(column.replace("\n", " ") for column in columns) + " |",
         "|" + "|".join("---" for _ in columns) + "|",
     ]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def markdown_text(text: str) -> str:
+    """The text as one line of Markdown that shows it as it is, without a link, an image or HTML."""
+    return _MARKDOWN.sub(r"\\\g<0>", visible(text))
 
 
 def size(n_bytes: float | None) -> str:
@@ -166,7 +260,7 @@ class _Drawer:
                     self._draw_bar(label, done, total, unit)
             case Token(text):
                 self._stop_bar()
-                sys.stdout.write(text)
+                sys.stdout.write(visible(text.replace("\r\n", "\n"), keep="\n\t"))
                 sys.stdout.flush()
             case DeviceEvent(target, about):
                 self._stop_bar()
@@ -175,9 +269,11 @@ class _Drawer:
     def _draw_bar(self, label: str, done: float, total: float | None, unit: str) -> None:
         if self._bar is None or self._label != label:
             self._stop_bar()
-            self._bar = _new_bar(unit)
+            from toolkit.cli.bars import transfer_bar
+
+            self._bar = transfer_bar(_stderr(), unit)
             self._bar.start()
-            self._task = self._bar.add_task(label, total=total)
+            self._task = self._bar.add_task(visible(label), total=total)
             self._label = label
         assert self._task is not None
         self._bar.update(self._task, completed=done, total=total)
@@ -207,7 +303,7 @@ class _DeviceLines:
                 # Most steps begin with the name of their target, as work on one device alone needs it.
                 text = text.removeprefix(f"{target}: ")
                 if _stderr().is_terminal:
-                    self._update(target, step=text, completed=0)
+                    self._update(target, step=visible(text), completed=0)
                 else:
                     _say_step(f"{target}: {text}", skipped=skipped)
             case Progress(_, done, total, _):
@@ -217,16 +313,18 @@ class _DeviceLines:
                 warn(f"{target}: {text.removeprefix(f'{target}: ')}")
             case Ended(seconds, error):
                 self._end(target)
-                mark = "[red]✗[/]" if error else "[green]✓[/]"
+                mark = "[red]✗[/] " if error else "[green]✓[/] "
                 outcome = f"failed: {error.removeprefix(f'{target}: ')}" if error else "done"
-                _say(f"{mark} {_escape(f'{target}, {duration(seconds)}: {outcome}')}")
+                _say(f"{target}, {duration(seconds)}: {outcome}", mark=mark)
 
     def _update(self, target: str, **fields: Any) -> None:
         if self._bars is None:
-            self._bars = _new_device_bars()
+            from toolkit.cli.bars import device_bars
+
+            self._bars = device_bars(_stderr())
             self._bars.start()
         if target not in self._tasks:
-            self._tasks[target] = self._bars.add_task(target, total=None, step="")
+            self._tasks[target] = self._bars.add_task(visible(target), total=None, step="")
         self._bars.update(self._tasks[target], **fields)
 
     def _end(self, target: str) -> None:
@@ -237,58 +335,11 @@ class _DeviceLines:
 
 
 def _say_step(text: str, *, skipped: bool) -> None:
-    mark = "[dim]=[/]" if skipped else "[green]>[/]"
-    tail = " [dim](already done)[/]" if skipped else ""
-    _say(f"{mark} {_escape(text)}{tail}")
-
-
-def _new_device_bars() -> Bar:
-    from rich.progress import BarColumn, Progress as Bar, ProgressColumn, Task, TextColumn
-    from rich.table import Column
-    from rich.text import Text
-
-    class Elapsed(ProgressColumn):
-        """The time since the device's first event; rich's own column stops when one stage is complete."""
-
-        def render(self, task: Task) -> Text:
-            return Text(duration(task.get_time() - (task.start_time or 0)), justify="right")
-
-    return Bar(
-        TextColumn("  {task.description}", markup=False),
-        BarColumn(bar_width=20),
-        Elapsed(),
-        TextColumn("{task.fields[step]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-        console=_stderr(),
-        transient=True,
-    )
-
-
-def _new_bar(unit: str) -> Bar:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress as Bar,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    text: list[ProgressColumn] = [TextColumn("  {task.description}"), BarColumn(bar_width=30)]
-    if unit == "bytes":
-        counts: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    if skipped:
+        _say(text, mark="[dim]=[/] ", tail=" [dim](already done)[/]")
     else:
-        counts = [MofNCompleteColumn(), TimeElapsedColumn()]
-    return Bar(*text, *counts, console=_stderr(), transient=True)
+        _say(text, mark="[green]>[/] ")
 
 
-def _is_figure(cell: str) -> bool:
-    return cell[:1].isdigit() or cell in ("–", "") or cell[:2] in ("±0",)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _is_figure(cell: str | tuple[str, ...]) -> bool:
+    return isinstance(cell, str) and (cell[:1].isdigit() or cell in ("–", "") or cell[:2] == "±0")

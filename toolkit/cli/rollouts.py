@@ -180,4 +180,6 @@ def show(rollout: str, as_json: bool) -> None:
     _show(found)
     render.note(_summary(found))
     for device in found.in_state("failed"):
-        render.note(f"  {device.target}: {device.error}" + (f"\n    {device.hint}" if device.hint else ""))
+        render.note(f"  {device.target}: {device.error}")
+        if device.hint:
+            render.note(f"    {device.hint}")

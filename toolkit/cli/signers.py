@@ -66,7 +66,7 @@ def add(target: str, identity: str, key: Path, as_json: bool) -> None:
     if as_json:
         render.print_json({"target": target, "path": str(file)} | _as_json(signer))
     else:
-        click.echo(f"{target}: {identity} may sign with {signer.key.fingerprint} ({file})")
+        render.line(f"{target}: {identity} may sign with {signer.key.fingerprint} ({file})")
 
 
 @signers.command()
@@ -87,7 +87,7 @@ def remove(target: str, reference: str, as_json: bool) -> None:
     if as_json:
         render.print_json({"target": target, "path": str(file), "signers": list(map(_as_json, left))})
         return
-    click.echo(f"{target}: removed {reference} from {file}")
+    render.line(f"{target}: removed {reference} from {file}")
     if not left:
         render.warn(f"nobody may sign for {target} any more: it takes no bundle")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 
 from toolkit.cli import render
@@ -13,6 +12,7 @@ from toolkit.metrics import Predicted, Quality, Report, metrics
 from toolkit.metrics.quality import headline
 from toolkit.metrics.report import remarks, to_json
 from toolkit.metrics.stats import Summaries
+from toolkit.untrusted import visible_json
 
 COLUMNS = (
     "target",
@@ -148,8 +148,9 @@ def _median(found: Summaries, name: str) -> float | None:
 
 def as_markdown(reports: Sequence[Report]) -> str:
     """The table with its footnotes as Markdown."""
-    notes = "\n".join(f"- {note}" for note in footnotes(reports))
-    text = f"{render.markdown_table(columns(reports), report_rows(reports))}\n\n{notes}\n"
+    notes = "\n".join(f"- {render.markdown_text(note)}" for note in footnotes(reports))
+    rows = [list(map(render.markdown_text, row)) for row in report_rows(reports)]
+    text = f"{render.markdown_table(columns(reports), rows)}\n\n{notes}\n"
     if predictions := predicted_rows(reports):
         text += f"\n{_PREDICTED_TITLE}:\n\n{render.markdown_table(PREDICTED_COLUMNS, predictions)}\n"
     return text
@@ -182,14 +183,14 @@ def write_reports(
     """Print reports as a table, as Markdown, or `payload` as JSON; or write a file, JSON or Markdown by its ending."""
     output = printed.output
     if printed.as_json or (output is not None and output.suffix == ".json"):
-        text = json.dumps(payload, indent=1) + "\n"
+        text = visible_json(json.dumps(payload, indent=1)) + "\n"
     elif printed.markdown or output is not None:
         text = as_markdown(reports)
     else:
         _show(reports)
         return
     if output is None:
-        sys.stdout.write(text)
+        render.text(text)
         return
     try:
         output.write_text(text, encoding="utf-8")

@@ -136,7 +136,7 @@ def add(
         reasons = {} if match is None else {"profile_reasons": list(match.reasons)}
         render.print_json(_as_json(target.model_copy(update={"path": path})) | reasons)
     else:
-        click.echo(f"{name}: written to {path}")
+        render.line(f"{name}: written to {path}")
 
 
 @targets.command()
@@ -151,7 +151,7 @@ def remove(name: str, as_json: bool) -> None:
     if as_json:
         render.print_json({"name": name, "path": str(path), "removed": True})
     else:
-        click.echo(f"{name}: removed {path}")
+        render.line(f"{name}: removed {path}")
 
 
 @targets.command()

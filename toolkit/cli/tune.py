@@ -209,7 +209,7 @@ def _show(outcome: Outcome) -> None:
     if any(row.point.settings.ngram_size for row in best):
         render.note(f"  {SPECULATION_NOTE}")
     render.note(f"  wrote {shown(outcome.recipe_file)} and {shown(outcome.profile_file)}")
-    click.echo(f"{outcome.verdict.sentence}.")
+    render.line(f"{outcome.verdict.sentence}.")
 
 
 def _choice(value: int | None) -> str:

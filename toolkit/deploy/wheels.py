@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from toolkit.catalog.record import Record
+from toolkit.catalog.record import Record, read_record
 from toolkit.config import cache_dir, data_path
 from toolkit.errors import ConfigError, MissingExtra
 from toolkit.events import Progress, Service
 from toolkit.files import fresh_folder, in_turn, replaced_folder
+from toolkit.untrusted import reason
 
 T = TypeVar("T")
 
@@ -111,11 +112,9 @@ def find_lock(packages: Iterable[str], platform: Platform) -> WheelLock | None:
 
 def read_lock(path: Path) -> WheelLock:
     try:
-        return WheelLock.model_validate_json(path.read_bytes())
-    except ValidationError as exc:
-        error = exc.errors()[0]
-        where = ".".join(str(part) for part in error["loc"])
-        raise ConfigError(f"{path.name}: {where}: {error['msg']}", "install edgephi again") from exc
+        return read_record(WheelLock, path)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{path.name}: {reason(exc)}", "install edgephi again") from exc
 
 
 def fetch_locked(lock: WheelLock, platform: Platform) -> Service[list[Path]]:

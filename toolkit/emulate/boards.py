@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from toolkit import localhost
 from toolkit.catalog import Profile, Target, load_target
-from toolkit.catalog.record import OpenRecord
+from toolkit.catalog.record import OpenRecord, read_record
 from toolkit.catalog.target import remove_target, save_target
 from toolkit.catalog.toml import find_toml
 from toolkit.config import cache_dir, config_dir, data_path, shown
@@ -138,8 +136,8 @@ def list_states() -> list[State]:
 def find_state(name: str) -> State | None:
     """The kept state of a board; None when there never was one, or its first start was cut off before it was kept."""
     try:
-        return State.model_validate_json((boards_dir() / name / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+        return read_record(State, boards_dir() / name / "state.json")
+    except (OSError, ValueError):
         return None
 
 

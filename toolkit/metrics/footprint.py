@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from toolkit.catalog import ModelShape, Recipe
 from toolkit.catalog.recipe import MixedPrecision
@@ -34,6 +37,9 @@ _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 15_000, 8_800
 _TOKENIZER_BYTES_PER_TOKEN = 60
 
 
+Figure = Annotated[int, Field(ge=1, lt=2**80)]
+
+
 class Footprint(OpenRecord):
     """Device-independent figures of one bundle, which travel in its manifest.
 
@@ -43,15 +49,15 @@ class Footprint(OpenRecord):
     of an int8 product with endless blocks, and `attention_ops` for each token before it.
     """
 
-    bundle_bytes: int
-    base_bytes: int
-    load_bytes: int
-    kv_bytes_per_token: int
-    prompt_bytes_per_token: int
-    read_bytes_per_token: int
-    prompt_ops_per_token: int
-    attention_ops: int
-    step_s: float
+    bundle_bytes: Figure
+    base_bytes: Figure
+    load_bytes: Figure
+    kv_bytes_per_token: Figure
+    prompt_bytes_per_token: Figure
+    read_bytes_per_token: Figure
+    prompt_ops_per_token: Figure
+    attention_ops: Figure
+    step_s: Annotated[float, Field(gt=0, lt=1e6)]
 
     def steady_bytes(self, context_tokens: int, prompt_tokens: int) -> int:
         """The process's peak memory with a context of that length and prompts of at most that many tokens at once."""

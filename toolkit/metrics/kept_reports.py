@@ -20,6 +20,7 @@ from toolkit.config import data_dir
 from toolkit.errors import ConfigError
 from toolkit.files import write_whole
 from toolkit.metrics.report import Report, read_report, reports_dir
+from toolkit.untrusted import LARGEST_JSON_BYTES, read_json, read_text_file
 
 # `report_path` makes such names; those of the first reports hold no hash of their settings.
 _NAME = re.compile(r"\d{8}T\d{6}Z-(?P<target>.+)-(?P<bundle>[0-9a-f]{8})(?:-[0-9a-f]{4})?\.json")
@@ -178,9 +179,9 @@ def _index_file(target: str) -> Path:
 def _load_index(target: str) -> dict[str, list[Any]]:
     """Each file's size, time of change in nanoseconds, inode and head, by its name; {} when the index isn't whole."""
     with contextlib.suppress(OSError, ValueError):
-        digest, _, body = _index_file(target).read_text(encoding="utf-8").partition("\n")
+        digest, _, body = read_text_file(_index_file(target), LARGEST_JSON_BYTES).partition("\n")
         if digest == _hash(body):
-            made_by, files = json.loads(body)
+            made_by, files = read_json(body.encode(), controls=True)
             if made_by == _made_by():
                 return dict(files)
     return {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from toolkit.catalog.record import OpenRecord
+from toolkit.catalog.record import OpenRecord, read_record
 from toolkit.config import data_dir
 from toolkit.files import write_whole
 from toolkit.metrics.footprint import block_cost
 from toolkit.metrics.kernel import BLOCK, OPERATIONS
+from toolkit.untrusted import LARGEST_TEXT_BYTES
 
 
 class Measurement(OpenRecord):
@@ -19,8 +21,8 @@ class Measurement(OpenRecord):
     target: str
     target_key: str
     created_utc: str
-    read_bytes_per_s: float
-    kernels_per_s: float | None
+    read_bytes_per_s: Annotated[float, Field(gt=0, lt=1e15)]
+    kernels_per_s: Annotated[float, Field(gt=0, lt=1e12)] | None
 
     @property
     def ops_per_s(self) -> float | None:
@@ -36,8 +38,8 @@ def find_measurement(target: str, key: str | None = None) -> Measurement | None:
     found = []
     for path in measurements_dir().glob(f"{target}-{key or '*'}.json"):
         try:
-            measurement = Measurement.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
+            measurement = read_record(Measurement, path, LARGEST_TEXT_BYTES)
+        except (OSError, ValueError):
             continue
         # A target's name may be the beginning of another's.
         if measurement.target == target:

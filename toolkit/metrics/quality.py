@@ -34,7 +34,7 @@ class Quality(OpenRecord):
     stepwise: bool = False
     ppl: Finite
     ppl_error: Finite | None
-    reference_ppl: Finite
+    reference_ppl: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     kld_mean: Finite
     kld_mean_error: Finite | None
     kld_p99: Finite

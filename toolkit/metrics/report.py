@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, computed_field, model_validator
+from pydantic import Field, JsonValue, computed_field, model_validator
 
 from toolkit.catalog import Workload
-from toolkit.catalog.record import OpenRecord
+from toolkit.catalog.facts import Bytes, Count
+from toolkit.catalog.record import OpenRecord, read_record
 from toolkit.catalog.settings import RuntimeSettings
-from toolkit.config import data_dir
+from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError
 from toolkit.files import write_whole
 from toolkit.metrics.quality import Quality
 from toolkit.metrics.stats import Summaries, Summary, percentile, perplexity
+from toolkit.untrusted import reason
 
 # A row is marked when the relative half-width of its decode rate's interval is above this: its figures are weather, not
 # climate.
 UNSTABLE_SPREAD = 0.10
+# The natural logarithm of the largest vocabulary is 18; a likelihood that a model gives a token is hardly smaller.
+_MOST_NATS = 500
+
+Nanoseconds = Annotated[int, Field(strict=True, ge=0, lt=2**60)]
+Celsius = Annotated[float, Field(strict=True, gt=-300, lt=1000)]
+Rate = Annotated[float, Field(ge=0, lt=1e15)]
 
 
 class Sample(OpenRecord):
@@ -31,31 +40,48 @@ class Sample(OpenRecord):
     With n-gram speculation it counts the tokens that were drafted and checked, and those of them that held.
     """
 
-    prompt_tokens: int
-    token_ns: list[int]
+    prompt_tokens: Count
+    token_ns: list[Nanoseconds]
     tokens_sha256: str
-    drafted_tokens: int | None = None
-    accepted_tokens: int | None = None
+    drafted_tokens: Count | None = None
+    accepted_tokens: Count | None = None
+
+    @model_validator(mode="after")
+    def _time_goes_on(self) -> Sample:
+        if any(late < early for early, late in itertools.pairwise([0, *self.token_ns])):
+            raise ValueError("time runs backwards in token_ns")
+        return self
+
+    @property
+    def is_timed(self) -> bool:
+        """True when rates follow from it: two tokens or more, and time between the first and the last."""
+        return len(self.token_ns) > 1 and 0 < self.token_ns[0] < self.token_ns[-1]
 
 
 class NegativeLogLikelihood(OpenRecord):
     """The sum over the tokens of one window of text, in nats, and their count."""
 
-    sum: float
-    count: int
+    sum: Annotated[float, Field(strict=True, ge=0, lt=1e9)]
+    count: Annotated[int, Field(strict=True, ge=1, lt=2**40)]
+
+    @model_validator(mode="after")
+    def _is_a_likelihood(self) -> NegativeLogLikelihood:
+        if self.sum > _MOST_NATS * self.count:
+            raise ValueError(f"{self.sum:.3g} nats for {self.count} tokens")
+        return self
 
 
 class Run(OpenRecord):
     """One fresh process on the device. Bytes and nanoseconds; None where the device can't tell."""
 
-    load_ns: int
-    load_peak_bytes: int | None
-    rss_peak_bytes: int | None
-    pss_bytes: int | None
-    mem_available_start_bytes: int | None
-    mem_available_min_bytes: int | None
-    temp_c_start: float | None
-    temp_c_max: float | None
+    load_ns: Nanoseconds
+    load_peak_bytes: Bytes | None
+    rss_peak_bytes: Bytes | None
+    pss_bytes: Bytes | None
+    mem_available_start_bytes: Bytes | None
+    mem_available_min_bytes: Bytes | None
+    temp_c_start: Celsius | None
+    temp_c_max: Celsius | None
     throttled: bool | None
     cold: bool
     samples: list[Sample]
@@ -73,15 +99,15 @@ class Predicted(OpenRecord):
     bundle_bytes: int
     load_bytes: int
     memory_bytes: int
-    decode_tps: float | None
-    prefill_tps: float | None
-    ttft_ms: float | None
+    decode_tps: Rate | None
+    prefill_tps: Rate | None
+    ttft_ms: Rate | None
     decode_source: str | None
     prefill_source: str | None
     reports: int
-    read_bytes: int
-    prompt_ops: int
-    step_s: float
+    read_bytes: Annotated[int, Field(gt=0)]
+    prompt_ops: Annotated[int, Field(gt=0)]
+    step_s: Annotated[float, Field(gt=0, lt=1e6)]
 
 
 class Report(OpenRecord):
@@ -98,8 +124,8 @@ class Report(OpenRecord):
     bundle_name: str
     model: str
     recipe: str
-    bundle_bytes: int
-    context_tokens: int
+    bundle_bytes: Bytes
+    context_tokens: Count
     workload: Workload
     settings: RuntimeSettings = RuntimeSettings()
     runtime: list[str]
@@ -108,7 +134,16 @@ class Report(OpenRecord):
     # The bundle's own figures, by text: measured on the host, not by these runs.
     quality: dict[str, Quality] = Field(default_factory=dict)
     predicted: Predicted | None = None
-    runs: list[Run]
+    runs: list[Run] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _says_how_fast(self) -> Report:
+        for sample in (sample for run in self.runs for sample in run.samples):
+            if not sample.is_timed:
+                raise ValueError("a sample without a time between its tokens")
+        if not any(run.samples for run in self.runs):
+            raise ValueError("no sample")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -250,6 +285,6 @@ def read_report(path: Path) -> Report:
     Raises ConfigError when it isn't one.
     """
     try:
-        return Report.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as exc:
-        raise ConfigError(f"{path}: not a report: {str(exc).splitlines()[0]}") from exc
+        return read_record(Report, path)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{shown(path)}: not a report: {reason(exc)}") from exc

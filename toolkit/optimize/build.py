@@ -24,6 +24,7 @@ from toolkit.optimize.job import Job, make_job
 from toolkit.optimize.request import BuildRequest
 from toolkit.optimize.runner import run_workflow
 from toolkit.units import size_text
+from toolkit.untrusted import read_json_file
 
 Check = Callable[[Bundle], Service[None]]
 
@@ -87,8 +88,8 @@ def _finish(output: Path) -> None:
 
 def _recorded(folder: Path) -> list[Artifact]:
     try:
-        return [Artifact.model_validate(entry) for entry in json.loads((folder / _RECORD).read_bytes())]
-    except (OSError, ValueError):
+        return [Artifact.model_validate(entry) for entry in read_json_file(folder / _RECORD)]
+    except (OSError, ValueError, TypeError):
         return []
 
 

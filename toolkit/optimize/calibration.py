@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.config import shown
 from toolkit.errors import ConfigError
+from toolkit.untrusted import read_json, read_text_file, reason
 
 # Olive puts this between texts.
 JOINER = "\n\n"
+LARGEST_TEXT_BYTES = 256 << 20
 
 
 def read_texts(file: Path) -> Iterator[str]:
@@ -19,21 +20,22 @@ def read_texts(file: Path) -> Iterator[str]:
     Raises ConfigError naming the line that is wrong.
     """
     try:
-        content = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{shown(file)}: cannot be read as UTF-8 text: {exc}") from exc
+        content = read_text_file(file, LARGEST_TEXT_BYTES)
+    except (OSError, ValueError) as exc:
+        message = f"{shown(file)}: cannot be read as UTF-8 text: {reason(exc)}"
+        raise ConfigError(message, "a few hundred kilobytes of prose are plenty") from exc
     if file.suffix == ".txt":
         yield from content.split("\n\n")
         return
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):
         if line.strip():
             yield _text_of(line, f"{shown(file)}:{number}")
 
 
 def _text_of(line: str, where: str) -> str:
     try:
-        text = json.loads(line)["text"]
-    except (ValueError, TypeError, KeyError):
+        text = read_json(line.encode(), controls=True)["text"]
+    except (ValueError, TypeError, LookupError):
         text = None
     if not isinstance(text, str):
         raise ConfigError(
@@ -49,7 +51,12 @@ def token_ids(file: Path, model: Path, count: int) -> list[int]:
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    # The library in Rust raises nothing more special than Exception.
+    except Exception as exc:
+        message = f"{shown(model / 'tokenizer.json')}: not a tokenizer: {str(exc)[:200]}"
+        raise ConfigError(message, "copy it again from the model's page") from exc
     ids: list[int] = []
     for text in read_texts(file):
         ids += tokenizer.encode(text + JOINER, add_special_tokens=False).ids

@@ -15,6 +15,7 @@ from toolkit.bundle import canonical_json
 from toolkit.catalog import Recipe
 from toolkit.catalog.model import SourceModel, hash_model
 from toolkit.catalog.recipe import calibration_file
+from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.events import Service, Step, Warning_
 from toolkit.metrics import FitPlan, plan
@@ -25,6 +26,7 @@ from toolkit.optimize.remote_code import without_tokenizer_code
 from toolkit.optimize.request import BuildRequest, bundle_name
 from toolkit.optimize.workflow import render_workflow
 from toolkit.units import memory_text, size_text
+from toolkit.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def make_job(request: BuildRequest) -> Service[Job]:
     Raises ConfigError, MissingExtra and BuildError.
     """
     request = with_local_model(request)
+    _check_words(request)
     shape = request.model.shape if isinstance(request.model, SourceModel) else (yield from resolve_shape(request.model))
     fit = plan(shape, request.recipe, request.profile, request.options.context_tokens)
     yield from _say_fit(request, fit)
@@ -125,6 +128,15 @@ def make_job(request: BuildRequest) -> Service[Job]:
         fit=fit,
         tools=tool_versions() | {"edgephi": __version__},
     )
+
+
+def _check_words(request: BuildRequest) -> None:
+    """Refuse, before the work, words of which no bundle's reader would take a manifest."""
+    try:
+        read_json(canonical_json([request.bundle_name, request.recipe.table()]).encode())
+    except ValueError as exc:
+        message = f"{request.bundle_name}: no bundle can be read again with these words of its recipe: {exc}"
+        raise ConfigError(message, f"change them in {shown(request.recipe.path)}") from exc
 
 
 def _fetched(request: BuildRequest) -> Service[SourceModel]:

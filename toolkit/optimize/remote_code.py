@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from toolkit.catalog.shape import read_config
+
 _CONFIG = "config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 # This class builds any tokenizer that tokenizer.json describes.
@@ -22,7 +24,7 @@ def without_tokenizer_code(model: Path, view: Path) -> Path:
     rewritten = {_CONFIG: _plain_config, _TOKENIZER_CONFIG: _plain_tokenizer_config}
     for source in model.iterdir():
         if source.name in rewritten:
-            table = rewritten[source.name](json.loads(source.read_bytes()))
+            table = rewritten[source.name](read_config(source))
             (view / source.name).write_text(json.dumps(table, indent=1), encoding="utf-8")
         else:
             (view / source.name).symlink_to(source.resolve())

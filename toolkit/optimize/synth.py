@@ -19,11 +19,12 @@ from statistics import NormalDist
 from typing import IO, Any, Literal
 
 from toolkit.catalog.preset import Preset
-from toolkit.config import data_path
+from toolkit.config import data_path, shown
 from toolkit.errors import ConfigError, HostDiskFull
 from toolkit.events import Progress, Service
 from toolkit.files import replaced_folder
 from toolkit.units import size_text
+from toolkit.untrusted import name_problem
 
 BYTES_PER_VALUE = 2  # bfloat16
 SHARD_BYTES = 1 << 30
@@ -98,6 +99,8 @@ def synthesize(
     HostDiskFull if the disk can't hold the weights.
     """
     preset = shape.cut(layers)
+    if problem := name_problem(out.absolute().name):
+        raise ConfigError(f"{shown(out)}: no model can have that name: {problem}", "name another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} already exists and isn't an empty folder", "name a new folder, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)

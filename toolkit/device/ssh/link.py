@@ -314,7 +314,7 @@ def _key_order(known: Sequence[str], options: SshOptions, key_types: Sequence[st
 
 def _no_handshake(transport: Any, where: str, exc: BaseException) -> HostUnreachable:
     reason, hint = str(exc) or "the server closed the connection", "is it an SSH server that listens there?"
-    if isinstance(exc, paramiko.IncompatiblePeer):
+    if isinstance(exc, paramiko.IncompatiblePeer) and transport.offered:
         wanted = "server_key_algo_list" if "host key" in reason else "kex_algo_list"
         wanted = "server_encrypt_algo_list" if "cipher" in reason else wanted
         offers = ", ".join(name for name in transport.offered.get(wanted, ()) if "kex-strict" not in name)

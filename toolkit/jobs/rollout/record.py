@@ -13,14 +13,15 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from toolkit.bundle import Bundle, canonical_json
 from toolkit.bundle.registry import BlobSource
-from toolkit.catalog.record import Record
+from toolkit.catalog.record import Record, read_record
 from toolkit.config import data_dir, shown
 from toolkit.errors import ConfigError, DeviceError, GateFailed
 from toolkit.files import locked, write_whole
+from toolkit.untrusted import reason
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?%")
@@ -81,8 +82,8 @@ class DeviceRecord(Record):
     wave: int = Field(ge=1)
     canary: bool
     state: State = "pending"
-    seconds: float = 0.0
-    sent_bytes: int = 0
+    seconds: float = Field(0.0, ge=0, lt=2**33)
+    sent_bytes: int = Field(0, ge=0, lt=2**60)
     error: str | None = None
     hint: str | None = None
     exit_code: int | None = None
@@ -182,10 +183,10 @@ def save_rollout(rollout: Rollout) -> Rollout:
 def read_rollout(path: Path) -> Rollout:
     """Read a record of any version. Raises ConfigError when it isn't one."""
     try:
-        return Rollout.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as exc:
+        return read_record(Rollout, path)
+    except (OSError, ValueError) as exc:
         hint = "a newer edgephi may have written it; --fresh starts that rollout anew"
-        raise ConfigError(f"{shown(path)}: not a rollout: {str(exc).splitlines()[0]}", hint) from exc
+        raise ConfigError(f"{shown(path)}: not a rollout: {reason(exc)}", hint) from exc
 
 
 def list_rollouts() -> list[Rollout]:

@@ -15,6 +15,7 @@ from toolkit.catalog.settings import RuntimeSettings
 from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.files import put_file
+from toolkit.untrusted import visible
 
 
 def write_files(
@@ -64,5 +65,5 @@ def _recipe_table(recipe: Recipe, folder: Path, calibration: Path | None) -> dic
 
 
 def _write(path: Path, table: dict[str, Any], notes: Sequence[str]) -> None:
-    lines = "".join(f"# {line}\n" for note in notes for line in note.splitlines())
+    lines = "".join(f"# {visible(line)}\n" for note in notes for line in note.split("\n"))
     put_file(path, lines + tomli_w.dumps(table))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.catalog.settings import RuntimeSettings
+from toolkit.config import shown
 from toolkit.errors import ConfigError
 from toolkit.files import locked
 from toolkit.jobs.tune.proposal import Point, Space
@@ -145,8 +146,10 @@ def _load(journal: Path, *, maximize: bool) -> Any:
             direction="maximize" if maximize else "minimize",
             load_if_exists=True,
         )
-    except (ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(f"{journal}: not a study: {exc}", "--fresh starts the search anew") from exc
+    # Optuna replays the journal, and stumbles over a line that isn't its own in as many ways as there are.
+    except Exception as exc:
+        message = f"{shown(journal)}: not a study: {type(exc).__name__}: {str(exc)[:200]}"
+        raise ConfigError(message, "--fresh starts the search anew") from exc
     # A resumed sampler must not draw again what its seed drew before.
     study.sampler = optuna.samplers.TPESampler(seed=SEED + len(study.trials), n_startup_trials=5)
     return study
