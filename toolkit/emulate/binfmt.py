@@ -40,14 +40,15 @@ def register() -> Service[None]:
     try:
         (table / "register").write_text(line, encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"the kernel doesn't run programs for aarch64: {exc.strerror}: {line[:40]}…") from exc
+        message = f"the kernel doesn't run programs for aarch64: {exc.strerror}: {line[:40]}…"
+        raise ConfigError(message) from exc
 
 
 def refuse_machine_that_runs_none(folder: Path) -> None:
     """Run the smallest program for aarch64 from `folder`, where a board's files will lie.
 
-    Raises ConfigError with the kernel's reason where it doesn't run. An entry of the kernel's table alone proves nothing:
-    a container may see another table than the one that serves it, and a folder may be mounted noexec.
+    Raises ConfigError with the kernel's reason where it doesn't run. An entry of the kernel's table alone proves
+    nothing: a container may see another table than the one that serves it, and a folder may be mounted noexec.
     """
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / f".exit-0-{os.getpid()}"
