@@ -17,6 +17,7 @@ from tests.support.commands import edgephi
 from tests.support.devices import target_at
 from tests.support.servers import needs_sshd
 from tests.support.terminals import CTRL_C, CTRL_D, Terminal, terminal
+from toolkit.cli.chat import _read_prompt
 from toolkit.deploy import deploy
 from toolkit.device import connect
 from toolkit.emulate import PrivateSshd
@@ -166,18 +167,24 @@ def test_text_that_no_tokenizer_takes_is_refused_where_it_enters(
     assert done.stderr.decode().endswith(end)
 
 
+def tokens_in(done: subprocess.CompletedProcess[str]) -> int:
+    """The number of the prompt's tokens in what `--stats` says."""
+    assert done.returncode == 0
+    return int(done.stderr.rpartition("[")[2].split()[0])
+
+
 @pytest.mark.parametrize("template", [PHI3_MEDIUM, RAISES])
 def test_a_system_message_for_a_template_without_the_role(deployed: Path, template: str) -> None:
     put_template(deployed / "releases" / build("fp32").id, template)
-    asked = ("chat", "local", "--max-tokens", "8", "--prompt")
+    asked = ("chat", "local", "--max-tokens", "8", "--stats", "--prompt")
     done = edgephi(*asked, QUESTION, "--system", "Speak of Moses.")
-    assert done.returncode == 0
-    assert done.stderr == (
+    assert done.stderr.startswith(
         "> local: load the model\nwarning: this model's chat template has no system role: the system message stands "
-        "before the first user turn\n"
+        "before the first user turn\n  ["
     )
-    assert done.stdout == edgephi(*asked, f"Speak of Moses.\n\n{QUESTION}").stdout
-    assert done.stdout != edgephi(*asked, QUESTION).stdout
+    folded = edgephi(*asked, f"Speak of Moses.\n\n{QUESTION}")
+    assert (done.stdout, tokens_in(done)) == (folded.stdout, tokens_in(folded))
+    assert tokens_in(done) > tokens_in(edgephi(*asked, QUESTION)) + 3
 
 
 @pytest.mark.parametrize(
@@ -198,7 +205,8 @@ def test_options_without_effect_are_said(deployed: Path, options: tuple[str, ...
     assert done.stderr == f"{words}> local: load the model\n"
 
 
-def test_the_indentation_of_a_prompt_reaches_the_model(deployed: Path) -> None:
+def test_only_line_ends_are_taken_off_a_prompt(deployed: Path) -> None:
+    assert _read_prompt("\n    if x:\n        y  \r\n\n") == "\n    if x:\n        y  "
     asked = ("chat", "local", "--max-tokens", "2", "--stats")
-    counted = [edgephi(*asked, stdin=text).stderr.split("[")[-1].split(",")[0] for text in ("x\n", "x", "\n    x\n")]
-    assert counted[0] == counted[1] != counted[2]
+    one, two, blanks = (tokens_in(edgephi(*asked, stdin=text)) for text in ("x", "x\n", "x  \n"))
+    assert one == two < blanks

@@ -154,7 +154,7 @@ def _refuse_broken(question: dict[str, Any]) -> None:
         text = question.get(name, "")
         if problem := text_problem(text):
             raise ConfigError(
-                f"the tasks' documents have a text that no model can read: {problem} of its {name} {text[:40]!r}",
+                f"the tasks' documents have a {name} that no model can read ({text[:40]!r}…): {problem}",
                 "take that character out of the documents",
             )
 

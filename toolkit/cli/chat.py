@@ -47,7 +47,7 @@ def chat(
     """Talk to the active release of a target.
 
     Tokens stream as the device makes them. Text piped into stdin is the prompt: `echo "Who was Noah?" |
-    edgephi chat pi5`. In a conversation Ctrl-C ends an answer, and Ctrl-D the conversation.
+    edgephi chat pi5`. In a conversation, Ctrl-C ends an answer and Ctrl-D ends it all.
     """
     from toolkit.cli import render
     from toolkit.device import connect
