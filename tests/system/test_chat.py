@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -210,3 +211,16 @@ def test_only_line_ends_are_taken_off_a_prompt(deployed: Path) -> None:
     asked = ("chat", "local", "--max-tokens", "2", "--stats")
     one, two, blanks = (tokens_in(edgephi(*asked, stdin=text)) for text in ("x", "x\n", "x  \n"))
     assert one == two < blanks
+
+
+def test_an_answer_that_the_context_cuts_off_says_so(deployed: Path) -> None:
+    path = deployed / "releases" / build("fp32").id / "genai_config.json"
+    config = json.loads(path.read_text())
+    config["search"]["max_length"] = 48
+    path.unlink()
+    path.write_text(json.dumps(config))
+    done = edgephi("chat", "local", "--prompt", QUESTION, *ENDLESS)
+    assert done.returncode == 0
+    assert done.stderr.endswith("warning: the answer ends here: the planned context of 48 tokens is full\n")
+    done = edgephi("chat", "local", "--prompt", QUESTION, "--max-tokens", "4")
+    assert "full" not in done.stderr

@@ -147,6 +147,8 @@ def _say(conversation: Conversation, text: str, system: str | None, max_tokens: 
 
     turn = render.follow(conversation.say(text, max_new_tokens=max_tokens, system=system))
     render.line()
+    if turn.fills(conversation.context_tokens):
+        render.warn(f"the answer ends here: the planned context of {conversation.context_tokens} tokens is full")
     if show_stats:
         render.note(_stats(turn))
 

@@ -20,7 +20,7 @@ _FOLDED = "this model's chat template has no system role: the system message sta
 class Turn:
     """One answer: its text, the time to its first token in ms, the tokens a second after that (None for one token).
 
-    `stopped` tells that the model ended it, `interrupted` that `Conversation.stop` did.
+    `stopped` tells that the model ended it or its context was full, `interrupted` that `Conversation.stop` did.
     """
 
     text: str
@@ -31,6 +31,10 @@ class Turn:
     stopped: bool
     interrupted: bool
 
+    def fills(self, context_tokens: int) -> bool:
+        """Tell if the answer ended because a context of that length had no room for more."""
+        return self.prompt_tokens + self.generated_tokens >= context_tokens
+
 
 class Conversation:
     """An agent on the device that keeps the model loaded and its KV cache warm. Use `converse`, which ends it."""
@@ -39,12 +43,15 @@ class Conversation:
         self._device = device
         self._process = process
         self._messages = device.agent.messages(process)
+        # The planned context in tokens, known once the model is loaded.
+        self.context_tokens = 0
 
     def wait_until_loaded(self) -> Service[float]:
         """Wait until the model is loaded; return the load time in seconds."""
         yield Step(f"{self._device.target.name}: load the model")
         for said in self._messages:
             if isinstance(said, ModelReady):
+                self.context_tokens = said.context_tokens
                 return said.load_ns / 1e9
         raise AgentError(f"{self._device.target.name}: the conversation ended before the model was loaded")
 
