@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from toolkit.untrusted import (
     read_json_file,
     read_text_file,
     reason,
+    text_problem,
     visible,
     visible_json,
 )
@@ -201,3 +203,23 @@ def test_control_characters_for_those_who_clean() -> None:
         read_json(b'["\\u001b"]')
     with pytest.raises(ValueError, match="nested too deep"):
         read_json(b"[" * 60_000, controls=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a\0b", "line 1, column 2 is a NUL character, and a model would read nothing behind it"),
+        ("\0", "line 1, column 1 is a NUL character, and a model would read nothing behind it"),
+        ("one\ntwo\n\0", "line 3, column 1 is a NUL character, and a model would read nothing behind it"),
+        (os.fsdecode(b"caf\xe9"), "line 1, column 4 is the byte 0xe9, which isn't UTF-8 text"),
+        ("x\n\ud83d", "line 2, column 1 is half a character, \\ud83d"),
+    ],
+)
+def test_text_that_no_tokenizer_takes(text: str, problem: str) -> None:
+    assert text_problem(text) == problem
+
+
+@given(st.text())
+def test_text_without_a_problem_is_a_c_string_of_utf8(text: str) -> None:
+    assert (text_problem(text) is None) == ("\0" not in text)
+    text.encode()

@@ -38,6 +38,7 @@ _LONGEST_NAME_BYTES, _LONGEST_PATH_BYTES = 255, 1024
 # Control characters move a terminal's cursor; lone surrogates can't be written anywhere.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_NO_TOKENIZER_TAKES = re.compile(r"[\x00\ud800-\udfff]")
 _NOT_ON_WINDOWS = re.compile(r'[\\:<>"|?*]')
 _SIGNATURE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.sig")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
@@ -195,6 +196,27 @@ def name_problem(name: str) -> str | None:
     if not name.strip():
         return "it is empty"
     return "it is too long" if len(name.encode()) > _LONGEST_NAME_BYTES else None
+
+
+def text_problem(text: str) -> str | None:
+    """The place of the first character that no tokenizer takes, and its name; None for text that is read whole.
+
+    Tokenizers are libraries in C, for which text ends at a NUL, and half a surrogate pair is none. Python makes such a
+    half of each byte that isn't UTF-8 in arguments of commands. Lines and columns count from 1.
+    """
+    found = _NO_TOKENIZER_TAKES.search(text)
+    if found is None:
+        return None
+    line = text.count("\n", 0, found.start()) + 1
+    column = found.start() - text.rfind("\n", 0, found.start())
+    code = ord(found[0])
+    if not code:
+        name = "a NUL character, and a model would read nothing behind it"
+    elif 0xDC80 <= code <= 0xDCFF:
+        name = f"the byte 0x{code - 0xDC00:02x}, which isn't UTF-8 text"
+    else:
+        name = f"half a character, {visible(found[0])}"
+    return f"line {line}, column {column} is {name}"
 
 
 def path_problem(path: str) -> str | None:

@@ -89,6 +89,23 @@ def test_generation_ends_at_a_stop_text_or_a_length(ask: Ask) -> None:
     assert len(text(ask, context=context, max_tokens=1, until=[])) < len(free)
 
 
+def test_an_empty_text_has_its_answers_too(ask: Ask) -> None:
+    """Given an empty text the runtime's tokenizer would end the process (SIGFPE)."""
+    assert score(ask, "", "") == Scored(log_likelihood=0.0, greedy=True)
+    assert text(ask, context="", max_tokens=4, until=[])
+    assert score(ask, "", "And God said").log_likelihood < 0
+
+
+def test_a_text_that_a_model_would_read_in_part_is_refused(ask: Ask) -> None:
+    for question in (
+        {"kind": "score", "context": "And", "continuation": " God\0 said"},
+        {"kind": "generate", "context": "And God\ud800", "max_tokens": 4, "until": []},
+    ):
+        with pytest.raises(ConfigError, match=r"that no model can read .*: line 1, column"):
+            ask(question)
+    assert score(ask, "And", " God").log_likelihood < 0
+
+
 def test_what_is_no_question_ends_the_conversation_with_its_reason(ask: Ask) -> None:
     with pytest.raises(AgentError, match="KeyError"):
         ask({"kind": "score"})
@@ -130,3 +147,15 @@ def test_a_task_whose_documents_are_out_of_reach_is_told(
         follow(run_tasks(device, build("int4-rtn-b32").id, [str(task)], None))
     assert "can't be loaded" in error.value.message
     assert "is there a network?" in (error.value.hint or "")
+
+
+def test_a_task_whose_document_has_a_nul_is_refused_with_its_place(device: Device, task: Path) -> None:
+    documents = task.parent / "documents.jsonl"
+    documents.write_text(documents.read_text().replace("God created", r"God\u0000created"))
+    with pytest.raises(ConfigError) as error:
+        follow(run_tasks(device, build("int4-rtn-b32").id, [str(task)], None))
+    assert error.value.message == (
+        "the tasks' documents have a context that no model can read "
+        "('In the beginning God\\x00created the heaven '…): line 1, column 21 is a NUL character, and "
+        "a model would read nothing behind it"
+    )

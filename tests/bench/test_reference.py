@@ -82,6 +82,23 @@ def test_a_text_that_is_not_text_is_refused(tmp_path: Path) -> None:
         read_eval_text(path)
 
 
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (
+            b"In the\nbegin\0ning",
+            ": no model can read this text: line 2, column 6 is a NUL character, and a model would ",
+        ),
+        ("In the".encode("utf-16-le"), ": no model can read this text: line 1, column 2 is a NUL character"),
+    ],
+)
+def test_a_text_that_a_model_would_read_in_part_is_refused(raw: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError, match=re.escape(f"mine.txt{words}")):
+        read_eval_text(path)
+
+
 def test_fewer_tokens_than_a_window_are_refused() -> None:
     with pytest.raises(ConfigError) as error:
         read_eval_text(tokens=100, window_tokens=512)

@@ -99,3 +99,32 @@ def test_run_and_optimize_evaluate_what_they_built(built: Path) -> None:
     table = edgephi("run", "phi3-nano", "local", "-w", "quick", "--eval", "--output", "table.md")
     assert table.returncode == 0, table.stderr
     assert "| ppl increase | KLD | token match |" in Path("table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--limit", "3"), "--limit has no effect without --tasks\n"),
+        (
+            ("--on", "local", "--record"),
+            "--record has no effect on a target: only figures taken on this machine are kept\n",
+        ),
+        (
+            ("--tasks", "absent.yaml", "--tokens", "64", "--no-record"),
+            "--tokens and --no-record have no effect with --tasks: the tasks bring their own texts, and their scores "
+            "aren't kept\n",
+        ),
+    ],
+)
+def test_options_without_effect_are_said(built: Path, options: tuple[str, ...], words: str) -> None:
+    done = edgephi("eval", "phi3-nano-int4-rtn-b32", *options, *(() if "--tasks" in options else SMALL))
+    assert done.stderr.startswith(f"warning: {words}")
+    assert done.stderr.count("no effect") == 1
+    assert "no effect" not in edgephi("eval", "no-such", *SMALL).stderr
+
+
+def test_markdown_beside_json_is_said(built: Path) -> None:
+    edgephi("deploy", "phi3-nano-fp32", "local")
+    done = edgephi("bench", "local", "-w", "quick", "--markdown", "--json")
+    assert json.loads(done.stdout)["recipe"] == "fp32"
+    assert "warning: --markdown has no effect where JSON is written\n" in done.stderr

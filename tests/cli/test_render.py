@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 
 import click
 import pytest
@@ -202,16 +202,17 @@ def test_notes_and_errors_steer_no_terminal(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
-def test_questions_steer_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_steer_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"  line \r\n"), "utf-8"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr("click.prompt", lambda text, **_: asked.append(text) or "secret")
-    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "line")
     ask = render.prompt_secret()
     assert ask is not None
-    assert (ask(f"Password {EVIL}\n"), render.ask_line(EVIL)) == ("secret", "line")
-    assert asked == [f"Password {SHOWN}\\n", SHOWN]
+    assert (ask(f"Password {EVIL}\n"), render.ask_line(EVIL)) == ("secret", "  line ")
+    assert asked == [f"Password {SHOWN}\\n"]
+    assert capsys.readouterr().err == SHOWN
 
 
 def test_others_words_are_plain_text_in_markdown() -> None:

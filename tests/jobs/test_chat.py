@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builds import bundle as build, follow
+from tests.support.chat_templates import PHI3_MEDIUM, RAISES, put_template
 from tests.support.devices import target_at, target_over
 from tests.support.profiles import write
 from tests.support.servers import needs_sshd
@@ -16,7 +17,7 @@ from toolkit.deploy.releases import activate
 from toolkit.device import Device, connect
 from toolkit.emulate import PrivateSshd
 from toolkit.errors import AgentError
-from toolkit.events import Event, Token, Warning_
+from toolkit.events import Event, Token, Warning_, drain
 from toolkit.jobs import Conversation, converse
 
 QUESTION = "And it came to pass in those days, that there went out a decree."
@@ -75,6 +76,75 @@ def test_a_conversation_longer_than_the_context_forgets_its_oldest_turns(device:
         for _ in range(4):
             follow(conversation.say(long_question, max_new_tokens=4), events)
     assert any(isinstance(event, Warning_) and "forgotten" in event.text for event in events)
+
+
+def test_a_stopped_answer_is_kept_so_far_and_the_conversation_goes_on(device: Device) -> None:
+    sampling: dict[str, float | bool] = {"do_sample": True, "temperature": 5.0, "random_seed": 7}
+    with converse(device, sampling) as conversation:
+        follow(conversation.wait_until_loaded())
+        events: list[Event] = []
+
+        def stop_at_the_third(event: Event) -> None:
+            events.append(event)
+            if len(events) == 3:
+                conversation.stop()
+
+        turn = drain(conversation.say(QUESTION, max_new_tokens=900), stop_at_the_third)
+        assert turn.interrupted and not turn.stopped
+        assert 3 <= turn.generated_tokens < 300
+        assert turn.text == "".join(event.text for event in events if isinstance(event, Token))
+        after = follow(conversation.say("And Moses said,", max_new_tokens=12))
+    assert after.generated_tokens == 12 and not after.interrupted
+    assert after.prompt_tokens > turn.prompt_tokens + turn.generated_tokens
+
+
+def test_a_stop_that_comes_too_late_stops_no_other_answer(device: Device) -> None:
+    with converse(device) as conversation:
+        first = answers(conversation, QUESTION)
+        conversation.stop()
+        second = follow(conversation.say("And Moses said,", max_new_tokens=12))
+        assert not second.interrupted
+    with converse(device) as conversation:
+        assert answers(conversation, QUESTION, "And Moses said,") == [*first, second.text]
+
+
+@pytest.mark.parametrize("template", [PHI3_MEDIUM, RAISES])
+def test_a_system_message_without_a_role_reaches_the_model_and_that_is_said(
+    device: Device, root: Path, template: str
+) -> None:
+    put_template(root / "releases" / build("fp32").id, template)
+    events: list[Event] = []
+    with converse(device) as conversation:
+        follow(conversation.wait_until_loaded())
+        turn = follow(conversation.say(QUESTION, max_new_tokens=12, system="Speak of Moses."), events)
+        follow(conversation.say("And then?", max_new_tokens=4), events)
+    assert [event.text for event in events if isinstance(event, Warning_)] == [
+        "this model's chat template has no system role: the system message stands before the first user turn"
+    ]
+    with converse(device) as conversation:
+        assert answers(conversation, f"Speak of Moses.\n\n{QUESTION}") == [turn.text]
+
+
+def test_a_system_message_is_not_forgotten_with_the_oldest_turns(device: Device, root: Path) -> None:
+    put_template(root / "releases" / build("fp32").id, PHI3_MEDIUM)
+    events: list[Event] = []
+    lengths = []
+    with converse(device) as conversation:
+        follow(conversation.wait_until_loaded())
+        for system in ("Speak of Moses.", None, None):  # the context has room for one such question
+            said = conversation.say(" ".join([QUESTION] * 30), max_new_tokens=4, system=system)
+            lengths.append(follow(said, events).prompt_tokens)
+    assert sum("forgotten" in event.text for event in events if isinstance(event, Warning_)) == 2
+    with converse(device) as conversation:
+        follow(conversation.wait_until_loaded())
+        without = follow(conversation.say(" ".join([QUESTION] * 30), max_new_tokens=4)).prompt_tokens
+    assert lengths[0] == lengths[1] == lengths[2] > without + 3
+
+
+@pytest.mark.parametrize("text", ["And\0God", "And\ud800God"])
+def test_text_that_no_tokenizer_takes_is_refused_on_the_device_too(device: Device, text: str) -> None:
+    with converse(device) as conversation, pytest.raises(AgentError, match="given to the model: line 1, column 4 is"):
+        answers(conversation, text)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(device: Device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_not_utf8() -> None:
     Path("c.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
         list(read_texts(Path("c.txt")))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("c.txt", "one\n\ntwo\0", "c.txt: no model can read this text: line 3, column 4 is a NUL character"),
+        (
+            "c.jsonl",
+            '{"text": "x"}\n{"text": "a\\u0000b"}\n',
+            'c.jsonl:2: no model can read its "text": line 1, column 2',
+        ),
+        ("c.jsonl", '{"text": "\\ud800"}\n', "c.jsonl:1: not JSON: "),
+    ],
+)
+def test_text_that_no_tokenizer_takes(name: str, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        list(read_texts(written(name, text)))
 
 
 def test_ids_are_the_first_of_the_text() -> None:

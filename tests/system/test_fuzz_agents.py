@@ -66,7 +66,8 @@ EVENTS: list[dict[str, Any]] = [
     {"type": "waiting", "holder": {"by": "me", "op": "push", "since_unix_s": 1.7e9}},
     {"type": "warning", "text": "careful"},
     {"type": "ready", "load_ns": 5, "context_tokens": 512},
-    {"type": "turn_end", "prompt_tokens": 1, "token_ns": [3, 3, 9], "stopped": False},
+    {"type": "turn_end", "prompt_tokens": 1, "token_ns": [3, 3, 9], "stopped": False, "interrupted": True},
+    {"type": "system_folded"},
     {"type": "score", "log_likelihood": -3.0, "greedy": True},
 ]
 

@@ -73,6 +73,10 @@ class Forgot(Said):
     turns: Count
 
 
+class SystemFolded(Said):
+    """The chat template has no place for a system message: it leads the first user turn."""
+
+
 class Prefill(Said):
     tokens: Count
 
@@ -82,11 +86,15 @@ class TokenText(Said):
 
 
 class TurnEnd(Said):
-    """An answer is over. `token_ns` counts from the submitted prompt, one for every token."""
+    """An answer is over. `token_ns` counts from the submitted prompt, one for every token.
+
+    `stopped` tells that the model ended it, `interrupted` that the host did; else it had its full length.
+    """
 
     prompt_tokens: Count
     token_ns: tuple[Nanoseconds, ...]
     stopped: StrictBool
+    interrupted: StrictBool = False
 
     @model_validator(mode="after")
     def _in_order(self) -> TurnEnd:
@@ -129,6 +137,7 @@ Event = (
     | Held
     | ModelReady
     | Forgot
+    | SystemFolded
     | Prefill
     | TokenText
     | TurnEnd
@@ -143,6 +152,7 @@ _EVENTS: dict[str, type[Event]] = {
     "held": Held,
     "ready": ModelReady,
     "forgot": Forgot,
+    "system_folded": SystemFolded,
     "prefill": Prefill,
     "token": TokenText,
     "turn_end": TurnEnd,

@@ -21,7 +21,7 @@ from toolkit.deploy import Prepared, prepare
 from toolkit.device import Device
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
-from toolkit.untrusted import read_text_file, reason
+from toolkit.untrusted import read_text_file, reason, text_problem
 
 Ask = Callable[[dict[str, Any]], Scored | Completed]
 S = TypeVar("S", Scored, Completed)
@@ -137,6 +137,7 @@ def answers(device: Device, request: ScoreTasks) -> Iterator[Ask]:
     messages = device.agent.messages(process)
 
     def ask(question: dict[str, Any]) -> Scored | Completed:
+        _refuse_broken(question)
         process.send(json.dumps(question).encode() + b"\n")
         return _next_answer(device, messages)
 
@@ -145,6 +146,17 @@ def answers(device: Device, request: ScoreTasks) -> Iterator[Ask]:
     finally:
         process.kill()
         process.wait()
+
+
+def _refuse_broken(question: dict[str, Any]) -> None:
+    """Raise ConfigError for a question with a text that no tokenizer takes."""
+    for name in ("context", "continuation"):
+        text = question.get(name, "")
+        if problem := text_problem(text):
+            raise ConfigError(
+                f"the tasks' documents have a {name} that no model can read ({text[:40]!r}…): {problem}",
+                "take that character out of the documents",
+            )
 
 
 def _next_answer(device: Device, messages: Iterator[Event | Result]) -> Scored | Completed:

@@ -26,7 +26,7 @@ from toolkit.events import Service, Step
 from toolkit.files import in_turn, write_whole
 from toolkit.metrics import HELD_OUT
 from toolkit.optimize import AS_PLANNED, BuildOptions, BuildRequest, optimize
-from toolkit.untrusted import name_problem, read_json_file, read_text_file, reason
+from toolkit.untrusted import name_problem, read_json_file, read_text_file, reason, text_problem
 
 TOKENS = 8192
 WINDOW_TOKENS = 512
@@ -86,6 +86,9 @@ def read_eval_text(
         raise ConfigError(message, "give a file of UTF-8 text") from exc
     if not text.strip():
         raise ConfigError(f"{text_file}: the text is empty", "a few thousand words of prose give useful figures")
+    if problem := text_problem(text):
+        hint = "give a file of UTF-8 text without control characters"
+        raise ConfigError(f"{shown(text_file)}: no model can read this text: {problem}", hint)
     if problem := name_problem(text_file.name):
         raise ConfigError(f"{shown(text_file)}: no figures can have that name: {problem}", "rename the file")
     return EvalText(text_file.name, text, tokens, window_tokens, prompts)

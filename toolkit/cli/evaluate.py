@@ -93,12 +93,18 @@ def evaluate(
     from toolkit.cli import render
 
     if tasks is not None:
+        idle = ("text_file", "tokens", "window", "prompts", "reference", "record")
+        options.say_idle(idle, "with --tasks: the tasks bring their own texts, and their scores aren't kept")
         _run_tasks(subjects, target, tasks.split(","), limit, as_json=as_json)
         return
+    options.say_idle(("limit",), "without --tasks")
     sample = text.read()
     chosen = find_bundle(reference) if reference else None
     results = []
-    for bundle, place in _places(subjects, target):
+    places = _places(subjects, target)
+    if record and any(place for _, place in places):
+        options.say_idle(("record",), "on a target: only figures taken on this machine are kept")
+    for bundle, place in places:
         if bundle is not None and place is None:
             results.append(_here(bundle, chosen, sample, record=record))
         else:

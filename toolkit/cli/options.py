@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from toolkit.deploy import Delivery
@@ -86,6 +87,26 @@ class Printed:
     as_json: bool
     markdown: bool
     output: Path | None
+
+
+def typed(*names: str) -> list[str]:
+    """The options with these parameter names that stand in the command as typed: `--top-p`, `--no-record`."""
+    ctx = click.get_current_context()
+    found = []
+    for param in ctx.command.params:
+        if param.name in names and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE:
+            spellings = param.opts if ctx.params[param.name] is not False else param.secondary_opts
+            found.append(max(spellings, key=len))
+    return found
+
+
+def say_idle(names: Sequence[str], why: str) -> None:
+    """Warn of those options with these parameter names that were typed, and have no effect for the reason `why`."""
+    found = typed(*names)
+    if found:
+        from toolkit.cli import render
+
+        render.warn(f"{' and '.join(found)} {'have' if len(found) > 1 else 'has'} no effect {why}")
 
 
 def names(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from io import StringIO, TextIOWrapper
+from io import StringIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -168,10 +168,17 @@ def prompt_secret() -> Callable[[str], str] | None:
 
 
 def ask_line(question: str) -> str:
-    """The line that is typed in answer. Raises EOFError at the end of stdin, UnicodeDecodeError for what is no text."""
-    if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="strict")
-    return input(visible(question))
+    """The line that is typed in answer, without its end.
+
+    Raises EOFError at the end of stdin, UnicodeDecodeError for what is no text. `input` isn't used: it cuts a line off
+    at a NUL.
+    """
+    sys.stderr.write(visible(question))
+    sys.stderr.flush()
+    raw = sys.stdin.buffer.readline()
+    if not raw:
+        raise EOFError
+    return raw.decode(sys.stdin.encoding or "utf-8").rstrip("\r\n")
 
 
 def confirm(question: str) -> bool:

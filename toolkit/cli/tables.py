@@ -190,6 +190,8 @@ def write_reports(
     output = printed.output
     if printed.as_json or (output is not None and output.suffix == ".json"):
         text = visible_json(json.dumps(payload, indent=1)) + "\n"
+        if printed.markdown:
+            render.warn("--markdown has no effect where JSON is written")
     elif printed.markdown or output is not None:
         text = as_markdown(reports)
     else:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import struct
 import subprocess
 from pathlib import Path
 
@@ -16,6 +19,10 @@ _PLACES = (_MOUNTED, Path("/run/edgephi-binfmt_misc"))
 _PACKAGED = Path("/usr/lib/binfmt.d")
 _INSTALL_HINT = "apt-get install qemu-user-static"
 _PACKAGE_HINT = "apt-get install --reinstall qemu-user-static"
+# mov x0, #0; mov x8, #93 (exit); svc #0
+_EXIT_0 = struct.pack("<3I", 0xD2800000, 0xD2800BA8, 0xD4000001)
+_LOADED_AT, _HEADERS_BYTES = 0x400000, 64 + 56
+_RUN_TIMEOUT_S = 60.0
 
 
 def register() -> Service[None]:
@@ -33,7 +40,55 @@ def register() -> Service[None]:
     try:
         (table / "register").write_text(line, encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"the kernel doesn't run programs for aarch64: {exc.strerror}: {line[:40]}…") from exc
+        message = f"the kernel doesn't run programs for aarch64: {exc.strerror}: {line[:40]}…"
+        raise ConfigError(message) from exc
+
+
+def refuse_machine_that_runs_none(folder: Path) -> None:
+    """Run the smallest program for aarch64 from `folder`, where a board's files will lie.
+
+    Raises ConfigError with the kernel's reason where it doesn't run. An entry of the kernel's table alone proves
+    nothing: a container may see another table than the one that serves it, and a folder may be mounted noexec.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / f".exit-0-{os.getpid()}"
+    try:
+        program.write_bytes(smallest_program())
+        program.chmod(0o700)
+        done = subprocess.run([program], stdin=subprocess.DEVNULL, timeout=_RUN_TIMEOUT_S, check=False)
+    except OSError as exc:
+        raise _runs_none(exc, folder) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise ConfigError(f"a program for aarch64 didn't end within {_RUN_TIMEOUT_S:.0f} s", _PACKAGE_HINT) from exc
+    finally:
+        program.unlink(missing_ok=True)
+    if done.returncode:
+        raise ConfigError(f"QEMU can't run programs for aarch64: exit code {done.returncode}", _PACKAGE_HINT)
+
+
+def _runs_none(exc: OSError, folder: Path) -> ConfigError:
+    message = f"this machine doesn't run programs for aarch64: {exc.strerror}"
+    if exc.errno == errno.EACCES:
+        return ConfigError(
+            f"{message}: {folder}", "its file system is mounted noexec: name another folder in XDG_CACHE_HOME"
+        )
+    return ConfigError(
+        message,
+        f"{_MOUNTED / ENTRY} doesn't serve this process; in a container, the machine below it has to run them: "
+        "install qemu-user-static there",
+    )
+
+
+def smallest_program() -> bytes:
+    """A static ELF program for aarch64 Linux of 132 bytes that ends with status 0 (System V ABI, ELF-64)."""
+    size = _HEADERS_BYTES + len(_EXIT_0)
+    identity = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    entry = _LOADED_AT + _HEADERS_BYTES
+    # An executable (2) for EM_AARCH64 (183) with one program header of 56 bytes after this header of 64.
+    header = struct.pack("<HHIQQQIHHHHHH", 2, 183, 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    # PT_LOAD (1), readable and executable (5), aligned to pages of 64 KiB.
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _LOADED_AT, _LOADED_AT, size, size, 0x10000)
+    return identity + header + segment + _EXIT_0
 
 
 def refuse_unusable(entry: str) -> None:

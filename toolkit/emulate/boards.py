@@ -23,7 +23,7 @@ from toolkit.catalog.record import OpenRecord, read_record
 from toolkit.catalog.target import remove_target, save_target
 from toolkit.catalog.toml import find_toml
 from toolkit.config import cache_dir, config_dir, data_path, shown
-from toolkit.emulate.binfmt import register
+from toolkit.emulate.binfmt import refuse_machine_that_runs_none, register
 from toolkit.emulate.definition import MARKER, Board, system_files
 from toolkit.emulate.rootfs import USER, USER_ID, Definition, root_file_system
 from toolkit.emulate.sshd import HOST, free_port, write_key_pair
@@ -90,6 +90,7 @@ def start(board: Board, profile: Profile, name: str, port: int | None = None) ->
             yield Step(f"{name} is running", skipped=True)
         else:
             yield from register()
+            refuse_machine_that_runs_none(folder)
             root = yield from root_file_system(DEFINITION)
             kept = state.port if state is not None and _is_free(state.port) else free_port()
             state = State(name=name, board=board.name, profile=profile.name, port=port or kept)

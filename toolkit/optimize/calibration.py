@@ -7,11 +7,12 @@ from pathlib import Path
 
 from toolkit.config import shown
 from toolkit.errors import ConfigError
-from toolkit.untrusted import read_json, read_text_file, reason
+from toolkit.untrusted import read_json, read_text_file, reason, text_problem
 
 # Olive puts this between texts.
 JOINER = "\n\n"
 LARGEST_TEXT_BYTES = 256 << 20
+_LINES = 'one a line: {"text": "…"}; plain text in a .txt'
 
 
 def read_texts(file: Path) -> Iterator[str]:
@@ -24,6 +25,8 @@ def read_texts(file: Path) -> Iterator[str]:
     except (OSError, ValueError) as exc:
         message = f"{shown(file)}: cannot be read as UTF-8 text: {reason(exc)}"
         raise ConfigError(message, "a few hundred kilobytes of prose are plenty") from exc
+    if problem := text_problem(content):
+        raise ConfigError(f"{shown(file)}: no model can read this text: {problem}", "take that character out")
     if file.suffix == ".txt":
         yield from content.split("\n\n")
         return
@@ -35,12 +38,14 @@ def read_texts(file: Path) -> Iterator[str]:
 def _text_of(line: str, where: str) -> str:
     try:
         text = read_json(line.encode(), controls=True)["text"]
-    except (ValueError, TypeError, LookupError):
+    except ValueError as exc:
+        raise ConfigError(f"{where}: not JSON: {exc}", _LINES) from exc
+    except (TypeError, LookupError):
         text = None
     if not isinstance(text, str):
-        raise ConfigError(
-            f'{where}: not a JSON object with a "text"', 'one a line: {"text": "…"}; plain text in a .txt'
-        )
+        raise ConfigError(f'{where}: not a JSON object with a "text"', _LINES)
+    if problem := text_problem(text):
+        raise ConfigError(f'{where}: no model can read its "text": {problem}', "take that character out")
     return text
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from .condition import usable_cores
 from .protocol import AgentFailure
 from .reading import read_text
+from .texts import encode
 
 
 def load_model(request: dict[str, Any]) -> tuple[Any, Any, Any, int]:
@@ -96,7 +97,7 @@ def planned_context(request: dict[str, Any]) -> int:
 
 def prompt_ids(tokenizer: Any, text: str, length: int) -> list[int]:
     """Exactly `length` token ids of `text`, repeated as often as needed."""
-    ids = [int(token) for token in tokenizer.encode(text)]
+    ids = encode(tokenizer, text)
     if not ids:
         raise AgentFailure("bad_request", "the workload's prompt has no tokens")
     return (ids * (length // len(ids) + 1))[:length]

@@ -7,6 +7,7 @@ from typing import Any
 
 from .inference import new_generator
 from .protocol import AgentFailure, progress
+from .texts import encode
 
 LOGIT_ROWS = 64
 
@@ -19,7 +20,7 @@ def negative_log_likelihood(
     Windows don't overlap, and every token but a window's first is predicted from those before it there.
     """
     results = []
-    ids = [int(token) for token in tokenizer.encode(text)][: workload["quality_tokens"]]
+    ids = encode(tokenizer, text)[: workload["quality_tokens"]]
     windows = text_windows(ids, workload["quality_window_tokens"])
     stepwise = last_logits_only(og, model)
     for index, tokens in enumerate(windows):

@@ -19,6 +19,7 @@ from .likelihood import (
     text_windows,
 )
 from .protocol import AgentFailure, progress
+from .texts import encode
 
 
 def child_reference(request: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def child_reference(request: dict[str, Any]) -> dict[str, Any]:
     At most one window is in memory. A window's file that an attempt which was cut off left in `folder` is kept.
     """
     og, model, tokenizer, _ = load_model(request)
-    ids = [int(token) for token in tokenizer.encode(request["text"])][: request["tokens"]]
+    ids = encode(tokenizer, request["text"])[: request["tokens"]]
     windows = text_windows(ids, request["window_tokens"])
     stepwise = last_logits_only(og, model)
     for index, tokens in enumerate(windows):

@@ -10,6 +10,7 @@ from typing import Any
 from .inference import load_model, new_generator, planned_context
 from .likelihood import last_logits_only, log_probabilities
 from .protocol import emit
+from .texts import encode
 
 
 def child_score(request: dict[str, Any]) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def child_score(request: dict[str, Any]) -> dict[str, Any]:
     for line in sys.stdin:
         question = json.loads(line)
         if question["kind"] == "generate":
-            emit("event", dict(complete(og, model, tokenizer, question, context), type="completion"))
+            emit("event", dict(complete(og, model, tokenizer, question, context, begin), type="completion"))
         else:
             head, tokens = encode_pair(tokenizer, question["context"], question["continuation"], begin)
             emit("event", dict(score(og, model, tokens, head, context - 1, stepwise), type="score"))
@@ -38,8 +39,8 @@ def begin_token(request: dict[str, Any]) -> int:
 def encode_pair(tokenizer: Any, context: str, continuation: str, begin: int) -> tuple[int, list[int]]:
     """The number of given tokens, and all tokens. Blanks between the two belong to the continuation's first word."""
     kept = context.rstrip()
-    tokens = [int(token) for token in tokenizer.encode(context + continuation)]
-    head = len(tokenizer.encode(kept)) if kept else 0
+    tokens = encode(tokenizer, context + continuation)
+    head = len(encode(tokenizer, kept))
     return (head, tokens) if head else (1, [begin, *tokens])
 
 
@@ -60,10 +61,10 @@ def score(og: Any, model: Any, tokens: list[int], head: int, limit: int, stepwis
     return {"log_likelihood": total, "greedy": likeliest}
 
 
-def complete(og: Any, model: Any, tokenizer: Any, question: dict[str, Any], context: int) -> dict[str, Any]:
+def complete(og: Any, model: Any, tokenizer: Any, question: dict[str, Any], context: int, begin: int) -> dict[str, Any]:
     """Continue a text greedily until a stop text, the end of the answer or a number of tokens; the stop is cut off."""
     count = min(question["max_tokens"], context // 2)
-    ids = [int(token) for token in tokenizer.encode(question["context"])][count - context :]
+    ids = encode(tokenizer, question["context"])[count - context :] or [begin]
     generator = new_generator(og, model, max_length=len(ids) + count)
     generator.append_tokens(ids)
     stream = tokenizer.create_stream()

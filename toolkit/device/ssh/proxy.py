@@ -54,8 +54,9 @@ class Proxy:
 
 
 def _start(command: str, stream: int) -> subprocess.Popen[bytes]:
-    # A shell reads the command, as it does for ssh; on Windows the shell is cmd.exe.
-    line = command if os.name == "nt" else f"exec {command}"
+    # A shell reads the command, as it does for ssh; on Windows the shell is cmd.exe. The command ignores Ctrl-C, which
+    # is for us alone, and keeps the terminal for the questions that ssh asks.
+    line = command if os.name == "nt" else f"trap '' INT; exec {command}"
     return subprocess.Popen(line, shell=True, bufsize=0, stdin=stream, stdout=stream, stderr=subprocess.PIPE)
 
 
