@@ -22,7 +22,7 @@ from pathlib import Path
 
 from toolkit.bundle import Bundle, open_bundle
 from toolkit.catalog.preset import PRESETS
-from toolkit.cli import render
+from toolkit.cli import markdown, render
 from toolkit.config import cache_dir
 from toolkit.optimize.synth import synthesize
 
@@ -179,7 +179,7 @@ def main() -> None:
     columns = ["build", "seconds", "peak without page cache", "peak with page cache", "bits equal to the limited one"]
     print("# Builds under a memory limit\n\nOutput of `make test-memory`.\n")
     print(f"{RECIPE}, random weights; edgephi's time includes hashing the model and the load check in the runtime:\n")
-    print(render.markdown_table(columns, table))
+    print(markdown.table(columns, table))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from threading import Thread
 
 from toolkit.agent.requests import Discard, ListReleases, Pull, TakeProbe
 from toolkit.catalog import Target, load_profile, load_recipe
-from toolkit.cli import render
+from toolkit.cli import markdown, render
 from toolkit.config import cache_dir
 from toolkit.deploy import deploy
 from toolkit.deploy.install import check_active
@@ -290,7 +290,7 @@ def table(costs: Costs, assumed: Assumed, fleets: Sequence[int]) -> str:
             sent = [render.size(value) if value else "–" for value in (found.laptop, found.registry, found.mirrors)]
             rows.append([f"{devices:,}", name, f"{found.waves:,}", render.duration(found.seconds), *sent])
     columns = ["devices", "way", "waves", "time", "laptop sends", "registry sends", "mirrors send"]
-    return render.markdown_table(columns, rows)
+    return markdown.table(columns, rows)
 
 
 def figures(costs: Costs, assumed: Assumed, source: dict[str, str]) -> str:

@@ -28,7 +28,7 @@ from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.settings import RuntimeSettings
 from toolkit.catalog.shape import parse_shape
 from toolkit.catalog.target import save_target
-from toolkit.cli import render
+from toolkit.cli import markdown
 from toolkit.config import config_dir, data_dir
 from toolkit.metrics import Report
 from toolkit.metrics.footprint import footprint
@@ -219,7 +219,7 @@ def main() -> None:
     print("Output of `make plan-reports`; edit `benchmarks/plan_reports.py`, not this file.\n")
     print(f"Processor seconds, medians of {options.rounds}; `plan` is its whole process. Each report has 15 samples of")
     print("128 tokens. The index is what a command leaves behind of the reports that it had to open.\n")
-    print(render.markdown_table(["reports kept", "", *COLUMNS], found))
+    print(markdown.table(["reports kept", "", *COLUMNS], found))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from toolkit.agent.requests import Install
 from toolkit.bundle import describe_file
 from toolkit.catalog import Target
 from toolkit.catalog.target import over
-from toolkit.cli import render
+from toolkit.cli import markdown, render
 from toolkit.deploy.push import Upload, push
 from toolkit.device import connect
 from toolkit.emulate import PrivateSshd
@@ -143,7 +143,7 @@ def table(times: dict[str, list[float]], size: int) -> str:
         row = [name, f"{middle:.1f}", f"{min(values):.1f} … {max(values):.1f}"]
         sent = [rate_text(size / middle), f"{scp / middle:.2f}×"]
         rows.append(row + (["–", "–"] if name == AGAIN else sent))
-    return render.markdown_table(["command", "seconds (median)", "all rounds", "rate", "speed relative to scp"], rows)
+    return markdown.table(["command", "seconds (median)", "all rounds", "rate", "speed relative to scp"], rows)
 
 
 @contextmanager

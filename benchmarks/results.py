@@ -23,7 +23,7 @@ from toolkit.catalog import Target
 from toolkit.catalog.preset import PRESETS
 from toolkit.catalog.recipe import impossible, list_recipes
 from toolkit.catalog.workload import load_workload
-from toolkit.cli import render
+from toolkit.cli import markdown, render
 from toolkit.cli.tables import as_markdown
 from toolkit.config import cache_dir
 from toolkit.deploy import prepare
@@ -118,7 +118,7 @@ def like_for_like() -> str:
         )
     rows.sort(key=lambda row: float(row[5].split()[0]))
     columns = ["recipe", "size", "bits a weight", "ppl", "increase", "KLD mean", "KLD p99", "top-1", "token match"]
-    table = render.markdown_table([*columns, "decode tok/s"], rows)
+    table = markdown.table([*columns, "decode tok/s"], rows)
     return f"{table}\n\nAt equal bits, by KL divergence:\n\n{at_equal_bits(divergences)}"
 
 
@@ -128,7 +128,7 @@ def at_equal_bits(divergences: dict[str, str]) -> str:
         [weights, *(divergences.get(form.format(algorithm), "–") for algorithm in ("rtn", "kquant", "gptq"))]
         for weights, form in EQUAL_BITS.items()
     ]
-    return render.markdown_table(["4-bit weights", "round-to-nearest", "k-quant", "GPTQ"], rows)
+    return markdown.table(["4-bit weights", "round-to-nearest", "k-quant", "GPTQ"], rows)
 
 
 def measured_first(target: Target) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import click
 
-from toolkit.cli import COMMANDS, cli
-from toolkit.cli.render import markdown_table
+from toolkit.cli import COMMANDS, cli, markdown
 from toolkit.units import memory_text
 
 _REPO = Path(__file__).parents[1]
@@ -59,14 +58,14 @@ def profile_section() -> str:
         for p in list_profiles()
         if isinstance(p, Profile) and p.name != "local"
     ]
-    return markdown_table(["profile", "device", "RAM", "provider", "status"], rows)
+    return markdown.table(["profile", "device", "RAM", "provider", "status"], rows)
 
 
 def recipe_section() -> str:
     """The shipped recipes as Markdown."""
     from toolkit.catalog.recipe import list_recipes
 
-    return markdown_table(
+    return markdown.table(
         ["recipe", "what it does"], [[f"`{recipe.name}`", recipe.description] for recipe in list_recipes()]
     )
 
@@ -81,7 +80,7 @@ def layer_section() -> str:
         for number, layer in enumerate(layers)
         for name in layer.split(" | ")
     ]
-    return markdown_table(["layer", "package or module", "purpose"], rows)
+    return markdown.table(["layer", "package or module", "purpose"], rows)
 
 
 def module_file(name: str) -> Path:
@@ -103,7 +102,7 @@ def ssh_section() -> str:
     rows: dict[tuple[str, str], list[str]] = {}
     for keyword in KEYWORDS.values():
         rows.setdefault((keyword.treatment, keyword.note), []).append(f"`{keyword.name}`")
-    return markdown_table(
+    return markdown.table(
         ["keywords", "treatment", "what that means"],
         [[", ".join(names), treatment, note] for (treatment, note), names in rows.items()],
     )

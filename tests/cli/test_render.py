@@ -117,10 +117,6 @@ def test_a_table_in_a_pipe_loses_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert lines[-2].rstrip().endswith("100")
 
 
-def test_markdown_escapes_what_would_break_a_row() -> None:
-    assert render.markdown_table(["a\nb"], [["x|y"]]) == "| a b |\n|---|\n| x\\|y |"
-
-
 EVIL = "\x1b[31m\x9b1m\x7f\u202e\u2028\r\b\ud800"
 SHOWN = r"\x1b[31m\x9b1m\x7f\u202e\u2028\r\x08\ud800"
 
@@ -213,8 +209,3 @@ def test_questions_steer_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert (ask(f"Password {EVIL}\n"), render.ask_line(EVIL)) == ("secret", "  line ")
     assert asked == [f"Password {SHOWN}\\n"]
     assert capsys.readouterr().err == SHOWN
-
-
-def test_others_words_are_plain_text_in_markdown() -> None:
-    cell = render.markdown_text("![x](http://a) <b> `c` a_b | \x1b")
-    assert cell == r"!\[x](http://a) \<b> \`c\` a_b | \\x1b"

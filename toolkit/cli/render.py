@@ -8,7 +8,6 @@ error, a hint or a step of its own.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from toolkit.events import Event
 
 T = TypeVar("T")
-# Characters that begin code, links, images and HTML.
-_MARKDOWN = re.compile(r"[\\`\[<]")
 
 
 @cache
@@ -228,21 +225,6 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | tuple[str, ...]]
         widest = Console(width=10_000).measure(grid).maximum
         console = Console(highlight=False, width=max(widest, len(visible(title or ""))))
     console.print(grid)
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table as GitHub-flavoured Markdown; cells are Markdown: others' words pass `markdown_text`."""
-    lines = [
-        "| " + " | ".join(column.replace("\n", " ") for column in columns) + " |",
-        "|" + "|".join("---" for _ in columns) + "|",
-    ]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def markdown_text(text: str) -> str:
-    """The text as one line of Markdown that shows it as it is, without a link, an image or HTML."""
-    return _MARKDOWN.sub(r"\\\g<0>", visible(text))
 
 
 def size(n_bytes: float | None) -> str:

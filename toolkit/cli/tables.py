@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from toolkit.cli import render
+from toolkit.cli import markdown, render
 from toolkit.cli.options import Printed
 from toolkit.config import shown
 from toolkit.errors import ConfigError
@@ -149,11 +149,11 @@ def _median(found: Summaries, name: str) -> float | None:
 
 def as_markdown(reports: Sequence[Report]) -> str:
     """The table with its footnotes as Markdown."""
-    notes = "\n".join(f"- {render.markdown_text(note)}" for note in footnotes(reports))
-    rows = [list(map(render.markdown_text, row)) for row in report_rows(reports)]
-    text = f"{render.markdown_table(columns(reports), rows)}\n\n{notes}\n"
+    notes = "\n".join(f"- {markdown.text(note)}" for note in footnotes(reports))
+    rows = [list(map(markdown.text, row)) for row in report_rows(reports)]
+    text = f"{markdown.table(columns(reports), rows)}\n\n{notes}\n"
     if predictions := predicted_rows(reports):
-        text += f"\n{_PREDICTED_TITLE}:\n\n{render.markdown_table(PREDICTED_COLUMNS, predictions)}\n"
+        text += f"\n{_PREDICTED_TITLE}:\n\n{markdown.table(PREDICTED_COLUMNS, predictions)}\n"
     return text
 
 
