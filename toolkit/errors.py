@@ -68,6 +68,10 @@ class HostUnreachable(DeviceError):
     """No SSH server answered, or the link broke."""
 
 
+class NoProgress(DeviceError):
+    """The device answers, but what it was asked for doesn't come nearer to its end."""
+
+
 class AuthFailed(DeviceError):
     """The server refused every key that was offered."""
 

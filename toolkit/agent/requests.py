@@ -62,6 +62,8 @@ class Request(Generic[A]):
 
     op: ClassVar[str]
     _answer: ClassVar[type[BaseModel]]
+    # The longest time without progress, on the slowest board and disk.
+    longest_silence_s: ClassVar[float] = 600.0
 
     def __init_subclass__(cls) -> None:
         # The answer's type stands once, in the brackets behind the base.
@@ -210,14 +212,18 @@ class Provision(Request[answers.Provisioned]):
     locked: Sequence[str] | Omitted = OMITTED
     smallest: str | Omitted = OMITTED
     query_only: bool | Omitted = OMITTED
+    longest_silence_s = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _InRuntime(Request[A]):
     """An operation in a fresh process of a runtime: the active release in its own, unless others are named.
 
-    `model_folder` is a bundle's folder there that needn't be a release.
+    `model_folder` is a bundle's folder there that needn't be a release. Loading the model takes as long as reading it
+    takes, and then a thousand tokens, or a window of text, pass without a word.
     """
+
+    longest_silence_s = 3 * 3600.0
 
     release: str | Omitted = OMITTED
     runtime: str | Omitted = OMITTED

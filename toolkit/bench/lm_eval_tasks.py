@@ -19,6 +19,7 @@ from toolkit.bench.run import installed
 from toolkit.config import shown
 from toolkit.deploy import Prepared, prepare
 from toolkit.device import Device
+from toolkit.device.patience import wait_for_end
 from toolkit.errors import AgentError, ConfigError, MissingExtra, ToolkitError
 from toolkit.events import Progress, Service, Step
 from toolkit.untrusted import read_text_file, reason, text_problem
@@ -134,7 +135,7 @@ def task_name(path: Path) -> str:
 def answers(device: Device, request: ScoreTasks) -> Iterator[Ask]:
     """A conversation with the agent about a release: one question, one answer."""
     process = device.agent.start(request)
-    messages = device.agent.messages(process)
+    messages = device.agent.messages(process, request)
 
     def ask(question: dict[str, Any]) -> Scored | Completed:
         _refuse_broken(question)
@@ -145,7 +146,7 @@ def answers(device: Device, request: ScoreTasks) -> Iterator[Ask]:
         yield ask
     finally:
         process.kill()
-        process.wait()
+        wait_for_end(process)
 
 
 def _refuse_broken(question: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ from toolkit.agent.start import FOLDERS_ALONE
 from toolkit.catalog import Target
 from toolkit.catalog.remote_path import from_login_folder, python_argv
 from toolkit.device.account import check_account
+from toolkit.device.patience import Patience, Progressing, no_progress, wait_for_end
 from toolkit.device.starter import find_starter
 from toolkit.device.transport import Process, Transport
 from toolkit.errors import (
@@ -99,7 +100,7 @@ class Hold:
     def release(self) -> None:
         self.process.close_stdin()
         with contextlib.suppress(DeviceError):
-            self.process.wait()
+            wait_for_end(self.process)
 
 
 def _who() -> str:
@@ -174,20 +175,20 @@ class Agent:
             for _ in self._transport.put(source, arrival):
                 pass
         request = Settle()
-        return request.read(self._answer(self._start(arrival, request)), self._target.name).was_whole
+        return request.read(self._answer(self._start(arrival, request), request), self._target.name).was_whole
 
     def _look(self, path: str) -> None:
         """Raise ExposedRoot if others could exchange what lies in the agent's folder there, or have put it there."""
-        self._answer(self._run(path, FOLDERS_ALONE))
+        self._answer(self._run(path, FOLDERS_ALONE), Settle())
 
-    def _answer(self, process: Process) -> dict[str, Any]:
+    def _answer(self, process: Process, request: Request[Any]) -> dict[str, Any]:
         process.close_stdin()
         try:
-            result = next(said for said in self.messages(process) if isinstance(said, Result))
+            result = next(said for said in self.messages(process, request) if isinstance(said, Result))
         except BaseException:
             process.kill()
             raise
-        process.wait()
+        wait_for_end(process)
         return result.payload
 
     def _repair(self) -> bool:
@@ -220,21 +221,38 @@ class Agent:
         process.send(json.dumps(request.message(_who()), separators=(",", ":")).encode() + b"\n")
         return process
 
-    def messages(self, process: Process) -> Iterator[Event | Result]:
-        """Give its events, and at last its result. Raises the error that it reports, AgentError for a bad line."""
+    def messages(self, process: Process, request: Request[Any]) -> Iterator[Event | Result]:
+        """Give its events, and at last its result. Raises the error that it reports, AgentError for a bad line, and
+        NoProgress when it brings nothing nearer for longer than the request allows.
+        """
         silent = True
-        for line in without_noise(process.lines()):
-            silent = False
-            kind, payload = self._decode(line, process)
-            if kind == "result":
-                yield Result(payload)
-                return
-            if kind == "error":
-                raise self._failure(payload)
-            event = parse_event(payload, self._target.name)
-            if event is not None:
-                yield event
+        with Patience(request.longest_silence_s, process.kill) as patience:
+            progressing = Progressing(patience)
+            for line in self._patiently(process, patience):
+                silent = False
+                kind, payload = self._decode(line, process)
+                if kind == "result":
+                    yield Result(payload)
+                    return
+                if kind == "error":
+                    raise self._failure(payload)
+                event = parse_event(payload, self._target.name)
+                if event is not None:
+                    progressing.heard(event)
+                    yield event
         self._explain_end(process, silent=silent)
+
+    def _patiently(self, process: Process, patience: Patience) -> Iterator[bytes]:
+        lines, heard = without_noise(process.lines()), False
+        while True:
+            with patience.waiting():
+                line = next(lines, None)
+            if patience.is_over:
+                raise no_progress(self._target.name, heard=heard)
+            if line is None:
+                return
+            heard = True
+            yield line
 
     def call(self, request: Request[A], reply: Reply | None = None) -> Service[A]:
         """Run one operation, pass on its progress, return its answer.
@@ -263,7 +281,7 @@ class Agent:
         try:
             if reply is None:
                 process.close_stdin()
-            for said in self.messages(process):
+            for said in self.messages(process, request):
                 match said:
                     case Result():
                         result = said
@@ -279,15 +297,16 @@ class Agent:
             if result is None:
                 process.kill()
             else:
-                process.wait()
+                wait_for_end(process)
         assert result is not None, "messages end with a result or an error"
         return result.payload
 
     def hold(self, artifacts: Sequence[WantedFile], chunk_bytes: int) -> Service[Hold]:
         """Become the only process that pushes files there, after waiting for any other; release the hold in the end."""
-        process = self.start(TakeHold(artifacts=artifacts, chunk_bytes=chunk_bytes))
+        request = TakeHold(artifacts=artifacts, chunk_bytes=chunk_bytes)
+        process = self.start(request)
         try:
-            for said in self.messages(process):
+            for said in self.messages(process, request):
                 if isinstance(said, Held):
                     return Hold(process, said.found)
                 if isinstance(said, Waiting):
@@ -327,7 +346,7 @@ class Agent:
         return error(message, told.hint)
 
     def _explain_end(self, process: Process, *, silent: bool) -> None:
-        status, stderr = process.wait(), process.stderr_tail().strip()
+        status, stderr = wait_for_end(process), process.stderr_tail().strip()
         if silent:
             self._check_account()
         last = stderr.splitlines()[-1] if stderr else "it said nothing"

@@ -39,10 +39,10 @@ class Turn:
 class Conversation:
     """An agent on the device that keeps the model loaded and its KV cache warm. Use `converse`, which ends it."""
 
-    def __init__(self, device: Device, process: Process) -> None:
+    def __init__(self, device: Device, process: Process, request: Chat) -> None:
         self._device = device
         self._process = process
-        self._messages = device.agent.messages(process)
+        self._messages = device.agent.messages(process, request)
         # The planned context in tokens, known once the model is loaded.
         self.context_tokens = 0
 
@@ -68,6 +68,9 @@ class Conversation:
             match said:
                 case TokenText():
                     pieces.append(said.text)
+                    if len(pieces) > max_new_tokens:
+                        message = f"{self._device.target.name}: its answer goes on beyond {max_new_tokens} tokens"
+                        raise AgentError(message, "its agent doesn't keep to what it was asked")
                     yield Token(said.text)
                 case ProgressMade():
                     yield Progress(said.label, said.done, said.total, said.unit)
@@ -106,8 +109,9 @@ def _turn(text: str, end: TurnEnd) -> Turn:
 @contextmanager
 def converse(device: Device, sampling: dict[str, float | bool] | None = None) -> Iterator[Conversation]:
     """Start a conversation with the active release; greedy unless `sampling` gives genai search options."""
-    process = device.agent.start(Chat(sampling=sampling, settings=device.profile.runtime.settings))
+    request = Chat(sampling=sampling, settings=device.profile.runtime.settings)
+    process = device.agent.start(request)
     try:
-        yield Conversation(device, process)
+        yield Conversation(device, process, request)
     finally:
         process.kill()

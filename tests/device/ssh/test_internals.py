@@ -244,7 +244,8 @@ def test_answers_come_later_and_refusals_among_them(
         while count := upload.read(source, 1 << 20):
             upload.write(count)
         assert connection._files().request_number == first + 4
-        upload.finish()
+        while upload.is_pending:
+            upload.settle()
         assert upload.acknowledged == len(content)
     assert (embedded.root / "arrived").read_bytes() == content
     with FileIO(tmp_path / "source") as source:
@@ -252,7 +253,7 @@ def test_answers_come_later_and_refusals_among_them(
         upload = PipelinedWrite(connection._files(), file, 0, connection._send_all)
         upload.write(upload.read(source, 1000))
         with pytest.raises(OSError, match="Invalid handle"):
-            upload.finish()
+            upload.settle()
 
 
 def test_agents_at_sockets_of_their_own(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import posixpath
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from typing import Any
 import paramiko
 
 from toolkit.catalog.remote_path import sftp_path
+from toolkit.device.patience import Patience
 from toolkit.device.ssh.internals import EXTENDED, OPEN, TO_CREATE, TO_TRUNCATE, TO_WRITE, sftp_request
 from toolkit.device.ssh.upload import CHUNK_BYTES, PipelinedWrite
 from toolkit.device.transport import End, Pace, device_full
-from toolkit.errors import CorruptBundle, HostUnreachable, RemoteCommandFailed
+from toolkit.errors import CorruptBundle, HostUnreachable, NoProgress, RemoteCommandFailed
+from toolkit.untrusted import SLOWEST_BYTES_PER_S
+
+# An answer to a request comes within that time; to a packet of an upload, within the time of its bytes besides.
+ANSWER_S = 120.0
+_UPLOAD_S = ANSWER_S + CHUNK_BYTES / SLOWEST_BYTES_PER_S
 
 
 class SftpFiles(ABC):
@@ -37,6 +44,9 @@ class SftpFiles(ABC):
     @abstractmethod
     def _is_lost(self) -> bool: ...
 
+    @abstractmethod
+    def close(self) -> None: ...
+
     def put(
         self,
         source: Path,
@@ -48,19 +58,23 @@ class SftpFiles(ABC):
         """Raises, besides the Protocol's errors, CorruptBundle when `source` can't be read, RemoteCommandFailed when
         the server refuses to write."""
         path = sftp_path(destination)
-        with _reading(source) as data, self._translated(f"writing {path}"):
+        patience = Patience(_UPLOAD_S, self.close)
+        with _reading(source) as data, patience, self._translated(f"writing {path}", patience):
             total = source.stat().st_size
-            if end is None:
-                self._refuse_if_full(path, total)
             data.seek(offset)
-            with self._open(path, keep=offset > 0 or end is not None) as file:
+            with patience.waiting():
+                if end is None:
+                    self._refuse_if_full(path, total)
+                opened = self._open(path, keep=offset > 0 or end is not None)
+            with opened as file:
                 upload = PipelinedWrite(self._files(), file, offset, self._send_all)
                 try:
                     while count := _read(upload, data, end):
                         if pace is not None:
                             pace(count)
-                        yield upload.write(count)
-                    yield upload.finish()
+                        yield _counted(patience, partial(upload.write, count))
+                    while upload.is_pending:
+                        yield _counted(patience, upload.settle)
                 except OSError as exc:
                     if not self._is_lost():
                         self._explain_full(path, total - upload.acknowledged, exc)
@@ -77,7 +91,7 @@ class SftpFiles(ABC):
 
     def make_dirs(self, path: str) -> None:
         folder = sftp_path(path)
-        with self._translated(f"creating {folder}"):
+        with self._answering(f"creating {folder}"):
             missing = []
             while folder not in ("", "/") and self._mode(folder) is None:
                 missing.append(folder)
@@ -89,7 +103,7 @@ class SftpFiles(ABC):
                 raise OSError("not a folder")
 
     def size(self, path: str) -> int | None:
-        with self._translated(f"reading {path}"):
+        with self._answering(f"reading {path}"):
             return self._size(sftp_path(path))
 
     def _size(self, path: str) -> int | None:
@@ -129,16 +143,35 @@ class SftpFiles(ABC):
         return int(fragment_size * available)
 
     @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
+    def _answering(self, action: str) -> Iterator[None]:
+        """Close the connection when the block takes longer than an answer may."""
+        with Patience(ANSWER_S, self.close) as patience, self._translated(action, patience), patience.waiting():
+            yield
+
+    @contextmanager
+    def _translated(self, action: str, patience: Patience | None = None) -> Iterator[None]:
         try:
             yield
-        except paramiko.ChannelException as exc:
-            raise sessions_refused(self._where, exc.text) from exc
-        except (paramiko.SSHException, EOFError, OSError) as exc:
+        except (paramiko.SSHException, EOFError, OSError, ValueError, AttributeError) as exc:
+            if patience is not None and patience.is_over:
+                hint = "its link or its disk may be too slow, or failing; the same command goes on where it stopped"
+                raise NoProgress(f"{self._where}: no progress while {action}: no answer came in time", hint) from exc
+            if isinstance(exc, paramiko.ChannelException):
+                raise sessions_refused(self._where, exc.text) from exc
+            if not isinstance(exc, (paramiko.SSHException, EOFError, OSError)):
+                raise
             # EOFError comes from the socket itself, before the transport's thread has noticed.
             if isinstance(exc, EOFError) or self._is_lost():
                 raise link_lost(self._where, action) from exc
             raise RemoteCommandFailed(f"{self._where}: {action} failed: {_reason(exc)}") from exc
+
+
+def _counted(patience: Patience, step: Callable[[], int]) -> int:
+    """The bytes that a step of an upload has brought; their time at the slowest rate is given again."""
+    with patience.waiting():
+        count = step()
+    patience.renew(count / SLOWEST_BYTES_PER_S)
+    return count
 
 
 def link_lost(where: str, action: str) -> HostUnreachable:

@@ -60,11 +60,16 @@ class PipelinedWrite(LaterAnswers):
         self._position += count
         return self._news()
 
-    def finish(self) -> int:
-        """Wait for every acknowledgement still due; return the number of their bytes. Raises the first error."""
-        while self._pending:
+    @property
+    def is_pending(self) -> bool:
+        """Whether acknowledgements are still due, or an error is."""
+        return bool(self._pending) or self._error is not None
+
+    def settle(self) -> int:
+        """Wait for one acknowledgement that is due; return the number of its bytes. Raises the first error of all."""
+        if self._pending:
             self._read_answer()
-        if self._error is not None:
+        if self._error is not None and not self._pending:
             raise self._error
         return self._news()
 
