@@ -20,14 +20,17 @@ import pytest
 
 from tests.support.builds import follow, seed_cache
 from tests.support.commands import edgephi
-from tests.support.faults import Table, answering, old, recorded
+from tests.support.faults import Table, answering, new, old, recorded, settle
+from tests.support.pythons import script
 from tests.support.servers import needs_root, needs_sshd, small_disk
 from tests.support.targets import write_target
+from toolkit.agent.requests import Request
 from toolkit.bundle.store import find_problems, list_bundles
 from toolkit.catalog import load_target
 from toolkit.deploy import deploy
 from toolkit.device import connect
 from toolkit.emulate import PrivateSshd
+from toolkit.errors import NoProgress
 
 pytestmark = [pytest.mark.faults, needs_sshd]
 
@@ -123,6 +126,29 @@ def test_a_build_is_killed(table: Table, durations: dict[str, float], tmp_path: 
     assert whole_here()
     assert [path.name for path in (tmp_path / "cache" / "builds").glob(".*.part")] == [], "half-made builds are swept"
     row.completed += 1
+
+
+COUNTING = '{"protocol": 1, "event": {"type": "progress", "label": "x", "done": 1, "total": 2, "unit": "steps"}}'
+NEVER_ENDS = {
+    "says nothing": "exec sleep 300",
+    "counts for ever and comes no nearer": f"while :; do echo '{COUNTING}'; sleep 0.1; done",
+    "ends no line": "while :; do printf x; sleep 0.1; done",
+}
+
+
+@pytest.mark.parametrize("kind", NEVER_ENDS)
+@pytest.mark.parametrize("op", [1, 3, 5])
+def test_a_device_never_ends(table: Table, pi5: Path, tmp_path: Path, kind: str, op: int) -> None:
+    """From its `op`-th start on the agent is a program that doesn't end."""
+    starts = tmp_path / "starts"
+    real = f'echo x >> {starts}; [ $(wc -l < {starts}) -lt {op} ] && exec {sys.executable} "$@"'
+    target = load_target("pi5")
+    stuck = target.model_copy(update={"python": str(script(tmp_path / "stuck", real, NEVER_ENDS[kind]))})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NoProgress), connect(stuck) as device:
+        patch.setattr(Request, "longest_silence_s", 5.0)
+        follow(deploy(new(), device))
+    settle(table, f"the agent on the device {kind}", target)
+    assert pi5.is_dir()
 
 
 @pytest.fixture

@@ -25,8 +25,9 @@ from tests.support.fleets import (
     switched_off,
 )
 from tests.support.keys import count_keygen, make_key, write_signers
+from tests.support.pythons import script
 from tests.support.servers import needs_root, needs_sshd, small_disk
-from toolkit.agent.requests import Deactivate
+from toolkit.agent.requests import Deactivate, Request
 from toolkit.bundle import Bundle, open_bundle
 from toolkit.bundle.signatures import sign
 from toolkit.catalog import Target
@@ -305,6 +306,25 @@ def test_ended_while_devices_do_not_answer_it_does_not_wait_for_them(
         service.close()
         assert time.monotonic() - began < 1
     assert states(find_rollout("")) == {"d1": "pending"}
+
+
+def test_a_device_that_never_ends_keeps_nobody_waiting(
+    int4: Bundle, tmp_path: Path, runtimes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One device of a wave logs in and says nothing, one counts for ever: both fail, and the others are done."""
+    monkeypatch.setattr(Request, "longest_silence_s", 6.0)
+    counting = '{"protocol": 1, "event": {"type": "progress", "label": "x", "done": 1, "total": 2, "unit": "steps"}}'
+    mute = script(tmp_path / "mute", "exec sleep 300")
+    endless = script(tmp_path / "endless", f"while :; do echo '{counting}'; sleep 0.1; done")
+    targets = [here(name, device_root(tmp_path / name, runtimes)) for name in ("d1", "d2", "d3", "d4")]
+    targets[1] = targets[1].model_copy(update={"python": str(mute)})
+    targets[2] = targets[2].model_copy(update={"python": str(endless)})
+    rollout = follow(roll_out(int4, targets, RolloutOptions(max_failures=2)))
+    assert states(rollout) == {"d1": "done", "d2": "failed", "d3": "failed", "d4": "done"}
+    assert [device.error for device in rollout.devices][1:3] == [
+        "d2: no progress: its agent said nothing",
+        "d3: no progress: its agent said things, but nothing came nearer to an end",
+    ]
 
 
 def test_one_rollout_at_a_time(unsent: Bundle, tmp_path: Path) -> None:
