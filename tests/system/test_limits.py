@@ -13,7 +13,7 @@ from tests.support.builds import bundle as build, follow
 from tests.support.bundles import make
 from tests.support.devices import target_at
 from tests.support.groups import group
-from tests.support.pythons import script
+from tests.support.pythons import HEED_VARIABLES, script
 from tests.support.servers import needs_root
 from toolkit.bench import bench
 from toolkit.catalog import Workload
@@ -93,7 +93,7 @@ def test_a_python_of_32_bits(tmp_path: Path) -> None:
     words += "struct.calcsize = calcsize\n"
     words += "sysconfig.get_config_vars()['MULTIARCH'] = 'i386-linux-gnu'\n"
     (lie / "sitecustomize.py").write_text(words)
-    python = script(tmp_path / "python", f"export PYTHONPATH={lie}", f'exec {sys.executable} "$@"')
+    python = script(tmp_path / "python", f"export PYTHONPATH={lie}", HEED_VARIABLES, f'exec {sys.executable} "$@"')
     write_target(tmp_path, tmp_path / "device", python=str(python))
     make(tmp_path / "bundle")
     doctor, deploy = edgephi("doctor", "board"), edgephi("deploy", str(tmp_path / "bundle"), "board")
