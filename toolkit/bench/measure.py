@@ -52,7 +52,7 @@ def measure(device: Device, runtime: Runtime, key: str, *, fresh: bool = False) 
     if _disturbed(measured):
         yield Warning_(
             f"{name}: other programs took {measured.others_share:.0%} of its processors' time while it was measured: "
-            f"the speed isn't kept. Once it is idle: edgephi plan MODEL --target {name} --measure"
+            "the speed isn't kept, and the next bench there measures it again"
         )
         return measurement
     if doubted and contradicted(device.profile, measurement):
