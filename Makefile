@@ -22,7 +22,7 @@ test-fuzz: $(VENV)/.ready
 test-board: $(VENV)/.ready
 	$(BIN)/python -m pytest -m board
 
-# All that docs/reliability.md has tables of. Root, docker-registry and what test-power needs; twenty minutes.
+# All that docs/reliability.md has tables of. Root, docker-registry and what test-power needs; an hour.
 test-faults: $(VENV)/.ready
 	EDGEPHI_RECORD_FAULTS=docs/reliability.md $(BIN)/python -m pytest -m "faults or power"
 

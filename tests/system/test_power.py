@@ -151,6 +151,7 @@ def test_the_power_is_cut(table: Table, story: Story, tmp_path: Path, name: str,
 FORGETFUL = """#!/bin/sh
 mkdir -p /tmp/forgetful
 echo 'import os; os.fsync = lambda file: None; os.sync = lambda: None' > /tmp/forgetful/sitecustomize.py
+[ "$1" = -E ] && shift
 PYTHONPATH=/tmp/forgetful exec python3 "$@"
 """
 
