@@ -7,8 +7,8 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from threading import Timer
 
+from toolkit.device.patience import killed_after
 from toolkit.device.transport import Process, Transport
 from toolkit.errors import AuthFailed, DeviceError, HostUnreachable, RemoteCommandFailed
 
@@ -51,21 +51,19 @@ def check_account(transport: Transport, where: str, root: str) -> None:
         return
     token = secrets.token_hex(8)
     process = transport.start(["sh", "-c", _LOOK, "sh", root, token])
-    timer = Timer(_PATIENCE_S, process.kill)
-    timer.start()
     heard: list[str] = []
     seen, path, answer, status = True, "", None, -1
     try:
-        for line in process.lines():
-            heard.append(line.decode("utf-8", "replace"))
-            if _MARK in heard[-1]:
-                answer = heard[-1].partition(_MARK)[2]
-                break
-        if answer is not None and answer.isdecimal():
-            path = f"{_ancestor(root, int(answer[:3]))}/.edgephi-look-{token}"
-            seen = transport.size(path) is not None
+        with killed_after(process, _PATIENCE_S):
+            for line in process.lines():
+                heard.append(line.decode("utf-8", "replace"))
+                if _MARK in heard[-1]:
+                    answer = heard[-1].partition(_MARK)[2]
+                    break
+            if answer is not None and answer.isdecimal():
+                path = f"{_ancestor(root, int(answer[:3]))}/.edgephi-look-{token}"
+                seen = transport.size(path) is not None
     finally:
-        timer.cancel()
         process.close_stdin()
         with suppress(HostUnreachable):
             status = _ended(process)[1]
@@ -92,12 +90,8 @@ def _ancestor(folder: str, levels: int) -> str:
 
 
 def _ended(process: Process) -> tuple[list[str], int]:
-    timer = Timer(_PATIENCE_S, process.kill)
-    timer.start()
-    try:
+    with killed_after(process, _PATIENCE_S):
         return [line.decode("utf-8", "replace") for line in process.lines()], process.wait()
-    finally:
-        timer.cancel()
 
 
 def _refusal(where: str, said: str, status: int) -> DeviceError:

@@ -18,6 +18,7 @@ WAITING_S, WHOLE_S = 6 * 3600.0, 24 * 3600.0
 # A program that has given its result ends within that time.
 ENDING_S = 60.0
 _MOST_COUNTS = 64
+_SHORTEST_S = 0.05
 
 
 class Patience:
@@ -55,7 +56,6 @@ class Patience:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="edgephi-patience", daemon=True)
                 self._thread.start()
-            self._changed.notify()
         try:
             yield
         finally:
@@ -77,13 +77,16 @@ class Patience:
             self._limit_s = limit_s
 
     def _watch(self) -> None:
+        # A deadline is never earlier than one before it would have been: nobody has to wake this thread but at the end.
         with self._changed:
             while not self._closed:
-                left_s = None if self._deadline is None else self._deadline - time.monotonic()
-                if left_s is not None and left_s <= 0:
-                    self.is_over = True
-                    break
-                self._changed.wait(left_s)
+                left_s = min(self._left_s, self._whole_s)
+                if self._deadline is not None:
+                    left_s = self._deadline - time.monotonic()
+                    if left_s <= 0:
+                        self.is_over = True
+                        break
+                self._changed.wait(max(left_s, _SHORTEST_S))
         if self.is_over:
             self._give_up()
 
@@ -130,12 +133,19 @@ def no_progress(where: str, *, heard: bool) -> NoProgress:
     )
 
 
-def wait_for_end(process: Process) -> int:
-    """Wait for the end of a program that has given its result; end it if that takes long. Returns its exit status."""
-    timer = threading.Timer(ENDING_S, process.kill)
+@contextmanager
+def killed_after(process: Process, limit_s: float) -> Iterator[None]:
+    """Kill a process when the block takes longer."""
+    timer = threading.Timer(limit_s, process.kill)
     timer.daemon = True
     timer.start()
     try:
-        return process.wait()
+        yield
     finally:
         timer.cancel()
+
+
+def wait_for_end(process: Process) -> int:
+    """Wait for the end of a program that has given its result; end it if that takes long. Returns its exit status."""
+    with killed_after(process, ENDING_S):
+        return process.wait()
