@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    import http.client
     import socket
 
 LARGEST_MANIFEST_BYTES, MOST_ARTIFACTS, MOST_BYTES = 4 << 20, 10_000, 1 << 40
@@ -336,3 +337,22 @@ class Answering(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def answer_class() -> type[http.client.HTTPResponse]:
+    """The class of HTTP answers that keep coming, with a head of bounded length."""
+    # Imported here: every start of the agent reads this file, and few speak HTTP.
+    from http.client import HTTPResponse
+
+    class Answer(HTTPResponse):
+        def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
+            super().__init__(sock, *args, **named)
+            self._coming = Answering(self.fp.detach(), sock)
+            self.fp = io.BufferedReader(self._coming)
+
+        def begin(self) -> None:
+            self._coming.head_bytes_left = LARGEST_HEAD_BYTES
+            super().begin()
+            self._coming.head_bytes_left = None
+
+    return Answer

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.bundle.manifest import REBUILD, Artifact, Manifest, manifest_text, parse_manifest
+from toolkit.catalog.hash_memo import chunks
 from toolkit.config import cache_dir, is_path, shown, suggestion
 from toolkit.errors import ConfigError, CorruptBundle
 from toolkit.events import Progress, Service
@@ -27,7 +28,6 @@ from toolkit.untrusted import (
 
 MIN_PREFIX = 6
 READ_ONLY = 0o444
-_CHUNK = 4 << 20
 _HOLD_TRIES, _HOLD_POLL_S = 5, 0.01
 
 
@@ -127,11 +127,10 @@ def find_problem(folder: Path, artifact: Artifact, done: int = 0, total: int | N
         return problem
     digest = hashlib.sha256()
     try:
-        with (folder / artifact.path).open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                done += len(chunk)
-                yield Progress("verify", done, total or artifact.size_bytes, "bytes")
+        for chunk in chunks(folder / artifact.path):
+            digest.update(chunk)
+            done += len(chunk)
+            yield Progress("verify", done, total or artifact.size_bytes, "bytes")
     except OSError as exc:
         return f"cannot be read: {exc.strerror}"
     return None if digest.hexdigest() == artifact.sha256 else "content changed (another SHA-256)"

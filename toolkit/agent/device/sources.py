@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import random
 import re
 import ssl
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from toolkit.untrusted import LARGEST_HEAD_BYTES, Answering, is_this_machine
+from toolkit.untrusted import answer_class, is_this_machine
 
 from .protocol import CHUNK, AgentFailure
 
@@ -41,18 +40,7 @@ class Refused(Exception):
         self.for_good = for_good
 
 
-class _Answer(http.client.HTTPResponse):
-    """An answer that keeps coming, with a head of bounded length."""
-
-    def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
-        super().__init__(sock, *args, **named)
-        self._coming = Answering(self.fp.detach(), sock)
-        self.fp = io.BufferedReader(self._coming)
-
-    def begin(self) -> None:
-        self._coming.head_bytes_left = LARGEST_HEAD_BYTES
-        super().begin()
-        self._coming.head_bytes_left = None
+_Answer = answer_class()
 
 
 class _Plain(http.client.HTTPConnection):

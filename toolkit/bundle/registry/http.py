@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import ssl
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import toolkit
 from toolkit.errors import RegistryError
-from toolkit.untrusted import LARGEST_HEAD_BYTES, Answering, is_this_machine, visible
+from toolkit.untrusted import answer_class, is_this_machine, visible
 
 if TYPE_CHECKING:
     import urllib3
@@ -147,27 +146,16 @@ class Web:
 @cache
 def _pool_classes() -> dict[str, Any]:
     """The pools of urllib3 with connections whose answers keep coming, by scheme."""
-    from http.client import HTTPResponse
-
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-    class Answer(HTTPResponse):
-        def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
-            super().__init__(sock, *args, **named)
-            self._coming = Answering(self.fp.detach(), sock)
-            self.fp = io.BufferedReader(self._coming)
-
-        def begin(self) -> None:
-            self._coming.head_bytes_left = LARGEST_HEAD_BYTES
-            super().begin()
-            self._coming.head_bytes_left = None
+    answer = answer_class()
 
     class Plain(HTTPConnection):
-        response_class = Answer
+        response_class = answer
 
     class Tls(HTTPSConnection):
-        response_class = Answer
+        response_class = answer
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
