@@ -25,7 +25,7 @@ OWN = {"schema_version": 1, "extends": "local"}
 
 @pytest.fixture(autouse=True)
 def said() -> Iterator[list[str]]:
-    """What is announced in the test."""
+    """The texts that are announced in the test."""
     texts: list[str] = []
 
     def hear(event: Event) -> None:

@@ -28,7 +28,7 @@ class Terminal:
         os.write(self._terminal, keys.encode())
 
     def wait_for(self, text: str, timeout_s: float = 60) -> str:
-        """What the terminal gets up to `text` and with it, from the end of the last such wait on."""
+        """The output that the terminal gets up to `text` and with it, from the end of the last such wait on."""
         deadline = time.monotonic() + timeout_s
         while (found := self.said.find(text, self._seen)) < 0:
             assert self._read(deadline), f"no {text!r} in {self.said[self._seen :]!r}"

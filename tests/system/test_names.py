@@ -1,4 +1,4 @@
-"""What edgephi writes under a name, its readers take: names that they refuse are refused before the work."""
+"""Names that edgephi's readers refuse are refused before the work that would write something under them."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def with_file(folder: Path, name: str, content: bytes, read: Callable[[], Any]) 
 @pytest.mark.parametrize("preset", ["phi-3-tiny", "phi-3-tiny-longrope", "phi-4-tiny", "phi-3-small-tiny"])
 @given(data=st.data())
 def test_configuration(preset: str, data: st.DataObject) -> None:
-    """What is accepted has a shape, and written out for all tools it has the same."""
+    """A configuration that is accepted has a shape, and written out for all tools it has the same."""
     content = data.draw(raw(config_of(preset)))
     try:
         config = json.loads(content)
